@@ -1,0 +1,263 @@
+// The Python module. It turns arrays into views and nothing else: recurra/_arrays.py has checked and normalised them already.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <variant>
+
+#include "recurra/recurra.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using recurra::Network;
+using recurra::NetworkConfig;
+using recurra::Sequence;
+using recurra::Stream;
+
+using Arrays = std::vector<py::array>;
+using OptionalArray = std::optional<py::array>;
+using Int64Array = py::array_t<int64_t>;
+
+// Below this many multiply-adds (some 10 microseconds) releasing the GIL can only add latency: taking it back may have to wait
+// for another thread's switch interval.
+constexpr double kWorthReleasing = 5e5;
+
+template <class Work>
+void without_gil_if(bool worth, Work&& work) {
+  if (!worth) return work();
+  const py::gil_scoped_release release;
+  work();
+}
+
+template <class T>
+T* data(const py::array& array) {
+  return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
+template <class T>
+Sequence<T> sequence(const py::array& array) {
+  const auto stride = [&](int axis) { return array.strides(axis) / ptrdiff_t(sizeof(T)); };
+  return {data<T>(array), array.shape(0), array.shape(1), stride(0), stride(1)};
+}
+
+template <class T>
+Sequence<const T> input(const py::array& array) {
+  const Sequence<T> s = sequence<T>(array);
+  return {s.data, s.steps, s.rows, s.step_stride, s.row_stride};
+}
+
+template <class T>
+std::vector<T*> pointers(const Arrays& arrays) {
+  std::vector<T*> all;
+  for (const py::array& a : arrays) all.push_back(data<T>(a));
+  return all;
+}
+
+// ---- streams ---------------------------------------------------------------------------------------------------------------
+
+template <class T>
+class FastStream {
+ public:
+  FastStream(const Network<T>& network, int64_t batch, bool unbatched)
+      : stream_(network, batch),
+        dtype_(py::dtype::of<T>()),
+        dims_(unbatched ? 1 : 2),
+        batch_(batch),
+        input_(network.config().input_size),
+        output_(network.config().output_size),
+        multiplications_(network.multiplications_per_step() * double(batch)) {}
+
+  // None, and nothing done, unless the arrays are exactly what a step can use as they are.
+  py::object step(py::handle x, py::handle out) {
+    const T* from = plain(x, input_, false);
+    if (!from) return py::none();
+    py::object result;
+    T* to = nullptr;
+    if (out.is_none()) {
+      result = new_output();
+      to = static_cast<T*>(static_cast<void*>(py::detail::array_proxy(result.ptr())->data));
+    } else {
+      to = plain(out, output_, true);
+      if (!to || overlap(from, batch_ * input_, to, batch_ * output_)) return py::none();
+      result = py::reinterpret_borrow<py::object>(out);
+    }
+    without_gil_if(multiplications_ > kWorthReleasing, [&] { stream_.step(from, to); });
+    return result;
+  }
+
+  void run(const py::array& x, const py::array& out) {
+    const auto from = input<T>(x);
+    const auto to = sequence<T>(out);
+    without_gil_if(multiplications_ * double(from.steps) > kWorthReleasing, [&] { stream_.run(from, to); });
+  }
+
+  void get_state(const Arrays& states) const { stream_.get_state(pointers<T>(states).data()); }
+  void set_state(const Arrays& states) { stream_.set_state(pointers<const T>(states).data()); }
+  void reset(const std::optional<Int64Array>& rows) {
+    if (rows)
+      stream_.reset(rows->data(), rows->size());
+    else
+      stream_.reset();
+  }
+
+ private:
+  // The data of a native, aligned, C-contiguous ndarray of our dtype and of shape [size] or [batch, size], else null.
+  T* plain(py::handle object, int64_t size, bool to_write) const {
+    using namespace py::detail;
+    if (Py_TYPE(object.ptr()) != reinterpret_cast<PyTypeObject*>(npy_api::get().PyArray_Type_)) return nullptr;
+    const PyArray_Proxy* array = array_proxy(object.ptr());
+    const int needed = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ | (to_write ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+    if (array->descr != dtype_.ptr() || (array->flags & needed) != needed || array->nd != dims_) return nullptr;
+    if (array->dimensions[dims_ - 1] != size || (dims_ == 2 && array->dimensions[0] != batch_)) return nullptr;
+    return static_cast<T*>(static_cast<void*>(array->data));
+  }
+
+  py::object new_output() const {
+    const auto& api = py::detail::npy_api::get();
+    const Py_intptr_t shape[] = {Py_intptr_t(batch_), Py_intptr_t(output_)};
+    PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype_.inc_ref().ptr(), dims_, shape + 2 - dims_, nullptr,
+                                                nullptr, 0, nullptr);
+    if (!array) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(array);
+  }
+
+  static bool overlap(const T* a, int64_t a_size, const T* b, int64_t b_size) {
+    const std::less<const T*> before;
+    return before(a, b + b_size) && before(b, a + a_size);
+  }
+
+  Stream<T> stream_;
+  py::dtype dtype_;
+  int dims_;
+  int64_t batch_, input_, output_;
+  double multiplications_;
+};
+
+class PyStream {
+ public:
+  template <class T>
+  explicit PyStream(FastStream<T> stream) : stream_(std::move(stream)) {}
+
+  py::object step(py::handle x, py::handle out) {
+    return std::visit([&](auto& s) { return s.step(x, out); }, stream_);
+  }
+  void run(const py::array& x, const py::array& out) {
+    std::visit([&](auto& s) { s.run(x, out); }, stream_);
+  }
+  void get_state(const Arrays& states) const {
+    std::visit([&](auto& s) { s.get_state(states); }, stream_);
+  }
+  void set_state(const Arrays& states) {
+    std::visit([&](auto& s) { s.set_state(states); }, stream_);
+  }
+  void reset(const std::optional<Int64Array>& rows) {
+    std::visit([&](auto& s) { s.reset(rows); }, stream_);
+  }
+
+ private:
+  std::variant<FastStream<float>, FastStream<double>> stream_;
+};
+
+// ---- networks --------------------------------------------------------------------------------------------------------------
+
+class PyNetwork {
+ public:
+  PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params)
+      : network_(dtype == "float64" ? AnyNetwork(made<double>(config, params)) : AnyNetwork(made<float>(config, params))) {}
+
+  void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths, const py::array& out,
+               const Arrays& hn) const {
+    std::visit([&](const auto& network) { run(network, x, h0, lengths, out, hn); }, network_);
+  }
+
+  PyStream stream(int64_t batch, bool unbatched) const {
+    return std::visit([&](const auto& network) { return PyStream(FastStream(network, batch, unbatched)); }, network_);
+  }
+
+  size_t weight_bytes() const {
+    return std::visit([](const auto& network) { return network.weight_bytes(); }, network_);
+  }
+
+ private:
+  using AnyNetwork = std::variant<Network<float>, Network<double>>;
+
+  template <class T>
+  static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params) {
+    std::vector<std::vector<const T*>> all;
+    for (const auto& layer : params) {
+      all.emplace_back();
+      for (const OptionalArray& array : layer) all.back().push_back(array ? data<T>(*array) : nullptr);
+    }
+    const py::gil_scoped_release release;
+    return Network<T>(config, all);
+  }
+
+  template <class T>
+  static void run(const Network<T>& network, const py::array& x, const std::optional<Arrays>& h0,
+                  const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn) {
+    const auto from = input<T>(x);
+    const auto to = sequence<T>(out);
+    const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
+    const auto final_states = pointers<T>(hn);
+    const double work = network.multiplications_per_step() * double(from.steps) * double(from.rows);
+    without_gil_if(work > kWorthReleasing, [&] {
+      network.forward(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to, final_states.data());
+    });
+  }
+
+  AnyNetwork network_;
+};
+
+py::dict cells() {
+  py::dict all;
+  for (const recurra::CellInfo& cell : recurra::cells()) {
+    py::list params;
+    for (const auto& p : cell.params) params.append(py::make_tuple(p.name, p.blocks, p.rows, p.cols, p.is_bias));
+    all[py::str(cell.name)] = py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("params") = params,
+                                       py::arg("constants") = cell.constants, py::arg("projected") = cell.projected);
+  }
+  return all;
+}
+
+py::dict config() {
+  return py::dict(py::arg("isa") = recurra::isa(), py::arg("isa_available") = recurra::available_isas(),
+                  py::arg("threads") = recurra::num_threads(), py::arg("compiler") = RECURRA_COMPILER);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything.";
+
+  m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected.");
+  m.def("config", config, "What was chosen on this machine.");
+  m.def("get_num_threads", recurra::num_threads, "Threads that one call may use.");
+  m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
+
+  py::class_<PyStream>(m, "Stream", "The running state of some sequences.")
+      .def("step", &PyStream::step, py::arg("x"), py::arg("out"),
+           "One step. Returns the output, or None, with nothing done, when an array is not plain enough to be used as it is.")
+      .def("run", &PyStream::run, py::arg("x"), py::arg("out"), "Steps x [T, B, I] to out [T, B, O].")
+      .def("get_state", &PyStream::get_state, py::arg("states"), "Writes the states into arrays [L, B, width].")
+      .def("set_state", &PyStream::set_state, py::arg("states"), "Reads the states from arrays [L, B, width].")
+      .def("reset", &PyStream::reset, py::arg("rows"), "Sets all rows, or the given ones, to zero.");
+
+  py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
+      .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
+                       int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
+                       std::vector<double> constants) {
+             const NetworkConfig config = {std::move(cell), input_size,           hidden_size, output_size, layers,
+                                           directions,      std::move(constants)};
+             return PyNetwork(dtype, config, params);
+           }),
+           py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
+           py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"),
+           "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
+      .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
+           "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")
+      .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"))
+      .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
+}

@@ -1,0 +1,105 @@
+// What a cell tells the engine about itself. Everything here is compile-time data; the maths is in the cell's own header.
+//
+// A step runs the cell's phases in order. A phase is one recurrent product and one pointwise function:
+//   chains   every pre-activation is a chain of fused multiply-adds: bias, then the input product, then the recurrent one;
+//   source   what the recurrent product multiplies: h(t-1) in the first phase, the previous phase's result afterwards;
+//   result   what the pointwise function returns: the source of the next phase, or h(t) from the last one.
+#pragma once
+
+namespace recurra {
+
+// A size that is known only when a layer is made. `output` is the width of h: the projection when there is one.
+enum class Dim { one, input, hidden, output };
+
+constexpr int kMaxChains = 4;
+
+// A short compile-time list; only for the tables below.
+template <class T, int capacity>
+struct List {
+  T item[capacity] = {};
+  int size = 0;
+  constexpr List() = default;
+  template <int n>
+  constexpr List(const T (&from)[n]) {
+    append(from, n);
+  }
+  constexpr void append(const T* from, int n) {
+    for (int i = 0; i < n; ++i) item[size++] = from[i];
+  }
+  constexpr const T& operator[](int i) const { return item[i]; }
+};
+
+// A parameter of shape [blocks * rows, cols], or [blocks * rows] when cols is `one`. Biases may be left out by the user.
+struct Param {
+  const char* name = nullptr;
+  int blocks = 0;
+  Dim rows = Dim::one;
+  Dim cols = Dim::one;
+  bool is_bias = false;
+};
+
+struct State {
+  const char* name = nullptr;
+  Dim width = Dim::hidden;
+};
+
+// A number the user may set when the layer is made, such as a clipping bound.
+struct Constant {
+  const char* name = nullptr;
+  double value = 0;
+};
+
+// Gate blocks first .. first+count-1 of `weight` (and of `bias`, when not null); block first+g adds to chain[g].
+struct Product {
+  const char* weight = nullptr;
+  const char* bias = nullptr;
+  int first = 0;
+  int count = 0;
+  int chain[kMaxChains] = {};
+};
+
+struct Phase {
+  Product input;      // of x(t); by convention block g adds to chain g
+  Product recurrent;  // of the source
+  int chains = 0;
+  Dim units = Dim::hidden;        // how many units the phase computes
+  const char* vectors = nullptr;  // parameter holding per-unit vectors (peepholes), vector_count of them
+  int vector_count = 0;
+};
+
+struct Spec {
+  const char* gates = "";  // one letter per gate block, in packed order
+  List<Param, 8> params;
+  List<State, 4> states;  // states[0] is h
+  List<Constant, 2> constants;
+  int kept = 0;  // per-unit values handed from one phase to a later one of the same step
+  List<Phase, 2> phases;
+};
+
+// The pointwise functions of a cell's phases, in order. A phase type P has `static constexpr Phase phase` and
+//   template <class V, class Unit> static V forward(const V* a, Unit& unit)
+// where V holds one or more units (a SIMD vector, a float, a double), a[c] is chain c, and `unit` gives access to the
+// units' own values: unit.h() = h(t-1), unit.state(i) / set_state(i, v) the other states (c, ...), unit.vector(i)
+// the per-unit vectors, unit.kept(i) / keep(i, v) values for a later phase, unit.constant(i).
+template <class... P>
+struct Pointwise {
+  static constexpr List<Phase, 2> phases() { return List<Phase, 2>({P::phase...}); }
+};
+
+// The parameters that nearly every cell has: weight_ih [G*H, I], weight_hh [G*H, H], bias_ih [G*H], bias_hh [G*H].
+constexpr List<Param, 8> gate_params(int gates) {
+  return List<Param, 8>({Param{"weight_ih", gates, Dim::hidden, Dim::input},
+                         Param{"weight_hh", gates, Dim::hidden, Dim::output},
+                         Param{"bias_ih", gates, Dim::hidden, Dim::one, true},
+                         Param{"bias_hh", gates, Dim::hidden, Dim::one, true}});
+}
+
+constexpr Product input_gates(int first, int count) {
+  return Product{"weight_ih", "bias_ih", first, count, {0, 1, 2, 3}};
+}
+
+constexpr Product recurrent_gates(int first, int count) {
+  return Product{"weight_hh", "bias_hh", first, count, {0, 1, 2, 3}};
+}
+
+}  // namespace recurra

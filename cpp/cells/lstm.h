@@ -1,0 +1,100 @@
+// Long short-term memory. S. Hochreiter, J. Schmidhuber, Neural Computation 9(8), 1997; forget gate: F. Gers et al., Neural
+// Computation 12(10), 2000; peepholes: F. Gers et al., JMLR 3, 2002; projection: H. Sak et al., Interspeech 2014; coupled
+// gates: K. Greff et al., arXiv 1503.04069.
+//
+//   i = s(W_i x + b_i + U_i h(t-1) + p_i c(t-1))
+//   f = s(W_f x + b_f + U_f h(t-1) + p_f c(t-1))
+//   g = tanh(W_g x + b_g + U_g h(t-1))
+//   c = clip(f c(t-1) + i g)
+//   o = s(W_o x + b_o + U_o h(t-1) + p_o c)          the output gate sees the new c
+//   h = o tanh(c), or with projection h = W_hr (o tanh(c))
+//
+// Coupled, one of the two gates is not computed: i = 1 - f ("i_from_f") or f = 1 - i ("f_from_i"), taken as 1 - s(a) = s(-a).
+#pragma once
+#include "cell.h"
+
+namespace recurra {
+
+enum class Coupling { none, i_from_f, f_from_i };
+
+template <Coupling coupling, bool peephole>
+struct LstmGates {
+  static constexpr bool coupled = coupling != Coupling::none;
+  static constexpr int gates = coupled ? 3 : 4;
+  static constexpr Phase phase = {input_gates(0, gates), recurrent_gates(0, gates),           gates, Dim::hidden,
+                                  peephole ? "weight_peep" : nullptr, peephole ? gates - 1 : 0};
+
+  template <class V, class Unit>
+  static V forward(const V* a, Unit& unit) {
+    // Packed order i, f, g, o; coupled, the first of the two gates stands for both.
+    constexpr int g_at = gates - 2, o_at = gates - 1;
+    const V c_prev = unit.state(0);
+
+    V i, f;
+    if constexpr (!coupled) {
+      i = sigmoid(peep<V>(a[0], unit, 0, c_prev));
+      f = sigmoid(peep<V>(a[1], unit, 1, c_prev));
+    } else {
+      const V gate = peep<V>(a[0], unit, 0, c_prev);
+      f = sigmoid(coupling == Coupling::i_from_f ? gate : -gate);
+      i = sigmoid(coupling == Coupling::i_from_f ? -gate : gate);
+    }
+    const V g = tanh(a[g_at]);
+    const V c = clip(fma(f, c_prev, i * g), unit.constant(0));
+    const V o = sigmoid(peep<V>(a[o_at], unit, gates - 2, c));
+    unit.set_state(0, c);
+    return o * tanh(c);
+  }
+
+ private:
+  template <class V, class Unit>
+  static V peep(V a, Unit& unit, int which, V c) {
+    if constexpr (peephole) return fma(unit.vector(which), c, a);
+    return a;
+  }
+};
+
+template <Coupling coupling, bool peephole>
+struct Lstm {
+  using Gates = LstmGates<coupling, peephole>;
+  using Phases = Pointwise<Gates>;
+
+  static constexpr Spec spec() {
+    constexpr const char* letters[] = {"ifgo", "fgo", "igo"};
+    Spec s = {letters[int(coupling)],
+              gate_params(Gates::gates),
+              List<State, 4>({State{"h", Dim::output}, State{"c", Dim::hidden}}),
+              List<Constant, 2>({Constant{"cell_clip", __builtin_inf()}}),
+              0,
+              Phases::phases()};
+    const Param peepholes[] = {{"weight_peep", Gates::gates - 1, Dim::hidden}};
+    if (peephole) s.params.append(peepholes, 1);
+    return s;
+  }
+};
+
+// h = W_hr q, where q is the result of the cell's own last phase.
+struct Projection {
+  static constexpr Phase phase = {{}, {"weight_hr", nullptr, 0, 1, {0}}, 1, Dim::output};
+
+  template <class V, class Unit>
+  static V forward(const V* a, Unit&) {
+    return a[0];
+  }
+};
+
+template <Coupling coupling, bool peephole>
+struct ProjectedLstm {
+  using Base = Lstm<coupling, peephole>;
+  using Phases = Pointwise<typename Base::Gates, Projection>;
+
+  static constexpr Spec spec() {
+    Spec s = Base::spec();
+    const Param projection[] = {{"weight_hr", 1, Dim::output, Dim::hidden}};
+    s.params.append(projection, 1);
+    s.phases = Phases::phases();
+    return s;
+  }
+};
+
+}  // namespace recurra

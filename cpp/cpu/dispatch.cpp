@@ -1,0 +1,81 @@
+// Which of the compiled instruction sets this process uses.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "../engine/backend.h"
+#include "recurra/recurra.h"
+
+namespace recurra {
+
+#define RECURRA_DECLARE(isa) \
+  namespace isa {            \
+  extern const Backend table; \
+  }
+
+#if defined(__x86_64__)
+RECURRA_DECLARE(avx512)
+RECURRA_DECLARE(avx2)
+#endif
+#if defined(__aarch64__)
+RECURRA_DECLARE(neon)
+#else
+RECURRA_DECLARE(generic)
+#endif
+
+namespace {
+
+struct Candidate {
+  const Backend* backend;
+  bool runs;
+};
+
+// Best first.
+std::vector<Candidate> candidates() {
+  std::vector<Candidate> all;
+#if defined(__x86_64__)
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  all.push_back({&avx512::table, has_avx512});
+  all.push_back({&avx2::table, has_avx2});
+#endif
+#if defined(__aarch64__)
+  all.push_back({&neon::table, true});
+#else
+  all.push_back({&generic::table, true});
+#endif
+  return all;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+const Backend& choose() {
+  const char* forced = std::getenv("RECURRA_ISA");
+  for (const Candidate& c : candidates())
+    if (c.runs && (!forced || !*forced || std::string(forced) == c.backend->name)) return *c.backend;
+  throw std::runtime_error(std::string("RECURRA_ISA: this machine cannot run '") + forced + "'; it can run " +
+                           joined(available_isas()));
+}
+
+}  // namespace
+
+const Backend& backend() {
+  static const Backend& chosen = choose();
+  return chosen;
+}
+
+std::string isa() { return backend().name; }
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& c : candidates())
+    if (c.runs) names.push_back(c.backend->name);
+  return names;
+}
+
+}  // namespace recurra

@@ -1,0 +1,79 @@
+// Every CPU kernel. This file is compiled once per instruction set, with RECURRA_ISA naming it. Everything in it has internal
+// linkage except the one table at the end: a shared inline function compiled here for AVX-512 could otherwise be the copy the
+// linker keeps for everybody (tests/cpp/symbols.cmake checks the object files).
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "../engine/backend.h"
+
+#define RECURRA_QUOTE_(x) #x
+#define RECURRA_QUOTE(x) RECURRA_QUOTE_(x)
+
+namespace recurra {
+namespace RECURRA_ISA {
+namespace {
+
+#include "simd.h"
+//
+#include "math.h"
+//
+#include "tile.h"
+
+// Subnormal numbers count as zero: on many machines each one costs a hundred cycles, so that a fading signal would
+// be slower than a loud one. Rounding is to nearest, whatever the caller has set.
+unsigned long enter() {
+#if defined(__x86_64__)
+  const unsigned saved = _mm_getcsr();
+  _mm_setcsr(0x9fc0);  // flush to zero, denormals are zero, all exceptions masked
+  return saved;
+#elif defined(__aarch64__)
+  unsigned long saved;
+  asm volatile("mrs %0, fpcr" : "=r"(saved));
+  asm volatile("msr fpcr, %0" : : "r"(1ul << 24));  // FZ
+  return saved;
+#else
+  return 0;
+#endif
+}
+
+void leave(unsigned long saved) {
+#if defined(__x86_64__)
+  _mm_setcsr(unsigned(saved));
+#elif defined(__aarch64__)
+  asm volatile("msr fpcr, %0" : : "r"(saved));
+#else
+  (void)saved;
+#endif
+}
+
+template <class T, class... P>
+constexpr void set_phases(Kernels<T>& k, int cell, Pointwise<P...>) {
+  int phase = 0;
+  ((k.phase[cell][phase++] = sweep<PhaseBlock<P, T>, PhaseCall<T>>), ...);
+}
+
+template <class T>
+constexpr Kernels<T> all_kernels() {
+  Kernels<T> k;
+  k.lanes = Vec<T>::lanes;
+  int cell = 0;
+#define RECURRA_CELL(name, ...) set_phases(k, cell++, __VA_ARGS__::Phases());
+#include "../cells/cells.def"
+  k.input_product[1] = sweep<InputBlock<1, T>, InputCall<T>>;
+  k.input_product[2] = sweep<InputBlock<2, T>, InputCall<T>>;
+  k.input_product[3] = sweep<InputBlock<3, T>, InputCall<T>>;
+  k.input_product[4] = sweep<InputBlock<4, T>, InputCall<T>>;
+  return k;
+}
+
+}  // namespace
+
+extern const Backend table;
+// constexpr: a run-time initialiser would execute this instruction set on machines that lack it.
+constexpr Backend table = {RECURRA_QUOTE(RECURRA_ISA), all_kernels<float>(), all_kernels<double>(), enter, leave};
+
+}  // namespace RECURRA_ISA
+}  // namespace recurra

@@ -1,0 +1,198 @@
+// The microkernel: R rows by N unit tiles of one phase. All chains of the block stay in registers from the bias to the end of
+// the recurrent product; lanes run over units and k ascends, so no sum is ever split (law 1 of the design: same bits).
+// Included by kernels.cpp after math.h, in the same namespace.
+
+// How many rows and tiles a block has: its chains fill the registers that weights and a broadcast leave free, and a single
+// row still has 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle).
+template <int chains>
+struct BlockShape {
+  static constexpr int accumulators = RECURRA_REGISTERS == 32 ? 24 : 12;
+  static constexpr int single_row_tiles = (8 + chains - 1) / chains;
+  static constexpr int tiles = chains >= 3 ? 1 : 4 / chains;
+  static constexpr int max_rows = accumulators / (chains * tiles);
+};
+
+// acc[n][r][chain of gate g] += vector[r][k] * weights[n][k][g], for k ascending.
+template <class Gates, class T, int R, int N, int C>
+RECURRA_FN void accumulate(Vec<T> (&acc)[N][R][C], const T* const (&vector)[R], const T* const (&weights)[N], ptrdiff_t size) {
+  constexpr Product product = Gates::product();
+  constexpr int G = product.count;
+  for (ptrdiff_t k = 0; k < size; ++k) {
+    Vec<T> w[N][G];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) w[n][g] = Vec<T>::load(weights[n] + (k * G + g) * Vec<T>::lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec<T> v(vector[r][k]);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+        for (int g = 0; g < G; ++g) acc[n][r][product.chain[g]] = fma(v, w[n][g], acc[n][r][product.chain[g]]);
+    }
+  }
+}
+
+// acc = bias, or what input_product made of bias and input.
+template <int G, class T, int R, int N, int C>
+RECURRA_FN void start(Vec<T> (&acc)[N][R][C], const Tiles<T>& tiles, int tile, const Panel<const T>& before, int row) {
+  constexpr int U = Vec<T>::lanes;
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      const Vec<T> bias = Vec<T>::load(tiles.base + (tile + n) * tiles.size + c * U);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) acc[n][r][c] = bias;
+    }
+  if (!before.base) return;
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) acc[n][r][g] = Vec<T>::load(before[row + r] + ((tile + n) * G + g) * U);
+}
+
+template <int R, class T, class From>
+RECURRA_FN void point_to_rows(const T* (&pointers)[R], const From& rows, int row) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) pointers[r] = rows[row + r];
+}
+
+template <int N, class T>
+RECURRA_FN void point_to_weights(const T* (&pointers)[N], const Tiles<T>& tiles, int tile, ptrdiff_t at) {
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) pointers[n] = tiles.base + (tile + n) * tiles.size + at;
+}
+
+// A cell's view of the units at hand: one row's lanes of one tile.
+template <class T>
+struct Unit {
+  const PhaseCall<T>& call;
+  int row;
+  ptrdiff_t at;  // the first unit
+  const T* vectors;
+
+  RECURRA_FN Vec<T> h() const { return Vec<T>::load(call.h[row] + at); }
+  RECURRA_FN Vec<T> state(int i) const { return Vec<T>::load(call.states[row] + i * call.padded + at); }
+  RECURRA_FN void set_state(int i, Vec<T> v) const { v.store(call.states[row] + i * call.padded + at); }
+  RECURRA_FN Vec<T> kept(int i) const { return Vec<T>::load(call.kept[row] + i * call.padded + at); }
+  RECURRA_FN void keep(int i, Vec<T> v) const { v.store(call.kept[row] + i * call.padded + at); }
+  RECURRA_FN Vec<T> vector(int i) const { return Vec<T>::load(vectors + i * Vec<T>::lanes); }
+  RECURRA_FN Vec<T> constant(int i) const { return Vec<T>(call.constants[i]); }
+};
+
+template <class P>
+struct InputOf {
+  static constexpr Product product() { return P::phase.input; }
+};
+
+template <class P>
+struct RecurrentOf {
+  static constexpr Product product() { return P::phase.recurrent; }
+};
+
+template <int gates>
+struct PlainGates {
+  static constexpr Product product() { return input_gates(0, gates); }
+};
+
+// One phase of one step.
+template <class P, class T>
+struct PhaseBlock {
+  static constexpr int chains = P::phase.chains;
+
+  template <int R, int N>
+  static void run(const PhaseCall<T>& call, int row, int tile) {
+    constexpr Phase phase = P::phase;
+    constexpr int U = Vec<T>::lanes;
+    Vec<T> acc[N][R][chains];
+    const T *vectors[R], *weights[N];
+    start<phase.input.count>(acc, call.tiles, tile, call.before, row);
+    if constexpr (phase.input.count > 0) {
+      if (!call.before.base) {
+        point_to_rows(vectors, call.x, row);
+        point_to_weights(weights, call.tiles, tile, call.tiles.input_at);
+        accumulate<InputOf<P>>(acc, vectors, weights, call.tiles.input_size);
+      }
+    }
+    point_to_rows(vectors, call.source, row);
+    point_to_weights(weights, call.tiles, tile, call.tiles.recurrent_at);
+    accumulate<RecurrentOf<P>>(acc, vectors, weights, call.tiles.source_size);
+
+    // Spilled so that the pointwise code below exists once and not N * R times (a quarter of the binary).
+    Vec<T> spilled[N * R][chains];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int c = 0; c < chains; ++c) spilled[n * R + r][c] = acc[n][r][c];
+#pragma GCC unroll 1
+    for (int i = 0; i < N * R; ++i) {
+      const int r = row + i % R;
+      const ptrdiff_t at = ptrdiff_t(tile + i / R) * U;
+      Unit<T> unit{call, r, at, call.tiles.base + (tile + i / R) * call.tiles.size + chains * U};
+      const Vec<T> result = P::forward(spilled[i], unit);
+      result.store(call.result[r] + at);
+      if (call.y.base) result.store(call.y[r] + at, call.tiles.units - at);
+    }
+  }
+};
+
+// Bias plus input product, kept for later steps.
+template <int gates, class T>
+struct InputBlock {
+  static constexpr int chains = gates;
+
+  template <int R, int N>
+  static void run(const InputCall<T>& call, int row, int tile) {
+    constexpr int U = Vec<T>::lanes;
+    Vec<T> acc[N][R][gates];
+    const T *vectors[R], *weights[N];
+    start<gates>(acc, call.tiles, tile, Panel<const T>(), row);
+    point_to_rows(vectors, call.x, row);
+    point_to_weights(weights, call.tiles, tile, call.tiles.input_at);
+    accumulate<PlainGates<gates>>(acc, vectors, weights, call.tiles.input_size);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int g = 0; g < gates; ++g) acc[n][r][g].store(call.out[row + r] + ((tile + n) * gates + g) * U);
+  }
+};
+
+template <class Block, int R, int N, class Call>
+RECURRA_FN void run_rows(const Call& call, int rows, int row, int tile) {
+  if (rows == R) return Block::template run<R, N>(call, row, tile);
+  if constexpr (R > 1) run_rows<Block, R - 1, N>(call, rows, row, tile);
+}
+
+// All rows of N tiles, in blocks whose sizes differ by at most one: 7 rows are 4 + 3, not 6 + 1.
+template <class Block, int N, class Call>
+RECURRA_FN void run_tiles(const Call& call, int tile) {
+  constexpr int max_rows = BlockShape<Block::chains>::max_rows;
+  const int blocks = (call.rows + max_rows - 1) / max_rows;
+  int row = 0;
+  for (int b = 0; b < blocks; ++b) {
+    const int rows = (call.rows - row) / (blocks - b);
+    run_rows<Block, max_rows, N>(call, rows, row, tile);
+    row += rows;
+  }
+}
+
+template <class Block, class Call>
+void sweep(const Call& call) {
+  using Shape = BlockShape<Block::chains>;
+  int tile = call.tile_begin;
+  if (call.rows == 1) {
+    for (; tile + Shape::single_row_tiles <= call.tile_end; tile += Shape::single_row_tiles)
+      Block::template run<1, Shape::single_row_tiles>(call, 0, tile);
+  } else if (Shape::tiles > 1) {
+    for (; tile + Shape::tiles <= call.tile_end; tile += Shape::tiles) run_tiles<Block, Shape::tiles>(call, tile);
+  }
+  for (; tile < call.tile_end; ++tile) run_tiles<Block, 1>(call, tile);
+}

@@ -1,0 +1,113 @@
+// What the engine asks of a machine: a table of functions, filled once per instruction set. No vector type, no instruction
+// set's name and no standard-library template crosses this border.
+#pragma once
+#include <cstddef>
+
+#include "../cells/cells.def"
+
+#define RECURRA_INLINE inline __attribute__((always_inline))
+
+namespace recurra {
+
+constexpr int kMaxPhases = 2;
+
+// The number of cells in cells.def.
+constexpr int kCells = 0
+#define RECURRA_CELL(...) +1
+#include "../cells/cells.def"
+    ;
+
+// Rows anywhere in memory: row r starts at base + offset[r]. What moves with time is the base, so a table is filled once for
+// many steps; rows of a tree or a grid would bring a table of their own for each step.
+template <class T>
+struct Rows {
+  T* base = nullptr;
+  const ptrdiff_t* offset = nullptr;
+  RECURRA_INLINE T* operator[](ptrdiff_t r) const { return base + offset[r]; }
+};
+
+// Rows side by side in one of the engine's own buffers, padded to whole tiles.
+template <class T>
+struct Panel {
+  T* base = nullptr;
+  ptrdiff_t stride = 0;
+  RECURRA_INLINE T* operator[](ptrdiff_t r) const { return base + r * stride; }
+};
+
+// Packed weights of one phase. A tile is `lanes` units (the vector width): for its units it holds, one after another,
+//   bias       [chains][lanes]
+//   vectors    [vector_count][lanes]
+//   input      [input_size][input gates][lanes]
+//   recurrent  [source_size][recurrent gates][lanes]
+template <class T>
+struct Tiles {
+  const T* base = nullptr;
+  ptrdiff_t size = 0;          // numbers a tile
+  ptrdiff_t input_at = 0;      // where the input block begins
+  ptrdiff_t recurrent_at = 0;  // where the recurrent block begins
+  ptrdiff_t input_size = 0;
+  ptrdiff_t source_size = 0;
+  int units = 0;  // valid ones; the last tile is filled up with zeros
+};
+
+// One phase of one step: rows 0 .. rows-1, unit tiles tile_begin .. tile_end-1.
+template <class T>
+struct PhaseCall {
+  Tiles<T> tiles;
+  int tile_begin = 0, tile_end = 0;
+  int rows = 0;
+  Rows<const T> x;          // input rows; not read when `before` is given
+  Panel<const T> before;    // bias plus input product, made earlier by input_product; base is null when it was not
+  Rows<const T> source;     // the recurrent product's vector
+  Rows<const T> h;          // h(t-1)
+  Panel<T> result;          // what the phase returns
+  Rows<T> y;                // a second, unpadded home of the result: the layer's output; base may be null
+  Panel<T> states;          // the states after h, [state][padded units] a row, updated in place
+  Panel<T> kept;            // [kept][padded units] a row
+  ptrdiff_t padded = 0;     // units padded to whole tiles
+  const T* constants = nullptr;
+};
+
+// Bias plus input product of many rows at once: out[row][tile][gate][lane].
+template <class T>
+struct InputCall {
+  Tiles<T> tiles;
+  int tile_begin = 0, tile_end = 0;
+  int rows = 0;
+  Rows<const T> x;
+  Panel<T> out;
+};
+
+template <class T>
+struct Kernels {
+  int lanes = 0;  // units per tile
+  void (*phase[kCells][kMaxPhases])(const PhaseCall<T>&) = {};
+  void (*input_product[kMaxChains + 1])(const InputCall<T>&) = {};  // by number of gates
+};
+
+struct Backend {
+  const char* name = nullptr;
+  Kernels<float> f32;
+  Kernels<double> f64;
+  // Every thread computes between enter() and leave(what enter returned): they fix the floating-point environment, so that
+  // results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count as zero.
+  unsigned long (*enter)() = nullptr;
+  void (*leave)(unsigned long) = nullptr;
+};
+
+template <class T>
+const Kernels<T>& kernels(const Backend& backend);
+template <>
+inline const Kernels<float>& kernels(const Backend& backend) {
+  return backend.f32;
+}
+template <>
+inline const Kernels<double>& kernels(const Backend& backend) {
+  return backend.f64;
+}
+
+// The backend of this process, chosen at the first call. Throws std::runtime_error when RECURRA_ISA names one that this
+// machine lacks.
+const Backend& backend();
+
+}  // namespace recurra

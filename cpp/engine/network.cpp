@@ -1,0 +1,200 @@
+// The public classes: a call of a network, and a stream.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+
+#include "session.h"
+
+namespace recurra {
+
+using detail::Crew;
+using detail::Model;
+using detail::RowPlan;
+using detail::Session;
+
+namespace {
+
+// Below these, in multiply-adds, a second thread costs more than it saves: waking a parked worker takes some 30 us, a barrier
+// some 0.3 us, and a core does 20 to 60 thousand multiply-adds a microsecond.
+constexpr double kWorthWaking = 2e6;
+constexpr double kWorthBarrier = 1e5;
+constexpr int64_t kRowsPerWorker = 8;
+
+// How a call is shared out: `parts` sessions that never meet, each run by `workers` workers.
+struct Share {
+  int parts = 1, workers = 1;
+};
+
+Share share_out(const NetworkConfig& config, double multiplications, int64_t rows, int64_t steps) {
+  const int threads = num_threads();
+  const double step = multiplications * double(rows);
+  if (threads == 1 || step * double(steps) < kWorthWaking) return {};
+  if (rows >= kRowsPerWorker * threads) return {threads, 1};
+  if (step >= kWorthBarrier * threads) return {1, threads};
+  if (config.directions == 2) return {1, 2};
+  return {int(std::min<int64_t>(threads, rows)), 1};
+}
+
+}  // namespace
+
+template <class T>
+Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params)
+    : model_(std::make_shared<Model<T>>(config, params)) {}
+
+template <class T>
+const NetworkConfig& Network<T>::config() const {
+  return model_->config;
+}
+
+template <class T>
+const CellInfo& Network<T>::cell() const {
+  return *model_->info;
+}
+
+template <class T>
+size_t Network<T>::weight_bytes() const {
+  size_t bytes = 0;
+  for (const auto& layer : model_->layers) bytes += layer.weights.size() * sizeof(T);
+  return bytes;
+}
+
+template <class T>
+double Network<T>::multiplications_per_step() const {
+  return model_->multiplications();
+}
+
+template <class T>
+void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
+                         T* const* final_states) const {
+  const NetworkConfig& c = model_->config;
+  std::vector<int64_t> order(size_t(x.rows));
+  std::iota(order.begin(), order.end(), 0);
+  if (lengths) std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+  const int64_t steps = !lengths ? x.steps : x.rows ? lengths[order[0]] : 0;
+  x.steps = steps;
+
+  // Part p takes every parts-th row, so that long and short rows are shared evenly and stay sorted.
+  const Share share = share_out(c, model_->multiplications(), x.rows, steps);
+  struct Part {
+    std::vector<int64_t> order, lengths;
+    RowPlan plan;
+    std::unique_ptr<Session<T>> session;
+  };
+  TeamLease team(share.parts * share.workers);
+  const bool alone = team.size() == 1;
+  std::vector<Part> parts(alone ? 1 : size_t(share.parts));
+  for (size_t i = 0; i < order.size(); ++i) {
+    Part& part = parts[i % parts.size()];
+    part.order.push_back(order[i]);
+    if (lengths) part.lengths.push_back(lengths[order[i]]);
+  }
+  for (Part& part : parts) {
+    part.plan = {int(part.order.size()), part.order.data(), lengths ? part.lengths.data() : nullptr};
+    part.session = std::make_unique<Session<T>>(model_, part.plan.rows, steps, alone ? 1 : share.workers);
+    if (initial) part.session->load(initial, part.plan, x.rows);
+  }
+
+  Crew crew(alone ? 1 : share.workers, c.directions);
+  auto job = [&](int rank) {
+    if (parts.size() == 1) return parts[0].session->run(crew, rank, x, y, parts[0].plan);
+    Crew own(1, c.directions);
+    parts[size_t(rank)].session->run(own, 0, x, y, parts[size_t(rank)].plan);
+  };
+  team.run(job);
+
+  for (const Part& part : parts) part.session->store(final_states, part.plan, x.rows, steps);
+  for (int64_t row = 0; lengths && row < x.rows; ++row)
+    for (int64_t step = lengths[row]; step < y.steps; ++step)
+      std::memset(y.data + step * y.step_stride + row * y.row_stride, 0, size_t(c.directions * c.output_size) * sizeof(T));
+}
+
+// ---- streams -----------------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct Stream<T>::Live {
+  Live(std::shared_ptr<const Model<T>> model, int rows) : session(std::move(model), rows, kPiece, 1), plan{rows, nullptr, nullptr} {}
+
+  void run(Sequence<const T> x, Sequence<T> y) {
+    session.run(crew, 0, x, y, plan);
+    session.ran(x.steps);
+  }
+
+  static constexpr int64_t kPiece = 64;  // steps of a long run that share an input product
+  Session<T> session;
+  Crew crew{1, 1};
+  RowPlan plan;
+  std::atomic<bool> busy{false};
+};
+
+namespace {
+
+// Refuses a second thread without a lock.
+class Use {
+ public:
+  explicit Use(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true, std::memory_order_acquire)) throw std::runtime_error("stream: in use by another thread");
+  }
+  ~Use() { busy_.store(false, std::memory_order_release); }
+
+ private:
+  std::atomic<bool>& busy_;
+};
+
+}  // namespace
+
+template <class T>
+Stream<T>::Stream(const Network<T>& network, int64_t rows) {
+  if (network.config().directions != 1) throw std::invalid_argument("stream: a bidirectional network needs the whole sequence");
+  live_ = std::make_unique<Live>(network.model_, int(rows));
+}
+
+template <class T>
+Stream<T>::~Stream() = default;
+template <class T>
+Stream<T>::Stream(Stream&&) noexcept = default;
+
+template <class T>
+void Stream<T>::step(const T* x, T* y) {
+  const NetworkConfig& c = live_->session.model().config;
+  const int64_t rows = live_->plan.rows;
+  run({x, 1, rows, 0, ptrdiff_t(c.input_size)}, {y, 1, rows, 0, ptrdiff_t(c.output_size)});
+}
+
+template <class T>
+void Stream<T>::run(Sequence<const T> x, Sequence<T> y) {
+  const Use use(live_->busy);
+  live_->run(x, y);
+}
+
+template <class T>
+void Stream<T>::get_state(T* const* states) const {
+  const Use use(live_->busy);
+  live_->session.store(states, live_->plan, live_->plan.rows, 0);
+}
+
+template <class T>
+void Stream<T>::set_state(const T* const* states) {
+  const Use use(live_->busy);
+  live_->session.load(states, live_->plan, live_->plan.rows);
+}
+
+template <class T>
+void Stream<T>::reset() {
+  const Use use(live_->busy);
+  for (int row = 0; row < live_->plan.rows; ++row) live_->session.clear_row(row);
+}
+
+template <class T>
+void Stream<T>::reset(const int64_t* rows, int64_t count) {
+  const Use use(live_->busy);
+  for (int64_t i = 0; i < count; ++i) live_->session.clear_row(int(rows[i]));
+}
+
+template class Network<float>;
+template class Network<double>;
+template class Stream<float>;
+template class Stream<double>;
+
+}  // namespace recurra

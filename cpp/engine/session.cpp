@@ -1,0 +1,233 @@
+#include "session.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace recurra {
+namespace detail {
+namespace {
+
+// Measured in bench/NOTES.md: the input product of several steps at once pays as long as it stays in the second-level cache.
+constexpr int64_t kChunkBytes = 256 << 10;
+constexpr int64_t kSpanBytes = 1 << 20;
+constexpr int64_t kMostSteps = 64;
+
+int64_t steps_within(int64_t budget, int64_t bytes_a_step) {
+  return std::clamp<int64_t>(budget / std::max<int64_t>(bytes_a_step, 1), 1, kMostSteps);
+}
+
+// How many of the first `rows` rows are still running at `step`.
+int active(const RowPlan& plan, int rows, int64_t step) {
+  while (plan.lengths && rows > 0 && plan.lengths[rows - 1] <= step) --rows;
+  return rows;
+}
+
+}  // namespace
+
+Crew::Crew(int size, int directions)
+    : size(size),
+      side_by_side(directions == 2 && size > 1),
+      all(size),
+      groups{{0, side_by_side ? size / 2 : size}, {side_by_side ? size / 2 : 0, size - size / 2}} {}
+
+template <class T>
+Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t steps, int workers)
+    : model_(std::move(model)), rows_(rows), workers_(workers) {
+  const Model<T>& m = *model_;
+  const NetworkConfig& c = m.config;
+  const int64_t batch = std::max(rows, 1);
+  hidden_ = m.padded_hidden();
+  stride_ = std::max(hidden_, ptrdiff_t(m.padded_output()));
+
+  int64_t before_width = 0;
+  for (const PackedPhase<T>& p : m.layers[0].phases) before_width += int64_t(p.tile_count) * p.inputs * m.lanes;
+  const int64_t output_width = c.directions * c.output_size;
+  chunk_ = std::min(steps_within(kChunkBytes, batch * before_width * int64_t(sizeof(T))), std::max<int64_t>(steps, 1));
+  span_ = std::max(chunk_, steps_within(kSpanBytes, batch * output_width * int64_t(sizeof(T))));
+  if (c.layers == 1 || c.directions == 2) span_ = std::max(span_, steps);
+
+  // One block of memory, dealt out in order.
+  const size_t lane_count = m.layers.size();
+  const ptrdiff_t kept = ptrdiff_t(m.spec->kept) * hidden_;
+  const size_t per_row = 2 * stride_ + state_width() + stride_ + kept + chunk_ * before_width;
+  const size_t between = c.layers > 1 ? size_t(span_ * batch * output_width + m.lanes) : 0;
+  memory_ = Buffer<T>(lane_count * batch * per_row + 2 * between);
+  offset_memory_ = Buffer<ptrdiff_t>(size_t(workers) * batch * (3 + chunk_));
+
+  T* at = memory_.data();
+  const auto deal = [&](ptrdiff_t stride, int64_t panel_rows) {
+    const Panel<T> panel{at, stride};
+    at += stride * panel_rows;
+    return panel;
+  };
+  lanes_.resize(lane_count);
+  for (Lane& lane : lanes_) {
+    for (Panel<T>& h : lane.h) h = deal(stride_, batch);
+    lane.states = deal(state_width(), batch);
+    lane.result = deal(stride_, batch);
+    lane.kept = deal(kept, batch);
+    for (int p = 0; p < m.spec->phases.size; ++p) {
+      const PackedPhase<T>& phase = m.layers[0].phases[p];
+      lane.before[p] = deal(ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, batch * chunk_);
+    }
+  }
+  for (Panel<T>& panel : between_) {
+    panel = {at, output_width};
+    at += between;
+  }
+}
+
+template <class T>
+void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan) {
+  const Model<T>& m = *model_;
+  const NetworkConfig& c = m.config;
+  const unsigned long saved = m.backend->enter();
+  ptrdiff_t* table = offset_memory_.data() + ptrdiff_t(worker) * std::max(rows_, 1) * (3 + chunk_);
+  const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_};
+
+  for (int64_t first = 0; first < x.steps; first += span_) {
+    const int64_t steps = std::min(span_, x.steps - first);
+    const auto middle = [&](int layer) {
+      return Sequence<T>{between_[layer & 1].base, steps, rows_, rows_ * between_[0].stride, between_[0].stride};
+    };
+    for (int layer = 0; layer < c.layers; ++layer) {
+      const bool last = layer == c.layers - 1;
+      const Sequence<T> from = middle(layer + 1), to = middle(layer);
+      const Sequence<const T> in = layer ? Sequence<const T>{from.data, steps, rows_, from.step_stride, from.row_stride}
+                                         : Sequence<const T>{x.data + first * x.step_stride, steps, x.rows, x.step_stride, x.row_stride};
+      for (int d = 0; d < c.directions; ++d) {
+        Crew::Group& group = crew.group_of(d);
+        const int rank = worker - group.first;
+        if (rank < 0 || rank >= group.size) continue;
+        Sequence<T> out = last ? Sequence<T>{y.data + first * y.step_stride, steps, y.rows, y.step_stride, y.row_stride} : to;
+        out.data += d * c.output_size;
+        const size_t lane = size_t(layer * c.directions + d);
+        const Pass pass = {&m.layers[lane], &lanes_[lane], in, out, d == 1, first, offsets, rank, group.size, &group.barrier};
+        run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
+      }
+      if (crew.side_by_side) crew.all.wait();
+    }
+  }
+  m.backend->leave(saved);
+}
+
+// Reads and writes every row at its own place: forward at step, reverse at length - 1 - step. Both walk with one base for all
+// rows, because what differs between rows is put into their offsets.
+template <class T>
+void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order) {
+  for (int r = 0; r < plan.rows; ++r) {
+    const int64_t start = pass.reverse ? plan.length(r, steps) - 1 : 0;
+    pass.offsets.own[r] = r * stride_;
+    pass.offsets.x[r] = (x_order ? x_order[r] : r) * pass.x.row_stride + start * pass.x.step_stride;
+    pass.offsets.y[r] = (y_order ? y_order[r] : r) * pass.y.row_stride + start * pass.y.step_stride;
+  }
+  int rows = plan.rows;
+  for (int64_t from = 0; from < steps; from += chunk_) {
+    const int64_t to = std::min(steps, from + chunk_);
+    // A single step has nothing to share: its input product joins the chain in the phase itself.
+    const bool at_once = to - from > 1 && chunk_of_inputs(pass, plan, from, to);
+    ptrdiff_t row = 0;
+    for (int64_t step = from; step < to; ++step) {
+      rows = active(plan, rows, pass.first + step);
+      if (!rows) return;
+      run_step(pass, step, rows, at_once ? row : -1);
+      row += rows;
+    }
+  }
+}
+
+// Bias plus input product of all rows of steps from .. to-1; returns the number of rows.
+template <class T>
+int Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const {
+  const ptrdiff_t stride = pass.reverse ? -pass.x.step_stride : pass.x.step_stride;
+  int count = 0, rows = plan.rows;
+  for (int64_t step = from; step < to; ++step) {
+    rows = active(plan, rows, pass.first + step);
+    for (int r = 0; r < rows; ++r) pass.offsets.chunk[count++] = pass.offsets.x[r] + step * stride;
+  }
+  for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
+    const PackedPhase<T>& phase = pass.layer->phases[p];
+    if (!phase.inputs) continue;
+    InputCall<T> call;
+    call.tiles = phase.tiles;
+    call.tile_begin = pass.begin(phase.tile_count);
+    call.tile_end = pass.end(phase.tile_count);
+    call.rows = count;
+    call.x = {pass.x.data, pass.offsets.chunk};
+    call.out = pass.lane->before[p];
+    phase.input_product(call);
+  }
+  return count;
+}
+
+template <class T>
+void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const {
+  const Lane& lane = *pass.lane;
+  const int now = parity_ ^ int((pass.first + step) & 1);
+  const int64_t place = pass.reverse ? -step : step;
+  const size_t last = pass.layer->phases.size() - 1;
+  PhaseCall<T> call;
+  call.rows = rows;
+  call.x = {pass.x.data + place * pass.x.step_stride, pass.offsets.x};
+  call.h = {lane.h[now].base, pass.offsets.own};
+  call.states = lane.states;
+  call.kept = lane.kept;
+  call.padded = hidden_;
+  call.constants = model_->constants.data();
+  for (size_t p = 0; p <= last; ++p) {
+    const PackedPhase<T>& phase = pass.layer->phases[p];
+    call.tiles = phase.tiles;
+    call.tile_begin = pass.begin(phase.tile_count);
+    call.tile_end = pass.end(phase.tile_count);
+    call.source = {p ? lane.result.base : lane.h[now].base, pass.offsets.own};
+    call.result = p < last ? lane.result : lane.h[1 - now];
+    if (before_row >= 0 && phase.inputs)
+      call.before = {lane.before[p][before_row], lane.before[p].stride};
+    else
+      call.before = {};
+    if (p == last) call.y = {pass.y.data + place * pass.y.step_stride, pass.offsets.y};
+    phase.run(call);
+    if (pass.size > 1) pass.barrier->wait();
+  }
+}
+
+template <class T>
+void Session<T>::load(const T* const* states, const RowPlan& plan, int64_t total_rows) {
+  const Spec& spec = *model_->spec;
+  for (size_t lane = 0; lane < lanes_.size(); ++lane)
+    for (int s = 0; s < spec.states.size; ++s) {
+      const int64_t width = model_->width(spec.states[s].width, 0);
+      for (int r = 0; r < plan.rows; ++r) {
+        T* to = s ? lanes_[lane].states[r] + (s - 1) * hidden_ : lanes_[lane].h[parity_][r];
+        std::memcpy(to, states[s] + (int64_t(lane) * total_rows + plan.source(r)) * width, size_t(width) * sizeof(T));
+      }
+    }
+}
+
+template <class T>
+void Session<T>::store(T* const* states, const RowPlan& plan, int64_t total_rows, int64_t steps) const {
+  const Spec& spec = *model_->spec;
+  for (size_t lane = 0; lane < lanes_.size(); ++lane)
+    for (int s = 0; s < spec.states.size; ++s) {
+      const int64_t width = model_->width(spec.states[s].width, 0);
+      for (int r = 0; r < plan.rows; ++r) {
+        const int now = parity_ ^ int(plan.length(r, steps) & 1);
+        const T* from = s ? lanes_[lane].states[r] + (s - 1) * hidden_ : lanes_[lane].h[now][r];
+        std::memcpy(states[s] + (int64_t(lane) * total_rows + plan.source(r)) * width, from, size_t(width) * sizeof(T));
+      }
+    }
+}
+
+template <class T>
+void Session<T>::clear_row(int row) {
+  for (Lane& lane : lanes_) {
+    std::memset(lane.h[parity_][row], 0, size_t(stride_) * sizeof(T));
+    std::memset(lane.states[row], 0, size_t(state_width()) * sizeof(T));
+  }
+}
+
+template class Session<float>;
+template class Session<double>;
+
+}  // namespace detail
+}  // namespace recurra

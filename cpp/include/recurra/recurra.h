@@ -1,0 +1,117 @@
+// recurra: recurrent networks on CPU. The C++ face of the engine; the Python module is one client of it.
+//
+// Arrays are plain memory: sequences [steps, rows, features] whose last axis is contiguous, states [layers * directions, rows,
+// width] wholly contiguous, parameters row-major. Shapes are the caller's duty: nothing here checks them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace recurra {
+
+// ---- what there is -----------------------------------------------------------------------------------------------------------
+
+struct ParamInfo {
+  std::string name;
+  int blocks;        // shape [blocks * rows, cols], or [blocks * rows] when cols is "one"
+  std::string rows;  // "hidden" or "output"
+  std::string cols;  // "input", "hidden", "output" or "one"
+  bool is_bias;
+};
+
+struct CellInfo {
+  std::string name;
+  std::string gates;  // one letter per gate block, in packed order
+  std::vector<ParamInfo> params;
+  std::vector<std::pair<std::string, std::string>> states;  // name, width ("hidden" or "output"); the first is h
+  std::vector<std::pair<std::string, double>> constants;    // name, default
+  bool projected;                                           // h is narrower than the other states
+};
+
+const std::vector<CellInfo>& cells();
+
+// The instruction set in use ("avx512", "avx2", "neon", "generic"), chosen at the first call of anything that computes.
+// RECURRA_ISA forces one; std::runtime_error when this machine lacks it.
+std::string isa();
+std::vector<std::string> available_isas();
+
+// Threads that one call may use, the caller's own included: RECURRA_NUM_THREADS, or as many as the CPUs this process may
+// run on, which is also the most that set_num_threads grants.
+int num_threads();
+void set_num_threads(int threads);
+
+// ---- networks ----------------------------------------------------------------------------------------------------------------
+
+struct NetworkConfig {
+  std::string cell;
+  int64_t input_size = 0;
+  int64_t hidden_size = 0;
+  int64_t output_size = 0;  // width of h: the projection's size for a projected cell, else hidden_size
+  int layers = 1;
+  int directions = 1;             // 2: every layer runs both ways, outputs side by side
+  std::vector<double> constants;  // as CellInfo::constants
+};
+
+template <class T>
+struct Sequence {
+  T* data = nullptr;
+  int64_t steps = 0;
+  int64_t rows = 0;
+  ptrdiff_t step_stride = 0;  // in elements, any sign
+  ptrdiff_t row_stride = 0;
+};
+
+namespace detail {
+template <class T>
+struct Model;
+}  // namespace detail
+
+template <class T>
+class Stream;
+
+// Packed weights of a stack of recurrent layers. Immutable: any number of threads may run one network at once. Copies share the
+// weights. T is float or double.
+template <class T>
+class Network {
+ public:
+  // params[layer * directions + direction][i] is parameter i of the cell's list; a bias may be null.
+  Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params);
+
+  // y [steps, rows, directions * output_size] and final_states[s] [layers * directions, rows, width of state s] are written;
+  // initial[s] likewise is read; initial == null starts from zeros. lengths [rows] may be null: all rows run x.steps steps.
+  void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states) const;
+
+  const NetworkConfig& config() const;
+  const CellInfo& cell() const;
+  size_t weight_bytes() const;
+  double multiplications_per_step() const;  // of one row, all layers and directions
+
+ private:
+  friend class Stream<T>;
+  std::shared_ptr<const detail::Model<T>> model_;
+};
+
+// The states of some sequences that arrive piece by piece. After construction nothing is allocated or locked and no system
+// call is made. One thread at a time: a second one gets std::runtime_error. One direction only.
+template <class T>
+class Stream {
+ public:
+  Stream(const Network<T>& network, int64_t rows);
+  ~Stream();
+  Stream(Stream&&) noexcept;
+
+  void step(const T* x, T* y);  // x [rows, input_size], y [rows, output_size]
+  void run(Sequence<const T> x, Sequence<T> y);
+  void get_state(T* const* states) const;  // [layers, rows, width], one array per state
+  void set_state(const T* const* states);
+  void reset();  // all rows to zero
+  void reset(const int64_t* rows, int64_t count);
+
+ private:
+  struct Live;
+  std::unique_ptr<Live> live_;
+};
+
+}  // namespace recurra
