@@ -2,15 +2,15 @@
 // In float32 sigmoid and tanh lie within 2 ulp of the true value for every input (tests/cpp/activations.cpp tries all 2^32);
 // NaN gives NaN. Included by kernels.cpp after simd.h, in the same namespace.
 //
-// Both stand on one function: for t <= 0, exp(t) - 1 = 2^n p + (2^n - 1) with n = round(t / ln 2), r = t - n ln 2 and
-// p = expm1(r) = r + r^2 q(r). q is a Chebyshev fit of (expm1(r) - r) / r^2 over |r| <= ln(2)/2 (mpmath.chebyfit); its error
-// adds at most 0.01 ulp in either type. Near t = 0, n is 0 and p keeps its full relative accuracy, which is what tanh needs there.
+// Both stand on exp(t) = 2^n (1 + p) for t <= 0, with n = round(t / ln 2), r = t - n ln 2 and p = expm1(r) = r + r^2 q(r). The
+// polynomials are Chebyshev fits (mpmath.chebyfit) of (expm1(r) - r) / r^2 over |r| <= ln(2) / 2 and, for small arguments, of
+// (tanh(x) / x - 1) / x^2 in x^2 over |x| <= 0.55; their errors are below 0.1 ulp in either type.
 
 template <class T>
-struct ExpConstants;
+struct Constants;
 
 template <>
-struct ExpConstants<float> {
+struct Constants<float> {
   using Int = int;
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
@@ -20,10 +20,12 @@ struct ExpConstants<float> {
   static constexpr float sigmoid_limit = 104.0f;  // exp(-x) rounds to 0 beyond 103.98
   static constexpr float q[] = {1.9890990824673653847e-4f, 1.3933649996309250429e-3f, 8.3333109254809008349e-3f,
                                 4.1666464925285905408e-2f, 1.6666666681623231402e-1f, 0.5f};
+  static constexpr float tanh[] = {-6.6034737560032391222e-3f, 2.130579190515235932e-2f, -5.3908841659100259053e-2f,
+                                   1.333311074006183226e-1f, -3.333333198506049671e-1f};
 };
 
 template <>
-struct ExpConstants<double> {
+struct Constants<double> {
   using Int = long long;
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
   static constexpr double round_magic = 6755399441055744.0;     // 1.5 * 2^52
@@ -35,18 +37,22 @@ struct ExpConstants<double> {
                                  2.755725540020642443e-6,   2.4801587325547741216e-5,  1.9841269874820625271e-4,
                                  1.3888888888883748305e-3,  8.3333333333261351258e-3,  4.1666666666666669755e-2,
                                  1.6666666666666670991e-1,  0.5};
+  static constexpr double tanh[] = {-2.0556481227849428388e-5, 8.5046409816780455264e-5,  -2.345939626300280444e-4,
+                                    5.889222948725542448e-4,   -1.4556590344968791631e-3, 3.5921100283635908872e-3,
+                                    -8.8632343711986176177e-3, 2.1869488492510939724e-2,  -5.3968253967408654727e-2,
+                                    1.3333333333332693382e-1,  -3.3333333333333332531e-1};
 };
 
 template <class T>
 RECURRA_FN Vec<T> abs(Vec<T> x) {
-  constexpr auto mask = typename ExpConstants<T>::Int(~0ull >> (65 - 8 * sizeof(T)) );
+  constexpr auto mask = typename Constants<T>::Int(~0ull >> (65 - 8 * sizeof(T)) );
   return Vec<T>::from_bits(x.bits() & mask);
 }
 
 // The magnitude of `size` (which has no sign) with the sign of `sign`.
 template <class T>
 RECURRA_FN Vec<T> with_sign(Vec<T> size, Vec<T> sign) {
-  constexpr auto mask = typename ExpConstants<T>::Int(~0ull >> (65 - 8 * sizeof(T)));
+  constexpr auto mask = typename Constants<T>::Int(~0ull >> (65 - 8 * sizeof(T)));
   return Vec<T>::from_bits((size.bits() & mask) | (sign.bits() & ~mask));
 }
 
@@ -61,6 +67,15 @@ RECURRA_FN Vec<T> relu(Vec<T> x) {
   return select(x < Vec<T>(0), Vec<T>(0), x);
 }
 
+// coefficients[0] x^(terms-1) + ... + coefficients[terms-1].
+template <class T, int terms>
+RECURRA_FN Vec<T> polynomial(const T (&coefficients)[terms], Vec<T> x) {
+  Vec<T> sum(coefficients[0]);
+#pragma GCC unroll 16
+  for (int i = 1; i < terms; ++i) sum = fma(sum, x, Vec<T>(coefficients[i]));
+  return sum;
+}
+
 // n = round(t / ln 2) and p = expm1(t - n ln 2).
 template <class T>
 struct ReducedExp {
@@ -70,48 +85,53 @@ struct ReducedExp {
 
 template <class T>
 RECURRA_FN ReducedExp<T> reduced_exp(Vec<T> t) {
-  using C = ExpConstants<T>;
+  using C = Constants<T>;
   const Vec<T> magic(C::round_magic);
   const Vec<T> rounded = fma(t, Vec<T>(T(1.44269504088896340736)), magic);
   const Vec<T> n = rounded - magic;
   Vec<T> r = fma(n, Vec<T>(-C::ln2_hi), t);
   r = fma(n, Vec<T>(-C::ln2_lo), r);
-  constexpr int terms = sizeof(C::q) / sizeof(T);
-  Vec<T> q(C::q[0]);
-#pragma GCC unroll 16
-  for (int i = 1; i < terms; ++i) q = fma(q, r, Vec<T>(C::q[i]));
-  return {rounded.bits() - magic.bits(), fma(r * r, q, r)};
+  return {rounded.bits() - magic.bits(), fma(r * r, polynomial<T>(C::q, r), r)};
 }
 
 // 2^n for n in the range of normal numbers.
 template <class T>
 RECURRA_FN Vec<T> power_of_two(typename Vec<T>::Bits n) {
-  using C = ExpConstants<T>;
+  using C = Constants<T>;
   return Vec<T>::from_bits((n + C::exponent_bias) << C::mantissa_bits);
 }
 
 // s(x) = 1 / (1 + e) for x >= 0 and e / (1 + e) for x < 0, with e = exp(-|x|).
 template <class T>
 RECURRA_FN Vec<T> sigmoid(Vec<T> x) {
-  using C = ExpConstants<T>;
+  using C = Constants<T>;
   const Vec<T> one(1), limit(C::sigmoid_limit);
   const Vec<T> size = abs(x);
-  const ReducedExp<T> e = reduced_exp(-select(limit < size, limit, size));
+  const ReducedExp<T> r = reduced_exp(-select(limit < size, limit, size));
   // 2^n in two factors: at n < -126 one alone would be subnormal and could not be built.
-  const auto half = e.n >> 1;
-  const Vec<T> first = power_of_two<T>(half);
-  const Vec<T> exp = fma(first, e.p, first) * power_of_two<T>(e.n - half);
-  return select(x < Vec<T>(0), exp, one) / (one + exp);
+  const auto half = r.n >> 1;
+  const Vec<T> first = power_of_two<T>(half), second = power_of_two<T>(r.n - half);
+  const Vec<T> e = fma(first, r.p, first) * second;
+  const Vec<T> d = one + e;
+  // e, d and the quotient are each rounded once, 2.4 ulp in the worst case. So the rounding of d is put into e before that is
+  // rounded: e / (d + lost) = e (1 - lost) / d to first order and for small e, where it counts.
+  const Vec<T> lost = e - (d - one);
+  const Vec<T> p = fma(-lost, r.p, r.p - lost);
+  const Vec<T> numerator = fma(first, p, first) * second;
+  return select(x < Vec<T>(0), numerator, one) / d;
 }
 
-// tanh(x) = -m / (2 + m) for x >= 0 with m = exp(-2x) - 1, and odd.
+// 1 - 2e / (1 + e) with e = exp(-2|x|) while that is above 1/2, an odd polynomial below, where the difference would cancel.
 template <class T>
 RECURRA_FN Vec<T> tanh(Vec<T> x) {
-  using C = ExpConstants<T>;
-  const Vec<T> limit(C::tanh_limit);
+  using C = Constants<T>;
+  const Vec<T> one(1), limit(C::tanh_limit);
   const Vec<T> size = abs(x);
-  const ReducedExp<T> e = reduced_exp(Vec<T>(-2) * select(limit < size, limit, size));
-  const Vec<T> scale = power_of_two<T>(e.n);
-  const Vec<T> m = fma(scale, e.p, scale - Vec<T>(1));
-  return with_sign(m / (m + Vec<T>(2)), x);
+  const ReducedExp<T> r = reduced_exp(Vec<T>(-2) * select(limit < size, limit, size));
+  const Vec<T> scale = power_of_two<T>(r.n);
+  const Vec<T> e = fma(scale, r.p, scale);
+  const Vec<T> large = one - (e + e) / (one + e);
+  const Vec<T> square = x * x;
+  const Vec<T> small = fma(size * square, polynomial<T>(C::tanh, square), size);
+  return with_sign(select(size < Vec<T>(T(0.55)), small, large), x);
 }

@@ -72,7 +72,7 @@ void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int
   std::vector<int64_t> order(size_t(x.rows));
   std::iota(order.begin(), order.end(), 0);
   if (lengths) std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
-  const int64_t steps = !lengths ? x.steps : x.rows ? lengths[order[0]] : 0;
+  const int64_t steps = x.rows == 0 ? 0 : lengths ? lengths[order[0]] : x.steps;
   x.steps = steps;
 
   // Part p takes every parts-th row, so that long and short rows are shared evenly and stay sorted.
