@@ -1,0 +1,61 @@
+"""recurra: fast recurrent networks for deployment.
+
+    layer = recurra.LSTM(input_size=12, hidden_size=64)
+    layer.load_state_dict(torch_lstm.state_dict())
+    y, (h, c) = layer(x)                    # whole sequences
+    s = layer.stream()                      # or as the data arrive
+    y = s.step(frame)
+
+On the CPU an output depends on the weights, its own sequence's inputs and the dtype, and on nothing else, to the last
+bit: not on the batch, the threads, the chunks, or which of the FMA instruction sets ran.
+"""
+
+from __future__ import annotations
+
+from . import _core, functional
+from ._cells import CELLS
+from ._core import get_num_threads
+from ._options import integer
+from .layers import GRU, LSTM, RNN, Recurrent
+from .stream import Stream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Recurrent",
+    "Stream",
+    "cells",
+    "config",
+    "functional",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+]
+
+
+def cells() -> tuple[str, ...]:
+    """Names of all compiled cells, as `Recurrent` and `functional.pack` take them."""
+    return tuple(CELLS)
+
+
+def config() -> dict[str, object]:
+    """Versions, and what the core found and chose on this machine: instruction set, threads and so on."""
+    import numpy
+
+    return {"recurra": __version__, "numpy": numpy.__version__, **_core.config()}
+
+
+def show_config() -> None:
+    """Print `config()`, a line each."""
+    lines = config()
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def set_num_threads(n: int) -> None:
+    """Let calls use up to `n` >= 1 threads, and never more than this process may use CPUs. No result depends on it."""
+    _core.set_num_threads(integer("n", n))

@@ -1,0 +1,200 @@
+"""Arrays that callers hand in: checked here, so that the compiled core sees only valid views.
+
+Nothing is cast, moved between devices or guessed. Callers check everything before they let `row_contiguous` or
+`contiguous` copy anything.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol, TypeAlias
+
+    from numpy.typing import NDArray
+
+    class DLPack(Protocol):
+        """An array of another library that offers its memory through DLPack."""
+
+        def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __dlpack_device__(self) -> tuple[Any, Any]: ...
+
+    Array: TypeAlias = NDArray[Any]
+    Input: TypeAlias = NDArray[Any] | DLPack
+
+# DLPack device types: ordinary and pinned host memory, which the CPU reads in place, and names for error messages.
+_HOST = (1, 3, 11)
+_DEVICES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 13: "cuda managed", 14: "oneapi", 15: "webgpu"}
+
+# Effort np.may_share_memory may spend to tell interleaved views apart; beyond it the answer is "perhaps".
+_OVERLAP_WORK = 10_000
+
+# Smaller allocations are not compared with the machine's memory: the question costs more than it can save.
+_SMALL_BYTES = 1 << 28
+
+
+def as_array(name: str, value: object) -> Array:
+    """`value` as a NumPy array over the same memory: an ndarray, or anything with __dlpack__ on the CPU."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected a plain array, got a masked one (its mask would be lost)")
+        return value.view(np.ndarray)
+    if not hasattr(value, "__dlpack__"):
+        raise TypeError(f"{name}: expected a NumPy or DLPack array, got {type(value).__name__}")
+    try:
+        kind, index = map(int, value.__dlpack_device__())  # type: ignore[attr-defined]
+        array = np.from_dlpack(value) if kind in _HOST else None
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        # The reasons are many: it requires grad, NumPy lacks its dtype, there is no memory behind it, ...
+        refusal = ValueError if isinstance(error, ValueError) else TypeError
+        raise refusal(f"{name}: cannot be read through DLPack: {error}") from error
+    if array is None:
+        device = _DEVICES.get(kind, f"DLPack device type {kind}")
+        raise ValueError(f"{name}: expected CPU memory, got {device}:{index}")
+    return array
+
+
+def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int | str, ...]) -> Array:
+    """`value` as an array of exactly this dtype and one of the shapes, in which a string stands for any size."""
+    array = as_array(name, value)
+    if array.dtype != dtype:
+        swapped = "" if array.dtype.isnative else " (not in native byte order)"
+        raise TypeError(f"{name}: expected {dtype}, got {array.dtype}{swapped}")
+    for pattern in patterns:
+        if _fits(array.shape, pattern):
+            return array
+    expected = " or ".join(_text(pattern) for pattern in patterns)
+    raise ValueError(f"{name}: expected shape {expected}, got {_text(array.shape)}")
+
+
+def row_contiguous(array: Array) -> Array:
+    """The array itself if it is aligned and its last axis contiguous, else such a copy."""
+    return array if _has_plain_rows(array) else np.array(array, order="C")
+
+
+def contiguous(array: Array) -> Array:
+    """The array itself if it is aligned and C-contiguous, else such a copy."""
+    return array if array.flags.c_contiguous and array.flags.aligned else np.array(array, order="C")
+
+
+def batched(array: Array, batch_first: bool = False) -> Array:
+    """View with the batch on axis 1, as the core wants sequences and states: [T, B, size] or [L*D, B, size]."""
+    if array.ndim == 2:
+        return array[:, None]
+    return array.swapaxes(0, 1) if batch_first else array
+
+
+def empty(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A new array; MemoryError naming it if the machine cannot hold it."""
+    require_memory(name, math.prod(shape) * dtype.itemsize)
+    try:
+        return np.empty(shape, dtype)
+    except (ValueError, MemoryError) as error:
+        raise MemoryError(f"{name}: cannot allocate shape {_text(shape)}: {error}") from error
+
+
+def output(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Mapping[str, Array]) -> Array:
+    """The array to write: a new one, or the caller's `out` if the core can write it without touching `inputs`."""
+    if out is None:
+        return empty("output", shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected a NumPy array, got {type(out).__name__}")
+    array = check("out", out, dtype, shape)
+    if not array.flags.writeable:
+        raise ValueError("out: expected a writeable array, got a read-only one")
+    if not _has_plain_rows(array):
+        raise ValueError(f"out: expected aligned data with a contiguous last axis, got strides {array.strides}")
+    if _may_overlap_itself(array):
+        raise ValueError(f"out: expected elements that do not overlap each other, got strides {array.strides}")
+    check_distinct(array, inputs)
+    return out
+
+
+def check_distinct(out: Array, inputs: Mapping[str, Array]) -> None:
+    """ValueError naming the first of `inputs` that shares memory with `out`."""
+    for name, array in inputs.items():
+        if np.may_share_memory(out, array, max_work=_OVERLAP_WORK):  # type: ignore[arg-type,unused-ignore]
+            raise ValueError(f"out: expected memory of its own, got an array that overlaps {name}")
+
+
+def vector(name: str, value: object, size: int | None, kinds: str = "iu") -> Array:
+    """`value`, an array or a flat sequence, as a 1-D array whose dtype is of one of `kinds`."""
+    if isinstance(value, (list, tuple, range)):
+        try:
+            array = np.array(value) if len(value) else np.empty(0, np.int64)
+        except ValueError as error:
+            raise ValueError(f"{name}: expected a flat sequence of integers: {error}") from error
+    else:
+        array = as_array(name, value)
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{name}: expected integers{' or booleans' if 'b' in kinds else ''}, got {array.dtype}")
+    if array.ndim != 1 or size not in (None, len(array)):
+        raise ValueError(f"{name}: expected shape [{'any' if size is None else size}], got {_text(array.shape)}")
+    return array
+
+
+def bounded(name: str, array: Array, limit: int) -> Array:
+    """An int64 copy of an integer array, every value of which lies in 0..limit."""
+    copy = array.astype(np.int64)  # copied first: what was checked is what is used
+    wrong = (copy < 0) | (copy > limit)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{name}: expected values in 0..{limit}, got {array[row]} at position {row}")
+    return copy
+
+
+def require_memory(name: str, size: int) -> None:
+    """MemoryError if `size` bytes are more than the machine has."""
+    if size > _SMALL_BYTES and size > (memory := _machine_memory()):
+        raise MemoryError(f"{name}: needs {size} bytes, this machine has {memory}")
+
+
+def require_rows(name: str, batch: int) -> None:
+    """ValueError if there are more sequences than the core can count."""
+    if batch >= 1 << 31:
+        raise ValueError(f"{name}: expected fewer than 2**31 sequences, got {batch}")
+
+
+def _machine_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return sys.maxsize
+
+
+def _fits(shape: tuple[int, ...], pattern: tuple[int | str, ...]) -> bool:
+    if shape == pattern:
+        return True
+    return len(shape) == len(pattern) and all(  # over a list: a generator would take twice as long
+        [want == have or isinstance(want, str) for have, want in zip(shape, pattern, strict=True)]
+    )
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _has_plain_rows(array: Array) -> bool:
+    flags = array.flags
+    return flags.aligned and (flags.c_contiguous or array.shape[-1] == 1 or array.strides[-1] == array.itemsize)
+
+
+def _may_overlap_itself(array: Array) -> bool:
+    """Exact for every view that slicing and transposing can make: each axis must step over all the finer ones."""
+    if array.flags.c_contiguous:
+        return False
+    extent = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1:
+            if stride < extent:
+                return True
+            extent += stride * (size - 1)
+    return False

@@ -1,0 +1,111 @@
+"""The compiled table of cells, the parameters each one has, and the names of the cells that options stand for."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _core
+from ._options import choice, flag, real
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Sizes(NamedTuple):
+    """What, besides the cell, decides the names and shapes of a network's parameters."""
+
+    input: int
+    hidden: int
+    output: int
+    layers: int
+    directions: int
+    bias: bool
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What the directions add to a parameter's name."""
+        return ("", "_reverse")[: self.directions]
+
+
+class Cell(NamedTuple):
+    """One line of the compiled table."""
+
+    name: str
+    gates: str
+    states: list[tuple[str, str]]
+    params: list[tuple[str, int, str, str, bool]]
+    constants: list[tuple[str, float]]
+    projected: bool
+
+    def layer_shapes(self, sizes: Sizes, layer: int) -> dict[str, tuple[int, ...]]:
+        """Parameter names, without layer and direction, and shapes in one direction of a layer."""
+        dims = {
+            "one": 1,
+            "input": sizes.directions * sizes.output if layer else sizes.input,
+            "hidden": sizes.hidden,
+            "output": sizes.output,
+        }
+        return {
+            name: (blocks * dims[rows],) if columns == "one" else (blocks * dims[rows], dims[columns])
+            for name, blocks, rows, columns, is_bias in self.params
+            if sizes.bias or not is_bias
+        }
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Every parameter's full name and shape, in torch's order."""
+        return {
+            f"{name}_l{layer}{suffix}": shape
+            for layer in range(sizes.layers)
+            for suffix in sizes.suffixes
+            for name, shape in self.layer_shapes(sizes, layer).items()
+        }
+
+    def parameter_count(self, sizes: Sizes) -> int:
+        """Number of parameter values, in constant time however absurd the sizes."""
+        first, other = (sum(map(math.prod, self.layer_shapes(sizes, layer).values())) for layer in (0, 1))
+        return sizes.directions * (first + (sizes.layers - 1) * other)
+
+    def constant_values(self, given: Mapping[str, float] | None) -> dict[str, float]:
+        """All constants of the cell, defaults filled in. Each is a positive number; an infinite clip is none."""
+        values = dict(self.constants)
+        for name, value in (given or {}).items():
+            if name not in values:
+                raise ValueError(f"constants: expected names among {list(values)} for {self.name!r}, got {name!r}")
+            values[name] = real(name, value)
+            if values[name] <= 0:
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        return values
+
+
+CELLS: dict[str, Cell] = {name: Cell(name=name, **line) for name, line in _core.cells().items()}
+
+
+def lstm_cell(coupled: Any, peephole: Any, projected: bool) -> str:
+    """The LSTM cell that these options stand for."""
+    coupling = {False: "", True: "_coupled", "i_from_f": "_coupled", "f_from_i": "_f_from_i"}
+    return (
+        "lstm"
+        + choice("coupled", coupled, coupling)
+        + ("_peephole" if flag("peephole", peephole) else "")
+        + ("_projected" if projected else "")
+    )
+
+
+def gru_cell(reset: Any, update: Any) -> str:
+    """The GRU cell that these options stand for."""
+    return (
+        "gru"
+        + choice("reset", reset, {"after": "", "before": "_reset_before"})
+        + choice("update", update, {"keep": "", "write": "_write"})
+    )
+
+
+def rnn_cell(nonlinearity: Any) -> str:
+    """The Elman cell with this nonlinearity."""
+    return choice("nonlinearity", nonlinearity, {kind: f"rnn_{kind}" for kind in ("tanh", "relu", "sigmoid")})
+
+
+def lstm_constants(cell_clip: float | None) -> dict[str, float]:
+    """The LSTM constants that the options stand for."""
+    return {} if cell_clip is None else {"cell_clip": cell_clip}

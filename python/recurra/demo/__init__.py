@@ -1,0 +1,1 @@
+"""The demo behind ``python -m recurra demo``, its data, and the scripts that made them."""

@@ -1,0 +1,365 @@
+"""The functional core: parameters go in with every call, layers are thin wrappers around it.
+
+    y, (h, c) = functional.lstm(x, params)                 # packs the weights anew at every call
+    packed = functional.pack("lstm", params)               # packs them once ...
+    y, (h, c) = functional.lstm(x, packed)                 # ... for as many calls and threads as you like
+
+Shapes, in torch's conventions (T steps, B sequences, I = input_size, H = hidden_size, L layers, D directions, O = H or,
+with a projection to P values, O = P):
+
+    x          [T, B, I], with batch_first [B, T, I]; one sequence without a batch axis [T, I]
+    output     as x with D*O in place of I; forward direction first
+    state      h [L*D, B, O], for LSTMs a tuple (h, c) with c [L*D, B, H]; no B axis if x has none; never batch_first
+    lengths    B integers in 0..T, in any order: outputs past a sequence's length are zero, its final state is that of
+               its own last step (the initial state if it has none), the reverse direction starts at that step
+    out        where to write the output: a writeable array of its shape and dtype whose last axis is contiguous
+
+Arrays are NumPy's, or of any library that shares CPU memory through DLPack; they may be strided and read-only. All are
+of one dtype, that of the parameters, float32 or float64. Nothing is cast or copied to another device: TypeError is
+raised for a wrong dtype or kind of object, ValueError for a wrong shape, length, value or device and for an `out` that
+overlaps an input. Returned states are new arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from ._arrays import (
+    as_array,
+    batched,
+    bounded,
+    check,
+    check_distinct,
+    contiguous,
+    empty,
+    output,
+    row_contiguous,
+    vector,
+)
+from ._cells import CELLS, Cell, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
+from ._options import choice, flag, float_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TypeAlias
+
+    from ._arrays import Array, Input
+
+    State: TypeAlias = Any  # h of an RNN or GRU; the tuple (h, c) of an LSTM
+
+__all__ = ["Packed", "gru", "lstm", "pack", "rnn", "run"]
+
+
+class Packed:
+    """Parameters laid out for this machine's instruction set. Immutable, so many threads may use one at once.
+
+    Made by `pack`. It pickles as plain weights and is packed anew, for the machine it wakes up on, when it is loaded.
+
+    Attributes:
+        cell: name of the cell, one of `recurra.cells()`.
+        sizes: input, hidden, output, layers, directions and bias.
+        dtype: numpy.dtype of parameters, inputs and outputs.
+        constants: name to value, for example {"cell_clip": inf}.
+        parameters: torch's names to read-only copies of the arrays.
+        network: the compiled network.
+    """
+
+    __slots__ = ("_cell", "_states", "constants", "dtype", "network", "parameters", "sizes")
+    _cell: Cell
+    _states: list[tuple[str, int]]
+    sizes: Sizes
+    dtype: np.dtype[Any]
+    constants: Mapping[str, float]
+    parameters: Mapping[str, Array]
+    network: _core.Network
+
+    def __init__(
+        self,
+        cell: Cell,
+        sizes: Sizes,
+        dtype: np.dtype[Any],
+        params: Mapping[str, Input],
+        constants: Mapping[str, float] | None,
+    ) -> None:
+        parameters = _copied(params, cell.shapes(sizes), dtype)
+        values = cell.constant_values(constants)
+        network = _core.Network(
+            cell.name,
+            dtype.name,
+            sizes.input,
+            sizes.hidden,
+            sizes.output,
+            sizes.layers,
+            sizes.directions,
+            [
+                [parameters.get(f"{name}_l{layer}{suffix}") for name, *_ in cell.params]
+                for layer in range(sizes.layers)
+                for suffix in sizes.suffixes
+            ],
+            list(values.values()),
+        )
+        fields = {
+            "_cell": cell,
+            "_states": [(name, sizes.hidden if dim == "hidden" else sizes.output) for name, dim in cell.states],
+            "sizes": sizes,
+            "dtype": dtype,
+            "constants": MappingProxyType(values),
+            "parameters": MappingProxyType(parameters),
+            "network": network,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def cell(self) -> str:
+        """Name of the cell."""
+        return self._cell.name
+
+    def with_parameters(self, params: Mapping[str, Input]) -> Packed:
+        """The same network with other parameters, of the same names, shapes and dtype."""
+        return Packed(self._cell, self.sizes, self.dtype, params, self.constants)
+
+    def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
+        stack = self.sizes.layers * self.sizes.directions
+        return {name: (stack, *batch, size) for name, size in self._states}
+
+    def check_state(self, state: State, batch: tuple[int, ...]) -> dict[str, Array]:
+        """The caller's state, checked: its arrays by the name that errors call them."""
+        shapes = self.state_shapes(batch)
+        if len(shapes) == 1:
+            state = (state,)
+        elif not isinstance(state, (tuple, list)) or len(state) != len(shapes):
+            got = f"{len(state)} values" if isinstance(state, (tuple, list)) else type(state).__name__
+            raise TypeError(f"state: expected a tuple ({', '.join(shapes)}), got {got}")
+        given = {}
+        for (name, shape), value in zip(shapes.items(), state, strict=True):
+            title = f"state {name}"
+            given[title] = check(title, value, self.dtype, shape)
+        return given
+
+    def empty_state(self, batch: tuple[int, ...]) -> list[Array]:
+        """New arrays, one a state."""
+        return [empty(f"state {name}", shape, self.dtype) for name, shape in self.state_shapes(batch).items()]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Packed is immutable, cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pack, (self.cell, dict(self.parameters), dict(self.constants))
+
+    def __repr__(self) -> str:
+        return f"Packed({self.cell!r}, {self.sizes}, dtype={self.dtype})"
+
+
+def pack(cell: str, params: Mapping[str, Input], constants: Mapping[str, float] | None = None) -> Packed:
+    """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection and dtype are read off them.
+
+    Args:
+        cell: one of `recurra.cells()`.
+        params: torch's names (weight_ih_l0, weight_hh_l0_reverse, bias_ih_l1, weight_hr_l0, ..., and weight_peep_l0) to
+            NumPy, torch or other DLPack arrays, all float32 or all float64.
+        constants: values for the cell's constants, for example {"cell_clip": 5.0}.
+
+    Raises:
+        ValueError: unknown cell or constant; parameters missing, unexpected, misshapen or of mixed dtypes, all listed.
+        TypeError: `params` is no mapping, or its dtype is not float32 or float64.
+    """
+    spec = choice("cell", cell, CELLS)
+    return Packed(spec, *_inferred(spec, params), params, constants)
+
+
+def run(
+    packed: Packed,
+    x: Input,
+    state: State | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Array | None = None,
+    batch_first: bool = False,
+) -> tuple[Array, State]:
+    """Run a packed network over whole sequences; returns (output, final state). Shapes: module's head.
+
+    Args:
+        packed: made by `pack`.
+        x: input.
+        state: initial state, default zeros.
+        lengths: valid steps of each sequence, default all. No step beyond them is computed. Batched input only.
+        out: array to write the output to, and to return. Must not overlap x or the state.
+        batch_first: x and output are [B, T, ...] instead of [T, B, ...].
+    """
+    if not isinstance(packed, Packed):
+        raise TypeError(f"packed: expected what functional.pack returns, got {type(packed).__name__}")
+    size, dtype = packed.sizes, packed.dtype
+    axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
+    x = check("x", x, dtype, (*axes, size.input), ("T", size.input))
+    sequence = batched(x, batch_first)
+    batch = sequence.shape[1:2] if x.ndim == 3 else ()
+    initial = {} if state is None else packed.check_state(state, batch)
+    if lengths is not None:
+        if not batch:
+            raise ValueError(f"lengths: expected none without a batch axis, got them with x of shape {list(x.shape)}")
+        lengths = bounded("lengths", vector("lengths", lengths, *batch), sequence.shape[0])
+    y = output(
+        out,
+        (*x.shape[:-1], size.directions * size.output),
+        dtype,
+        {"x": x, **{f"state {name}": array for name, array in initial.items()}},
+    )
+    final = packed.empty_state(batch)
+    packed.network.forward(
+        row_contiguous(sequence),
+        None if state is None else [batched(contiguous(array)) for array in initial.values()],
+        lengths,
+        batched(y, batch_first),
+        [batched(array) for array in final],
+    )
+    return y, unwrapped(final)
+
+
+def lstm(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: tuple[Input, Input] | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Array | None = None,
+    batch_first: bool = False,
+    coupled: bool | str = False,
+    cell_clip: float | None = None,
+) -> tuple[Array, tuple[Array, Array]]:
+    """LSTM over whole sequences; returns (output, (h, c)). Equations, options: `recurra.LSTM`; shapes: module's head.
+
+    Peepholes and a projection are used if `params` holds weight_peep_l0, weight_hr_l0. A `Packed` in place of the
+    mapping must have been packed for the same cell and constants, else ValueError.
+    """
+    names = params.parameters if isinstance(params, Packed) else _mapping(params)
+    cell = lstm_cell(coupled, "weight_peep_l0" in names, "weight_hr_l0" in names)
+    packed = _packed(cell, params, out, lstm_constants(cell_clip))
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def gru(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: Input | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Array | None = None,
+    batch_first: bool = False,
+    reset: str = "after",
+    update: str = "keep",
+) -> tuple[Array, Array]:
+    """GRU over whole sequences; returns (output, h). Equations, options: `recurra.GRU`; shapes: module's head."""
+    packed = _packed(gru_cell(reset, update), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def rnn(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: Input | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Array | None = None,
+    batch_first: bool = False,
+    nonlinearity: str = "tanh",
+) -> tuple[Array, Array]:
+    """Elman RNN over whole sequences; returns (output, h). Equations: `recurra.RNN`; shapes: module's head."""
+    packed = _packed(rnn_cell(nonlinearity), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def unwrapped(states: list[Array]) -> State:
+    """States as callers know them: h alone, or a tuple."""
+    return states[0] if len(states) == 1 else tuple(states)
+
+
+def _packed(
+    cell: str, params: Mapping[str, Input] | Packed, out: object, constants: Mapping[str, float] | None = None
+) -> Packed:
+    """`params` packed for these options, or found to be so already."""
+    if isinstance(params, Packed):
+        want, have = CELLS[cell].constant_values(constants), dict(params.constants)
+        if (params.cell, have) != (cell, want):
+            raise ValueError(f"params: expected {cell!r} with constants {want}, got {params.cell!r} packed with {have}")
+        return params
+    packed = pack(cell, params, constants)
+    if isinstance(out, np.ndarray):
+        check_distinct(out, {name: _parameter(name, value) for name, value in params.items()})
+    return packed
+
+
+def _mapping(params: object) -> Mapping[str, Any]:
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected a mapping of names to arrays, got {type(params).__name__}")
+    return params
+
+
+def _parameter(name: str, value: Any) -> Array:
+    """A parameter's array. Those of torch modules require grad, which inference may ignore."""
+    return as_array(name, value.detach() if hasattr(value, "detach") else value)
+
+
+def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[Any]]:
+    """What names and shapes say about the network; whether they all agree is found out by `_copied`."""
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        if name not in _mapping(params):
+            raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")
+    weight_ih, weight_hh = (_parameter(name, params[name]) for name in ("weight_ih_l0", "weight_hh_l0"))
+    gates = len(cell.gates)
+    if weight_ih.ndim != 2 or not weight_ih.size or weight_ih.shape[0] % gates:
+        raise ValueError(f"weight_ih_l0: expected shape [{gates}*H, I] for {cell.name!r}, got {list(weight_ih.shape)}")
+    hidden = weight_ih.shape[0] // gates
+    if weight_hh.ndim != 2 or not weight_hh.size:
+        raise ValueError(f"weight_hh_l0: expected a matrix, got shape {list(weight_hh.shape)}")
+    known = {name for name, *_ in cell.params}
+    numbers = (name.removesuffix("_reverse").rpartition("_l") for name in map(str, params))
+    sizes = Sizes(
+        input=weight_ih.shape[1],
+        hidden=hidden,
+        output=weight_hh.shape[1] if cell.projected else hidden,
+        layers=len({number for stem, _, number in numbers if stem in known and number.isdecimal()}),
+        directions=2 if "weight_ih_l0_reverse" in params else 1,
+        bias=any(f"{name}_l0" in params for name, *_, is_bias in cell.params if is_bias),
+    )
+    return sizes, float_dtype("weight_ih_l0", weight_ih.dtype)
+
+
+def _copied(
+    params: Mapping[str, Input], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
+) -> dict[str, Array]:
+    """Read-only copies of exactly the parameters in `shapes`; one ValueError lists everything that does not fit."""
+    found, problems = {}, []
+    if missing := [name for name in shapes if name not in _mapping(params)]:
+        problems.append(f"missing: {_listed(missing)}")
+    if unexpected := [name for name in params if name not in shapes]:
+        problems.append(f"unexpected: {_listed(unexpected)}")
+    for name, shape in shapes.items():
+        if name in params:
+            try:
+                found[name] = check(name, _parameter(name, params[name]), dtype, shape)
+            except (TypeError, ValueError) as error:
+                problems.append(str(error))
+    if problems:
+        raise ValueError("the parameters do not fit:\n  " + "\n  ".join(problems))
+    return {name: _frozen_copy(array) for name, array in found.items()}
+
+
+def _frozen_copy(array: Array) -> Array:
+    """A view of a read-only copy: unlike an array that owns its memory, it cannot be made writeable again."""
+    copy = np.array(array, order="C")
+    copy.flags.writeable = False
+    return copy.view()
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -1,0 +1,373 @@
+"""Layers: torch.nn's recurrent layers, for inference."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import functional
+from ._arrays import require_memory
+from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
+from ._options import choice, flag, float_dtype, integer, real
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import DTypeLike
+
+    from ._arrays import Array, Input
+    from .functional import State
+
+    Seed = int | Sequence[int] | np.random.SeedSequence | None
+
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
+
+
+class Recurrent:
+    """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM and GRU translate their options to a cell.
+
+    A layer is fixed once made, except that `load_state_dict` replaces all its parameters at once; so one layer serves
+    many threads. It pickles as its configuration and plain weights. Parameters have torch's names, shapes and gate
+    orders, and are attributes, read-only: `layer.weight_ih_l0`, `layer.bias_hh_l1_reverse`, ...
+
+    Args:
+        cell: name of the cell.
+        input_size: I, values a step of the input has.
+        hidden_size: H, units of a layer.
+        num_layers: L, layers on top of each other; each reads the output of the one below.
+        bias: whether there are the two bias vectors bias_ih and bias_hh.
+        batch_first: input and output are [B, T, ...] instead of [T, B, ...]. States never are.
+        dropout: accepted and kept for torch's sake; inference drops nothing. In [0, 1].
+        bidirectional: a second network reads the sequence backwards; outputs are concatenated, D = 2.
+        proj_size: P, size of the output projection of the *_projected cells, 0 < P < H; 0 for all others.
+        constants: values for the cell's constants, for example {"cell_clip": 5.0}.
+        dtype: float32 or float64, of parameters, inputs and outputs.
+        seed: for numpy.random.default_rng; default fresh entropy.
+        rng: the numpy.random.Generator to draw from, in place of a seed.
+
+    Parameters start uniform in +-1/sqrt(H), as torch's do.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or value.
+        MemoryError: the parameters would not fit this machine; nothing has been allocated.
+    """
+
+    cell: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    constants: dict[str, float] | None
+    dtype: np.dtype[Any]
+    _packed: functional.Packed
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        constants: Mapping[str, float] | None = None,
+        dtype: DTypeLike = "float32",
+        seed: Seed = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        spec = choice("cell", cell, CELLS)
+        hidden, proj = integer("hidden_size", hidden_size), integer("proj_size", proj_size, 0)
+        if proj >= hidden:
+            raise ValueError(f"proj_size: expected less than hidden_size={hidden}, got {proj}")
+        if bool(proj) != spec.projected:
+            wanted = "at least 1" if spec.projected else "0"
+            raise ValueError(f"proj_size: expected {wanted} for cell {cell!r}, got {proj}")
+        sizes = Sizes(
+            input=integer("input_size", input_size),
+            hidden=hidden,
+            output=proj or hidden,
+            layers=integer("num_layers", num_layers),
+            directions=2 if flag("bidirectional", bidirectional) else 1,
+            bias=flag("bias", bias),
+        )
+        chance = real("dropout", dropout)
+        if not 0 <= chance <= 1:
+            raise ValueError(f"dropout: expected a number in 0..1, got {dropout}")
+        values_dtype = float_dtype("dtype", dtype)
+        configuration = {
+            "cell": cell,
+            "input_size": sizes.input,
+            "hidden_size": sizes.hidden,
+            "num_layers": sizes.layers,
+            "bias": sizes.bias,
+            "batch_first": flag("batch_first", batch_first),
+            "dropout": chance,
+            "bidirectional": bool(bidirectional),
+            "proj_size": proj,
+            "constants": dict(constants) if constants else None,
+            "dtype": values_dtype,
+        }
+        spec.constant_values(constants)
+        generator = _generator(seed, rng)
+        what = f"input_size={sizes.input}, hidden_size={sizes.hidden}, num_layers={sizes.layers}"
+        copies = 2  # plain and packed
+        require_memory(what, copies * spec.parameter_count(sizes) * values_dtype.itemsize)
+        bound = 1 / math.sqrt(hidden)
+        initial = {
+            name: generator.uniform(-bound, bound, shape).astype(values_dtype)
+            for name, shape in spec.shapes(sizes).items()
+        }
+        packed = functional.Packed(spec, sizes, values_dtype, initial, constants)
+        self.__dict__.update(configuration, _packed=packed)
+
+    def __call__(
+        self,
+        x: Input,
+        state: State | None = None,
+        *,
+        lengths: Sequence[int] | Input | None = None,
+        out: Array | None = None,
+    ) -> tuple[Array, State]:
+        """Run whole sequences. Any number of threads may do so at once.
+
+        Args:
+            x: [T, B, I], with batch_first [B, T, I], or [T, I] for one sequence without a batch axis. Of the layer's
+                dtype, NumPy or any DLPack array on the CPU, may be strided and read-only. T and B may be 0.
+            state: initial state, default zeros: h [L*D, B, O], for LSTMs the tuple (h, c) with c [L*D, B, H]; without
+                a batch axis if x has none. O is proj_size or else hidden_size.
+            lengths: valid steps of each sequence, B integers in 0..T in any order. Outputs past them are zero, the
+                final state is that after each sequence's own last step (the initial one if there is none), and the
+                reverse direction starts there. Batched x only.
+            out: array to write the output to; writeable, last axis contiguous, sharing no memory with x or state.
+
+        Returns:
+            (output, state): output, as x with D*O in place of I (`out` if that was given), and the final state, new.
+
+        Raises:
+            TypeError: wrong dtype or kind of object.
+            ValueError: wrong shape, length, device, or unusable `out`.
+        """
+        return functional.run(self._packed, x, state, lengths=lengths, out=out, batch_first=self.batch_first)
+
+    def stream(self, batch: int | None = None) -> Stream:
+        """A stream through this layer, its state zero: see `recurra.Stream`.
+
+        Args:
+            batch: None for one sequence without a batch axis, or the number of sequences that advance together.
+        """
+        return Stream(self._packed, batch, self.batch_first)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Torch's names to copies of the parameters."""
+        return {name: array.copy() for name, array in self._packed.parameters.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
+        """Replace all parameters, by copies of NumPy, torch or other DLPack arrays of the layer's dtype.
+
+        Calls in other threads finish with the old parameters, and existing streams keep them.
+
+        Raises:
+            ValueError: lists all that is missing, unexpected, misshapen or of another dtype; the layer is unchanged.
+            TypeError: `state_dict` is not a mapping.
+        """
+        self.__dict__["_packed"] = self._packed.with_parameters(state_dict)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of values in all parameters."""
+        return sum(array.size for array in self._packed.parameters.values())
+
+    def __getattr__(self, name: str) -> Array:
+        if not name.startswith("_") and name in self._packed.parameters:
+            return self._packed.parameters[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        kind = type(self).__name__
+        raise AttributeError(f"{kind} is fixed, cannot set {name!r}; to change parameters, use load_state_dict")
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._packed.parameters]
+
+    def __repr__(self) -> str:
+        import inspect  # here, because importing recurra is to be quick
+
+        shown = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if name in self.__dict__ and (value := self.__dict__[name]) != parameter.default:
+                text = repr(str(value) if name == "dtype" else value)
+                shown.append(text if parameter.default is parameter.empty else f"{name}={text}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class LSTM(Recurrent):
+    """Long short-term memory, with torch.nn.LSTM's signature, parameters and results.
+
+    With A = x @ weight_ih^T + bias_ih + h @ weight_hh^T + bias_hh, cut into blocks of H values in the order i, f, g, o:
+
+        i  = sigmoid(A_i)               f  = sigmoid(A_f)               g = tanh(A_g)
+        c' = f * c + i * g
+        o  = sigmoid(A_o)
+        h' = o * tanh(c')
+
+    (Hochreiter, Schmidhuber 1997, Neural Computation 9(8); with the forget gate of Gers, Schmidhuber, Cummins 2000,
+    Neural Computation 12(10).)
+
+    Args, besides those of `Recurrent` (no cell, constants):
+        proj_size: P > 0 makes h' = (o * tanh(c')) @ weight_hr^T with weight_hr [P, H] (Sak, Senior, Beaufays 2014,
+            Interspeech).
+        peephole: gates see the cell: A_i + p_i * c, A_f + p_f * c, A_o + p_o * c', with weight_peep = [p_i; p_f; p_o]
+            (Gers, Schraudolph, Schmidhuber 2002, JMLR 3).
+        coupled: True or "i_from_f": i = 1 - f, blocks f, g, o, weight_peep = [p_f; p_o]. "f_from_i": f = 1 - i, blocks
+            i, g, o, weight_peep = [p_i; p_o] (Greff et al. 2015, arXiv:1503.04069).
+        cell_clip: bounds c' to +-cell_clip before o and h' see it; positive, default none.
+        forget_bias: initial value of the forget gate's bias_ih, its bias_hh being 0 then; 1.0 is the usual advice
+            (Jozefowicz, Zaremba, Sutskever 2015, ICML). With "f_from_i" the input gate's is minus that.
+    """
+
+    peephole: bool
+    coupled: bool | str
+    cell_clip: float | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        peephole: bool = False,
+        coupled: bool | str = False,
+        cell_clip: float | None = None,
+        forget_bias: float | None = None,
+        dtype: DTypeLike = "float32",
+        seed: Seed = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        if forget_bias is not None:
+            forget_bias = real("forget_bias", forget_bias)
+            if not flag("bias", bias):
+                raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias}")
+        cell, constants = lstm_cell(coupled, peephole, projected=bool(proj_size)), lstm_constants(cell_clip)
+        shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        super().__init__(cell, *shape, constants=constants, dtype=dtype, seed=seed, rng=rng)
+        self.__dict__.update(peephole=bool(peephole), coupled=coupled, cell_clip=cell_clip)
+        if forget_bias is not None:
+            self.load_state_dict(self._with_forget_bias(forget_bias))
+
+    def _with_forget_bias(self, value: float) -> dict[str, Array]:
+        gates = CELLS[self.cell].gates
+        # Without a forget block f = 1 - i = sigmoid(-A_i): the input gate's bias decides.
+        gate, bias_ih = ("f", value) if "f" in gates else ("i", -value)
+        start = gates.index(gate) * self.hidden_size
+        parameters = self.state_dict()
+        for name, array in parameters.items():
+            if name.startswith("bias_"):
+                array[start : start + self.hidden_size] = bias_ih if name.startswith("bias_ih") else 0
+        return parameters
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit, with torch.nn.GRU's signature, parameters and, by default, results.
+
+    With X = x @ weight_ih^T + bias_ih and R = h @ weight_hh^T + bias_hh, cut into blocks of H values, order r, z, n:
+
+        r  = sigmoid(X_r + R_r)         z = sigmoid(X_z + R_z)
+        n  = tanh(X_n + r * R_n)                                        reset="after"
+        n  = tanh(X_n + (r * h) @ weight_hh_n^T + bias_hh_n)            reset="before"
+        h' = z * h + (1 - z) * n                                        update="keep"
+        h' = (1 - z) * h + z * n                                        update="write"
+
+    (Cho et al. 2014, arXiv:1406.1078: "before" in its version 3, "after" in its version 1; "write" is the h' of Chung
+    et al. 2014, arXiv:1412.3555. torch and cuDNN have after and keep; ONNX, by default, before and keep.)
+
+    Args, besides those of `Recurrent` (no cell, proj_size, constants):
+        reset: whether the reset gate acts "after" or "before" the recurrent product.
+        update: whether z says how much of the old state to "keep" or how much of the candidate to "write".
+    """
+
+    reset: str
+    update: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset: str = "after",
+        update: str = "keep",
+        dtype: DTypeLike = "float32",
+        seed: Seed = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(gru_cell(reset, update), *shape, dtype=dtype, seed=seed, rng=rng)
+        self.__dict__.update(reset=reset, update=update)
+
+
+class RNN(Recurrent):
+    """Elman's recurrent network, with torch.nn.RNN's signature, parameters and results.
+
+        h' = f(x @ weight_ih^T + bias_ih + h @ weight_hh^T + bias_hh)
+
+    (Elman 1990, Cognitive Science 14(2).)
+
+    Args, besides those of `Recurrent` (no cell, proj_size, constants):
+        nonlinearity: f, one of "tanh", "relu", "sigmoid".
+    """
+
+    nonlinearity: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: Seed = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(rnn_cell(nonlinearity), *shape, dtype=dtype, seed=seed, rng=rng)
+        self.__dict__.update(nonlinearity=nonlinearity)
+
+
+def _generator(seed: Seed, rng: np.random.Generator | None) -> np.random.Generator:
+    if rng is None:
+        try:
+            return np.random.default_rng(seed)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"seed: {error}") from None
+    if seed is not None:
+        raise ValueError("rng: expected none beside a seed, got both")
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+    return rng

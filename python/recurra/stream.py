@@ -1,0 +1,137 @@
+"""Streams: a network that is fed as the data arrive, one step or one chunk at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._arrays import batched, bounded, check, contiguous, output, require_memory, require_rows, row_contiguous, vector
+from ._options import flag, integer
+from .functional import unwrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from . import _core
+    from ._arrays import Array, Input
+    from .functional import Packed, State
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """A network and its running state; made by `layer.stream(batch)`, or from a `functional.Packed`.
+
+    Everything a step needs is allocated here, once. Results are those of one call over the whole sequence, bit by bit.
+    A stream keeps the parameters it was made with: a later `load_state_dict` of its layer does not change it. It serves
+    one thread at a time (a second one gets a RuntimeError); for more, make more streams, which share the parameters.
+
+    Args:
+        packed: the network.
+        batch: None for one sequence without a batch axis, or the number of sequences that advance together.
+        batch_first: axis order of `run`.
+
+    Raises:
+        ValueError: `batch` is less than 1; the network is bidirectional.
+    """
+
+    __slots__ = ("_batch", "_batch_first", "_packed", "_step", "_stream")
+    _stream: _core.Stream
+
+    def __init__(self, packed: Packed, batch: int | None = None, batch_first: bool = False) -> None:
+        if packed.sizes.directions != 1:
+            raise ValueError(
+                "a bidirectional network cannot stream: its reverse direction starts at the last step, so it needs the"
+                " whole sequence before its first output; call the layer instead"
+            )
+        self._batch = () if batch is None else (integer("batch", batch),)
+        self._batch_first = flag("batch_first", batch_first)
+        self._packed = packed
+        size, rows = packed.sizes, self._batch[0] if self._batch else 1
+        require_rows("batch", rows)
+        # About what the core will allocate: states, and a row for each layer's input and output.
+        values = (size.layers + 1) * (size.hidden + size.output) + size.input
+        require_memory(f"batch={batch}", values * rows * packed.dtype.itemsize)
+        self._stream = packed.network.stream(rows, batch is None)
+        self._step = self._stream.step  # bound once, because `step` is the hot path
+
+    def step(self, x: Input, out: Array | None = None) -> Array:
+        """Advance all layers by one step.
+
+        Args:
+            x: [I], or [batch, I]. Fastest as a C-contiguous NumPy array.
+            out: [O], or [batch, O]: where to write the output, so that nothing is allocated; must not overlap x.
+
+        Returns:
+            The output of the last layer: `out`, or a new array.
+
+        Raises:
+            TypeError, ValueError: as a layer call; the state is unchanged then.
+        """
+        y = self._step(x, out)
+        if y is not None:
+            return y
+        # The core takes only plain arrays, and answers None to all else: to what has to be normalised or refused.
+        size, dtype = self._packed.sizes, self._packed.dtype
+        x = check("x", x, dtype, (*self._batch, size.input))
+        y = output(out, (*self._batch, size.output), dtype, {"x": x})
+        self._stream.run(row_contiguous(batched(x[None])), batched(y[None]))
+        return y
+
+    def run(self, chunk: Input, out: Array | None = None) -> Array:
+        """Advance by a chunk of any number of steps, none included.
+
+        Args:
+            chunk: [T, I], or [T, batch, I] ([batch, T, I] if the layer is batch_first).
+            out: where to write the output, as chunk with O in place of I; must not overlap chunk.
+
+        Returns:
+            The outputs of the last layer: `out`, or a new array.
+
+        Raises:
+            TypeError, ValueError: as a layer call; the state is unchanged then.
+        """
+        size, dtype = self._packed.sizes, self._packed.dtype
+        axes = (*self._batch, "T") if self._batch_first else ("T", *self._batch)
+        x = check("chunk", chunk, dtype, (*axes, size.input))
+        y = output(out, (*x.shape[:-1], size.output), dtype, {"chunk": x})
+        self._stream.run(row_contiguous(batched(x, self._batch_first)), batched(y, self._batch_first))
+        return y
+
+    @property
+    def state(self) -> State:
+        """A copy of the state: h [L, batch, O], for LSTMs (h, c) with c [L, batch, H]; unbatched without batch axis.
+
+        May be set to arrays of the same shapes and dtype, for example the state a layer call returned.
+        """
+        states = self._packed.empty_state(self._batch)
+        self._stream.get_state([batched(array) for array in states])
+        return unwrapped(states)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        states = self._packed.check_state(state, self._batch)
+        self._stream.set_state([batched(contiguous(array)) for array in states.values()])
+
+    def reset(self, rows: Sequence[int] | Input | None = None) -> None:
+        """Set the state to zero, of all sequences or of some.
+
+        Args:
+            rows: which sequences of the batch start anew: their indices, or a mask of `batch` booleans. Default all.
+        """
+        if rows is None:
+            self._stream.reset(None)
+            return
+        if not self._batch:
+            raise ValueError("rows: expected None, for this stream has no batch axis")
+        array = vector("rows", rows, None, "iub")
+        if array.dtype.kind == "b":
+            array = np.flatnonzero(vector("rows", array, *self._batch, "b"))
+        self._stream.reset(bounded("rows", array, self._batch[0] - 1))
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Stream cannot be copied or pickled: make another from its layer and set its state")
+
+    def __repr__(self) -> str:
+        return f"Stream({self._packed.cell!r}, batch={self._batch[0] if self._batch else None})"
