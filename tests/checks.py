@@ -1,0 +1,73 @@
+"""What several test files share: comparing results, and running a script in a fresh interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import recurra
+
+Array = NDArray[Any]
+TESTS = Path(__file__).parent
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def states(state: Any) -> tuple[Array, ...]:
+    """The final state of a layer as a tuple, also where it is one array."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+def isa_available() -> list[str]:
+    """The instruction sets of this build that this machine has."""
+    available: Any = recurra.config()["isa_available"]
+    return list(available)
+
+
+def arrays(result: Any) -> list[Array]:
+    """The arrays in a nest of tuples and lists, in order."""
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in arrays(part)]
+    return [np.asarray(result)]
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
+    """Every number within tolerance * max(1, |expected|); infinities and NaN in the same places."""
+    for a, e in zip(arrays(actual), arrays(expected), strict=True):
+        assert a.shape == e.shape
+        np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance)
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    """The same dtypes, shapes and bytes: -0.0 is not 0.0 here."""
+    for a, e in zip(arrays(actual), arrays(expected), strict=True):
+        assert (a.dtype, a.shape) == (e.dtype, e.shape)
+        if a.tobytes() != e.tobytes():
+            bits = np.dtype(f"u{a.dtype.itemsize}")
+            different = np.ascontiguousarray(a).view(bits) != np.ascontiguousarray(e).view(bits)
+            where = tuple(int(i) for i in np.argwhere(different)[0])
+            raise AssertionError(f"{different.sum()} of {a.size} differ: at {where} {a[where]!r} is not {e[where]!r}")
+
+
+def copies(result: Any) -> list[Array]:
+    """Copies of the arrays of a result, to compare with later."""
+    return [array.copy() for array in arrays(result)]
+
+
+def run_python(script: str, *arguments: str, **environment: str) -> str:
+    """Run a script in a fresh interpreter that can import the tests; return what it printed."""
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

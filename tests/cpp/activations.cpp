@@ -1,0 +1,185 @@
+// Tries sigmoid and tanh on every float32, 2^32 of them, and on a sample of doubles. Built once per instruction set.
+//
+//   activations_avx2 avx2     compares with the C library in double precision and fails beyond 2 ulp
+//
+// It also prints a hash of all float32 results, which is known and the same on every FMA instruction set.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "../../cpp/engine/backend.h"
+
+namespace {
+#include "../../cpp/cpu/simd.h"
+//
+#include "../../cpp/cpu/math.h"
+}  // namespace
+
+#include "recurra/recurra.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr double kUlpAllowed = 2.0;
+
+double true_sigmoid(double x) { return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x)); }
+long double true_sigmoid_long(double x) {
+  const long double e = std::exp(-std::fabs((long double)x));
+  return x < 0 ? e / (1 + e) : 1 / (1 + e);
+}
+
+struct Function {
+  const char* name;
+  Vec<float> (*f32)(Vec<float>);
+  Vec<double> (*f64)(Vec<double>);
+  double (*truth)(double);
+  long double (*long_truth)(double);
+  uint64_t hash;  // of all float32 results with fused multiply-add
+};
+
+const Function functions[] = {
+    {"sigmoid", [](Vec<float> x) { return sigmoid(x); }, [](Vec<double> x) { return sigmoid(x); }, true_sigmoid, true_sigmoid_long,
+     0},
+    {"tanh", [](Vec<float> x) { return tanh(x); }, [](Vec<double> x) { return tanh(x); }, [](double x) { return std::tanh(x); },
+     [](double x) { return std::tanh((long double)x); }, 0},
+};
+
+float as_float(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+uint32_t as_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// The unit in the last place of a float of this size.
+double float_ulp(double size) {
+  uint64_t bits;
+  std::memcpy(&bits, &size, sizeof bits);
+  const int64_t exponent = std::max<int64_t>(int64_t(bits >> 52 & 0x7ff) - 23, 1023 - 149);
+  bits = uint64_t(exponent) << 52;
+  std::memcpy(&size, &bits, sizeof size);
+  return size;
+}
+
+long double double_ulp(long double size) {
+  int exponent = 0;
+  std::frexp(size, &exponent);
+  return std::ldexp(1.0L, std::max(exponent - 53, -1074));
+}
+
+struct Worst {
+  double ulps = 0;
+  double at = 0;
+  uint64_t hash = 0;
+  uint64_t wrong_nans = 0;
+  void merge(const Worst& other) {
+    if (other.ulps > ulps) {
+      ulps = other.ulps;
+      at = other.at;
+    }
+    hash += other.hash;
+    wrong_nans += other.wrong_nans;
+  }
+};
+
+Worst try_range(const Function& function, uint64_t begin, uint64_t end) {
+  constexpr int lanes = Vec<float>::lanes;
+  Worst worst;
+  float in[lanes], out[lanes];
+  for (uint64_t bits = begin; bits < end; bits += lanes) {
+    for (int i = 0; i < lanes; ++i) in[i] = as_float(uint32_t(bits + i));
+    function.f32(Vec<float>::load(in)).store(out);
+    for (int i = 0; i < lanes; ++i) {
+      if (std::isnan(in[i])) {
+        worst.wrong_nans += !std::isnan(out[i]);
+        continue;  // a NaN's payload may differ between machines
+      }
+      worst.hash += (uint64_t(as_bits(out[i])) + 1) * (2 * (bits + i) + 1);
+      const double truth = function.truth(double(in[i]));
+      const double error = std::fabs(double(out[i]) - truth) / float_ulp(std::fabs(truth));
+      if (!(error <= worst.ulps)) {
+        worst.ulps = std::isnan(error) ? INFINITY : error;
+        worst.at = in[i];
+      }
+    }
+  }
+  return worst;
+}
+
+Worst try_all(const Function& function) {
+  const int workers = std::max(1u, std::thread::hardware_concurrency());
+  constexpr uint64_t all = uint64_t(1) << 32, piece = uint64_t(1) << 22;
+  std::vector<Worst> results(workers);
+  std::vector<std::thread> threads;
+  for (int w = 0; w < workers; ++w)
+    threads.emplace_back([&, w] {
+      for (uint64_t begin = w * piece; begin < all; begin += workers * piece)
+        results[w].merge(try_range(function, begin, begin + piece));
+    });
+  Worst worst;
+  for (int w = 0; w < workers; ++w) {
+    threads[w].join();
+    worst.merge(results[w]);
+  }
+  return worst;
+}
+
+Worst try_doubles(const Function& function) {
+  std::mt19937_64 random(1);
+  std::uniform_real_distribution<double> exponent(-40, 10);
+  Worst worst;
+  double in[Vec<double>::lanes], out[Vec<double>::lanes];
+  for (int n = 0; n < 4000000; n += Vec<double>::lanes) {
+    for (double& x : in) x = std::ldexp(1 + std::generate_canonical<double, 53>(random), int(exponent(random))) * (random() & 1 ? 1 : -1);
+    function.f64(Vec<double>::load(in)).store(out);
+    for (int i = 0; i < Vec<double>::lanes; ++i) {
+      const long double truth = function.long_truth(in[i]);
+      const double error = double(std::fabs(out[i] - truth) / double_ulp(std::fabs(truth)));
+      if (!(error <= worst.ulps)) {
+        worst.ulps = error;
+        worst.at = in[i];
+      }
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string isa = argc > 1 ? argv[1] : "";
+  const std::vector<std::string> runnable = recurra::available_isas();
+  if (std::find(runnable.begin(), runnable.end(), isa) == runnable.end()) {
+    std::printf("skipped: this machine cannot run '%s'\n", isa.c_str());
+    return 77;
+  }
+  bool good = true;
+  for (const Function& function : functions) {
+    const Worst worst = try_all(function);
+    const Worst doubles = try_doubles(function);
+    std::printf("%-8s float32: all 2^32 inputs, worst %.3f ulp at %.9g, %llu NaN lost, hash %016llx;", function.name, worst.ulps,
+                worst.at, (unsigned long long)worst.wrong_nans, (unsigned long long)worst.hash);
+    std::printf(" float64: sample, worst %.3f ulp at %.17g\n", doubles.ulps, doubles.at);
+    good = good && worst.ulps <= kUlpAllowed && doubles.ulps <= kUlpAllowed && worst.wrong_nans == 0;
+    // The generic x86-64 build has no fused multiply-add, hence other bits.
+    good = good && (isa == "generic" || worst.hash == function.hash);
+  }
+  return good ? 0 : 1;
+}

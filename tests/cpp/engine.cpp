@@ -1,0 +1,151 @@
+// Every cell, both types, random shapes, lengths, directions and threads through the C++ interface: whole sequences against the
+// same rows alone, in chunks, and on one thread. All must agree to the bit; built with sanitizers it also shows stray memory
+// accesses and data races, to Python tests invisible.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "recurra/recurra.h"
+
+namespace {
+
+using recurra::CellInfo;
+using recurra::Network;
+using recurra::NetworkConfig;
+
+std::mt19937 random_engine(7);
+
+int random_int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_engine); }
+
+template <class T>
+std::vector<T> random_values(size_t count) {
+  std::uniform_real_distribution<double> uniform(-1, 1);
+  std::vector<T> values(count);
+  for (T& v : values) v = T(uniform(random_engine));
+  return values;
+}
+
+template <class T>
+struct Result {
+  std::vector<T> y;
+  std::vector<std::vector<T>> states;
+  bool operator==(const Result& other) const {
+    for (size_t s = 0; s < states.size(); ++s)
+      if (std::memcmp(states[s].data(), other.states[s].data(), states[s].size() * sizeof(T))) return false;
+    return std::memcmp(y.data(), other.y.data(), y.size() * sizeof(T)) == 0;
+  }
+};
+
+template <class T>
+class Trial {
+ public:
+  Trial(const CellInfo& cell, int directions, bool with_lengths)
+      : cell_(cell),
+        config_{cell.name, random_int(1, 40), random_int(2, 70), 0, random_int(1, 3), directions, {}},
+        steps_(random_int(1, 80)),
+        rows_(random_int(1, 40)) {
+    config_.output_size = cell.projected ? random_int(1, int(config_.hidden_size) - 1) : config_.hidden_size;
+    for (const auto& constant : cell.constants) config_.constants.push_back(constant.second);
+    x_ = random_values<T>(size_t(steps_) * rows_ * config_.input_size);
+    for (const auto& state : cell.states) initial_.push_back(random_values<T>(size_t(lanes()) * rows_ * width(state.second)));
+    for (int r = 0; with_lengths && r < rows_; ++r) lengths_.push_back(random_int(0, steps_));
+  }
+
+  bool run() {
+    const Network<T> network = make();
+    recurra::set_num_threads(1);
+    const Result<T> whole = forward(network);
+    recurra::set_num_threads(64);
+    bool good = forward(network) == whole;
+    Result<T> others[3];
+    std::vector<std::thread> threads;
+    for (Result<T>& other : others) threads.emplace_back([&] { other = forward(network); });
+    for (std::thread& thread : threads) thread.join();
+    for (const Result<T>& other : others) good = good && other == whole;
+    if (config_.directions == 1 && lengths_.empty()) good = good && in_chunks(network) == whole;
+    if (!good)
+      std::printf("%s float%zu I=%d H=%d O=%d layers=%d directions=%d T=%d B=%d lengths=%d: bits differ\n", cell_.name.c_str(),
+                  8 * sizeof(T), int(config_.input_size), int(config_.hidden_size), int(config_.output_size), config_.layers,
+                  config_.directions, steps_, rows_, int(!lengths_.empty()));
+    return good;
+  }
+
+ private:
+  int lanes() const { return config_.layers * config_.directions; }
+  int64_t width(const std::string& dim) const {
+    return dim == "hidden" ? config_.hidden_size : dim == "output" ? config_.output_size : dim == "one" ? 1 : config_.input_size;
+  }
+
+  Network<T> make() const {
+    std::vector<std::vector<T>> storage;
+    std::vector<std::vector<const T*>> params{size_t(lanes())};
+    for (int lane = 0; lane < lanes(); ++lane)
+      for (const auto& p : cell_.params) {
+        const int64_t columns =
+            p.cols == "input" && lane >= config_.directions ? config_.directions * config_.output_size : width(p.cols);
+        storage.push_back(random_values<T>(size_t(p.blocks * width(p.rows) * columns)));
+        params[size_t(lane)].push_back(storage.back().data());
+      }
+    return Network<T>(config_, params);
+  }
+
+  Result<T> empty_result() const {
+    Result<T> result{std::vector<T>(size_t(steps_) * rows_ * config_.directions * config_.output_size), initial_};
+    return result;
+  }
+
+  Result<T> forward(const Network<T>& network) const {
+    Result<T> result = empty_result();
+    std::vector<const T*> initial;
+    std::vector<T*> final_states;
+    for (const auto& state : initial_) initial.push_back(state.data());
+    for (auto& state : result.states) final_states.push_back(state.data());
+    const ptrdiff_t in = config_.input_size, out = config_.directions * config_.output_size;
+    network.forward({x_.data(), steps_, rows_, rows_ * in, in}, initial.data(), lengths_.empty() ? nullptr : lengths_.data(),
+                    {result.y.data(), steps_, rows_, rows_ * out, out}, final_states.data());
+    return result;
+  }
+
+  Result<T> in_chunks(const Network<T>& network) const {
+    Result<T> result = empty_result();
+    recurra::Stream<T> stream(network, rows_);
+    std::vector<const T*> initial;
+    std::vector<T*> final_states;
+    for (const auto& state : initial_) initial.push_back(state.data());
+    for (auto& state : result.states) final_states.push_back(state.data());
+    stream.set_state(initial.data());
+    const ptrdiff_t in = config_.input_size, out = config_.output_size;
+    for (int done = 0; done < steps_;) {
+      const int piece = std::min(random_int(1, 70), steps_ - done);
+      stream.run({x_.data() + done * rows_ * in, piece, rows_, rows_ * in, in},
+                 {result.y.data() + done * rows_ * out, piece, rows_, rows_ * out, out});
+      done += piece;
+    }
+    stream.get_state(final_states.data());
+    return result;
+  }
+
+  const CellInfo& cell_;
+  NetworkConfig config_;
+  int steps_, rows_;
+  std::vector<T> x_;
+  std::vector<std::vector<T>> initial_;
+  std::vector<int64_t> lengths_;
+};
+
+}  // namespace
+
+int main() {
+  int trials = 0, failed = 0;
+  for (const CellInfo& cell : recurra::cells())
+    for (const int directions : {1, 2})
+      for (const bool lengths : {false, true}) {
+        trials += 2;
+        failed += !Trial<float>(cell, directions, lengths).run();
+        failed += !Trial<double>(cell, directions, lengths).run();
+      }
+  std::printf("%d trials, %d failed\n", trials, failed);
+  return failed ? 1 : 0;
+}

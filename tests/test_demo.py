@@ -1,0 +1,75 @@
+"""The demo: its data are the official ones, and the command line does what README says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recurra.demo import vowels
+
+
+def command(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """``python -m recurra`` in a folder that holds no copy of the package."""
+    line = [sys.executable, "-m", "recurra", *args]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("split", "frames", "utterances"),
+    [("train", 4274, [30] * 9), ("test", 5687, [31, 35, 88, 44, 29, 24, 40, 50, 29])],
+)
+def test_data_are_the_official_split(split: str, frames: int, utterances: list[int]) -> None:
+    data = vowels.load_split(split)
+    assert data.frames.shape == (frames, 12) and data.frames.dtype == np.float32
+    assert data.frames.flags.c_contiguous  # or every step would first have to copy its frame
+    assert data.lengths.sum() == frames and data.lengths.min() >= 7 and data.lengths.max() <= 29
+    assert np.bincount(data.speakers).tolist() == [0, *utterances]
+
+
+def test_values_are_the_original_ones() -> None:
+    first = [1.860936, -0.207383, 0.261557, -0.214562, -0.171253]  # of UCI's ae.train; a normalised copy has others
+    np.testing.assert_array_equal(vowels.load_split("train").frames[0, :5], np.array(first, np.float32))
+
+
+def test_pad_keeps_every_frame_and_zeroes_the_rest() -> None:
+    frames, lengths, _ = vowels.load_split("test")
+    batch, valid = vowels.pad(frames, lengths)
+    assert batch.shape == (370, 29, 12)
+    np.testing.assert_array_equal(batch[valid], frames)
+    assert not batch[~valid].any()
+
+
+def test_demo(tmp_path: Path) -> None:
+    done = command(tmp_path, "demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    accuracy = re.search(r"accuracy ([\d.]+)%", done.stdout)
+    assert accuracy and float(accuracy[1]) >= 96
+    assert "identical bits" in done.stdout and re.search(r"median [\d.]+ us a step", done.stdout)
+    assert "Kudo" in done.stdout and "CC BY 4.0" in done.stdout
+
+
+def test_demo_fails_when_bits_differ(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    honest = vowels.stream_all
+
+    def one_bit_off(*args: object) -> tuple[vowels.Floats, list[int]]:
+        outputs, times = honest(*args)  # type: ignore[arg-type]
+        outputs.view(np.uint32)[1000, 7] ^= 1
+        return outputs, times
+
+    monkeypatch.setattr(vowels, "stream_all", one_bit_off)
+    assert vowels.run() == 1
+    assert "BITS DIFFER" in capsys.readouterr().out
+
+
+def test_info_help_and_bad_command(tmp_path: Path) -> None:
+    info = command(tmp_path, "info")
+    assert info.returncode == 0 and "isa" in info.stdout
+    bare = command(tmp_path)
+    assert bare.returncode == 0 and "demo" in bare.stdout and "info" in bare.stdout
+    bad = command(tmp_path, "dmeo")
+    assert bad.returncode == 2 and "dmeo" in bad.stderr

@@ -1,0 +1,239 @@
+"""Streams as objects: state, reset, out, independence. That their bits equal a whole call's is in test_same_bits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import Array, arrays, assert_close, assert_same_bits, copies, states
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import CELLS, run
+from strategies import DTYPES, TOLERANCE, Problem
+
+import recurra
+
+ALL_CELLS = pytest.mark.parametrize("cell", sorted(CELLS))
+
+
+def make(cell: str, dtype: str = "float32", **changes: Any) -> Problem:
+    proj = 7 if CELLS[cell].projected else 0
+    return Problem(cell, 3, 17, 6, 2, proj, layers=2, with_state=True, dtype=dtype, **changes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@ALL_CELLS
+def test_steps_match_the_oracle(cell: str, dtype: str) -> None:
+    problem = make(cell, dtype)
+    layer = problem.layer()
+    stream = layer.stream(problem.batch)
+    stream.state = problem.state()
+    y = np.stack([stream.step(x) for x in problem.x()])
+    want = run(cell, problem.x(), layer.state_dict(), states(problem.state()))
+    assert_close((y, states(stream.state)), want, TOLERANCE[dtype])
+
+
+@ALL_CELLS
+def test_shapes_with_and_without_a_batch_axis(cell: str) -> None:
+    problem = make(cell)
+    layer, x = problem.layer(), problem.x()
+    output, sizes = (problem.proj_size or 17), [problem.proj_size or 17, 17][: CELLS[cell].states]
+    for batch in (None, 1, 2):
+        stream, axes = layer.stream(batch), () if batch is None else (batch,)
+        some = x[:, 0] if batch is None else x[:, :batch]
+        assert stream.step(some[0]).shape == (*axes, output)
+        assert stream.run(some[1:]).shape == (5, *axes, output)
+        assert stream.run(some[:0]).shape == (0, *axes, output)
+        assert [part.shape for part in states(stream.state)] == [(2, *axes, size) for size in sizes]
+        assert {part.dtype for part in states(stream.state)} == {np.dtype("float32")}
+
+
+def test_a_stream_without_a_batch_axis_equals_a_batch_of_one() -> None:
+    problem = make("lstm")
+    layer, x = problem.layer(), problem.x()
+    single, batched = layer.stream(), layer.stream(1)
+    for frame in x[:3, 0]:
+        assert_same_bits(single.step(frame), batched.step(frame[None])[0])
+    assert_same_bits(single.run(x[3:, 0]), batched.run(x[3:, :1])[:, 0])
+    assert_same_bits([part[:, None] for part in single.state], list(batched.state))
+
+
+def test_run_of_a_batch_first_layer_has_the_batch_first() -> None:
+    problem = make("gru")
+    x = problem.x()
+    output, _ = problem.layer()(x)
+    stream = problem.layer(batch_first=True).stream(2)
+    assert_same_bits(stream.run(x[:4].swapaxes(0, 1)).swapaxes(0, 1), output[:4])
+    assert_same_bits(stream.step(x[4]), output[4])
+
+
+@ALL_CELLS
+def test_state_is_zero_at_first_and_read_and_written_by_copy(cell: str) -> None:
+    problem = make(cell)
+    layer, x = problem.layer(), problem.x()
+    stream = layer.stream(2)
+    assert not any(part.any() for part in states(stream.state))
+    given = problem.state()
+    stream.state = given
+    kept = copies(given)
+    for part in (*states(given), *states(stream.state)):
+        part[...] = 9
+    assert_same_bits(list(states(stream.state)), kept)
+    given = tuple(kept) if len(kept) > 1 else kept[0]
+    assert_same_bits(stream.step(x[0]), layer(x[:1], given)[0][0])
+
+
+@ALL_CELLS
+def test_saved_state_resumes_elsewhere(cell: str) -> None:
+    problem = make(cell)
+    layer, x = problem.layer(), problem.x()
+    output, final = layer(x)
+    first, second = layer.stream(2), layer.stream(2)
+    first.run(x[:4])
+    second.state = first.state
+    assert_same_bits(second.run(x[4:]), output[4:])
+    assert_same_bits(layer(x[4:], first.state), (output[4:], final))
+
+
+@pytest.mark.parametrize("rows", ([1, 3], np.array([3, 1, 1]), np.array([False, True, False, True]), (1, 3)))
+def test_reset_zeroes_the_given_rows_only(rows: Any) -> None:
+    for cell in ("lstm_projected", "gru"):
+        problem = Problem(cell, 3, 5, 6, 4, 2 if cell == "lstm_projected" else 0, layers=2)
+        layer, x = problem.layer(), problem.x()
+        stream = layer.stream(4)
+        stream.run(x)
+        before = states(stream.state)
+        stream.reset(rows)
+        for part, old in zip(states(stream.state), before, strict=True):
+            assert not part[:, [1, 3]].any()
+            assert_same_bits(part[:, [0, 2]], old[:, [0, 2]])
+        assert_same_bits(stream.run(x)[:, [1, 3]], layer(x[:, [1, 3]])[0])
+        stream.reset([])
+        assert any(part.any() for part in states(stream.state))
+        stream.reset()
+        assert not any(part.any() for part in states(stream.state))
+
+
+@ALL_CELLS
+@given(st.data())
+def test_any_mix_of_steps_chunks_resets_and_state_writes_equals_layer_calls(cell: str, data: st.DataObject) -> None:
+    problem = make(cell, data.draw(st.sampled_from(DTYPES)))
+    layer, rng = problem.layer(), np.random.default_rng(data.draw(st.integers(0, 99)))
+    stream, state = layer.stream(2), [np.zeros_like(part) for part in states(problem.state())]
+    for _ in range(data.draw(st.integers(1, 12))):
+        action = data.draw(st.sampled_from(("step", "step", "run", "reset", "row", "write")))
+        if action in ("step", "run"):
+            x = rng.normal(0, 1, (data.draw(st.integers(0, 40)) if action == "run" else 1, 2, 3)).astype(problem.dtype)
+            y, final = layer(x, tuple(state) if len(state) > 1 else state[0])
+            state = list(states(final))
+            assert_same_bits(stream.run(x) if action == "run" else stream.step(x[0])[None], y)
+        elif action == "write":
+            state = [rng.uniform(-1, 1, part.shape).astype(problem.dtype) for part in state]
+            stream.state = tuple(state) if len(state) > 1 else state[0]
+        else:
+            rows = [0, 1] if action == "reset" else [data.draw(st.integers(0, 1))]
+            stream.reset(None if action == "reset" else rows)
+            for part in state:
+                part[:, rows] = 0
+        assert_same_bits(list(states(stream.state)), state)
+
+
+def test_reset_without_a_batch_axis() -> None:
+    problem = make("lstm")
+    layer, x = problem.layer(), problem.x()[:, 0]
+    stream = layer.stream()
+    first = stream.run(x)
+    stream.reset()
+    assert_same_bits(stream.run(x), first)
+
+
+@ALL_CELLS
+def test_out_is_filled_and_returned(cell: str) -> None:
+    problem = make(cell)
+    layer, x = problem.layer(), problem.x()
+    output, _ = layer(x)
+    stream, size = layer.stream(2), problem.proj_size or 17
+    y = np.full((2, size), np.nan, "float32")
+    rows = np.full((2, 2 * size), np.nan, "float32")[::-1, :size]  # not contiguous: the slower path
+    for t, out in enumerate((y, y, rows)):
+        assert stream.step(x[t], out=out) is out
+        assert_same_bits(out, output[t])
+    chunk = np.full((3, 2, size), np.nan, "float32")
+    assert stream.run(x[3:], out=chunk) is chunk
+    assert_same_bits(chunk, output[3:])
+
+
+def test_outputs_are_new_arrays() -> None:
+    problem = make("lstm")
+    stream = problem.layer().stream(2)
+    outputs = [stream.step(x) for x in problem.x()]
+    kept = copies(outputs)
+    stream.run(problem.x())
+    assert_same_bits(copies(outputs), kept)
+    assert not any(np.shares_memory(a, b) for a, b in pairwise(outputs))
+
+
+def test_steps_take_strided_unaligned_and_read_only_input() -> None:
+    problem = make("gru")
+    layer, x = problem.layer(), problem.x()
+    output, _ = layer(x)
+    unaligned = np.empty(x[0].nbytes + 1, np.uint8)[1:].view("float32").reshape(x[0].shape)
+    wide: Array = np.empty((4, 6), "float32")
+    views = [wide[:2, ::2], wide[:3, :2].T, wide[::2, :3]]
+    stream = layer.stream(2)
+    for t, view in enumerate([*views, unaligned, np.empty((2, 3), "float32")]):
+        view[...] = x[t]
+        view.flags.writeable = False
+        assert_same_bits(stream.step(view), output[t])
+
+
+def test_streams_of_one_layer_are_independent_and_outlive_it() -> None:
+    problem = make("lstm")
+    layer, x = problem.layer(), problem.x()
+    want = layer(x)[0]
+    one, other = layer.stream(2), layer.stream(2)
+    del layer
+    for t in range(6):
+        assert_same_bits(one.step(x[t]), want[t])
+        assert_same_bits(other.step(x[0] if t == 0 else x[t]), want[t])
+
+
+def test_a_stream_keeps_the_parameters_it_was_made_with() -> None:
+    problem = make("gru")
+    layer, x = problem.layer(), problem.x()
+    want = layer(x)[0]
+    stream = layer.stream(2)
+    assert_same_bits(stream.run(x[:3]), want[:3])
+    layer.load_state_dict({name: 0 * array for name, array in layer.state_dict().items()})
+    assert_same_bits(stream.run(x[3:]), want[3:])
+    assert not np.array_equal(layer.stream(2).run(x[3:]), want[3:])
+
+
+def test_a_stream_used_by_two_threads_at_once_raises_and_stays_usable() -> None:
+    layer = recurra.GRU(64, 256, seed=0)
+    stream = layer.stream(4)
+    chunk = np.zeros((200, 4, 64), "float32")
+    errors: list[str] = []
+    deadline = time.monotonic() + 20
+
+    def use() -> None:
+        while not errors and time.monotonic() < deadline:
+            try:
+                stream.run(chunk)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors
+    assert "stream" in errors[0].lower()
+    stream.reset()
+    x = np.random.default_rng(0).normal(0, 1, (3, 4, 64)).astype("float32")
+    assert_same_bits(arrays((stream.run(x), stream.state)), arrays(layer(x)))
