@@ -109,7 +109,8 @@ class FastStream {
     using namespace py::detail;
     if (Py_TYPE(object.ptr()) != reinterpret_cast<PyTypeObject*>(npy_api::get().PyArray_Type_)) return nullptr;
     const PyArray_Proxy* array = array_proxy(object.ptr());
-    const int needed = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ | (to_write ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+    const int needed =
+        npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ | (to_write ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
     if (array->descr != dtype_.ptr() || (array->flags & needed) != needed || array->nd != dims_) return nullptr;
     if (array->dimensions[dims_ - 1] != size || (dims_ == 2 && array->dimensions[0] != batch_)) return nullptr;
     return static_cast<T*>(static_cast<void*>(array->data));
@@ -168,8 +169,8 @@ class PyNetwork {
   PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params)
       : network_(dtype == "float64" ? AnyNetwork(made<double>(config, params)) : AnyNetwork(made<float>(config, params))) {}
 
-  void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths, const py::array& out,
-               const Arrays& hn) const {
+  void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
+               const py::array& out, const Arrays& hn) const {
     std::visit([&](const auto& network) { run(network, x, h0, lengths, out, hn); }, network_);
   }
 
@@ -216,8 +217,9 @@ py::dict cells() {
   for (const recurra::CellInfo& cell : recurra::cells()) {
     py::list params;
     for (const auto& p : cell.params) params.append(py::make_tuple(p.name, p.blocks, p.rows, p.cols, p.is_bias));
-    all[py::str(cell.name)] = py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("params") = params,
-                                       py::arg("constants") = cell.constants, py::arg("projected") = cell.projected);
+    all[py::str(cell.name)] =
+        py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("params") = params,
+                 py::arg("constants") = cell.constants, py::arg("projected") = cell.projected);
   }
   return all;
 }
@@ -249,8 +251,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
                        std::vector<double> constants) {
-             const NetworkConfig config = {std::move(cell), input_size,           hidden_size, output_size, layers,
-                                           directions,      std::move(constants)};
+             const NetworkConfig config = {std::move(cell), input_size, hidden_size,         output_size,
+                                           layers,          directions, std::move(constants)};
              return PyNetwork(dtype, config, params);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),

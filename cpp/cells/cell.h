@@ -88,18 +88,16 @@ struct Pointwise {
 
 // The parameters that nearly every cell has: weight_ih [G*H, I], weight_hh [G*H, H], bias_ih [G*H], bias_hh [G*H].
 constexpr List<Param, 8> gate_params(int gates) {
-  return List<Param, 8>({Param{"weight_ih", gates, Dim::hidden, Dim::input},
-                         Param{"weight_hh", gates, Dim::hidden, Dim::output},
-                         Param{"bias_ih", gates, Dim::hidden, Dim::one, true},
-                         Param{"bias_hh", gates, Dim::hidden, Dim::one, true}});
+  return List<Param, 8>({
+      Param{"weight_ih", gates, Dim::hidden, Dim::input},
+      Param{"weight_hh", gates, Dim::hidden, Dim::output},
+      Param{"bias_ih", gates, Dim::hidden, Dim::one, true},
+      Param{"bias_hh", gates, Dim::hidden, Dim::one, true},
+  });
 }
 
-constexpr Product input_gates(int first, int count) {
-  return Product{"weight_ih", "bias_ih", first, count, {0, 1, 2, 3}};
-}
+constexpr Product input_gates(int first, int count) { return Product{"weight_ih", "bias_ih", first, count, {0, 1, 2, 3}}; }
 
-constexpr Product recurrent_gates(int first, int count) {
-  return Product{"weight_hh", "bias_hh", first, count, {0, 1, 2, 3}};
-}
+constexpr Product recurrent_gates(int first, int count) { return Product{"weight_hh", "bias_hh", first, count, {0, 1, 2, 3}}; }
 
 }  // namespace recurra

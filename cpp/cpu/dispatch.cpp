@@ -8,8 +8,8 @@
 
 namespace recurra {
 
-#define RECURRA_DECLARE(isa) \
-  namespace isa {            \
+#define RECURRA_DECLARE(isa)  \
+  namespace isa {             \
   extern const Backend table; \
   }
 

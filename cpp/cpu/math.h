@@ -33,10 +33,17 @@ struct Constants<double> {
   static constexpr double ln2_lo = 1.90821492927058770002e-10;
   static constexpr double tanh_limit = 20.0;
   static constexpr double sigmoid_limit = 746.0;
-  static constexpr double q[] = {2.0914686968086877232e-9,  2.5105217004720745163e-8,  2.7557273643110295328e-7,
-                                 2.755725540020642443e-6,   2.4801587325547741216e-5,  1.9841269874820625271e-4,
-                                 1.3888888888883748305e-3,  8.3333333333261351258e-3,  4.1666666666666669755e-2,
-                                 1.6666666666666670991e-1,  0.5};
+  static constexpr double q[] = {2.0914686968086877232e-9,
+                                 2.5105217004720745163e-8,
+                                 2.7557273643110295328e-7,
+                                 2.755725540020642443e-6,
+                                 2.4801587325547741216e-5,
+                                 1.9841269874820625271e-4,
+                                 1.3888888888883748305e-3,
+                                 8.3333333333261351258e-3,
+                                 4.1666666666666669755e-2,
+                                 1.6666666666666670991e-1,
+                                 0.5};
   static constexpr double tanh[] = {-2.0556481227849428388e-5, 8.5046409816780455264e-5,  -2.345939626300280444e-4,
                                     5.889222948725542448e-4,   -1.4556590344968791631e-3, 3.5921100283635908872e-3,
                                     -8.8632343711986176177e-3, 2.1869488492510939724e-2,  -5.3968253967408654727e-2,
@@ -45,7 +52,7 @@ struct Constants<double> {
 
 template <class T>
 RECURRA_FN Vec<T> abs(Vec<T> x) {
-  constexpr auto mask = typename Constants<T>::Int(~0ull >> (65 - 8 * sizeof(T)) );
+  constexpr auto mask = typename Constants<T>::Int(~0ull >> (65 - 8 * sizeof(T)));
   return Vec<T>::from_bits(x.bits() & mask);
 }
 

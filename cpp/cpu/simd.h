@@ -1,5 +1,6 @@
 // The vector type of one instruction set: GCC and Clang vector extensions, plus the two things they lack (fma, broadcast).
-// Included by kernels.cpp inside the unnamed namespace of an instruction set's own namespace, after <immintrin.h> or <arm_neon.h>.
+// Included by kernels.cpp inside the unnamed namespace of an instruction set's own namespace, after <immintrin.h> or
+// <arm_neon.h>.
 
 #if defined(__AVX512F__)
 #define RECURRA_VECTOR_BYTES 64

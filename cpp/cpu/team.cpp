@@ -122,7 +122,8 @@ int threads_at_start() {
   if (!asked || !*asked) return usable_cpus();
   char* end = nullptr;
   const long n = std::strtol(asked, &end, 10);
-  if (*end || n < 1) throw std::runtime_error(std::string("RECURRA_NUM_THREADS: expected a number from 1, got '") + asked + "'");
+  if (*end || n < 1)
+    throw std::runtime_error(std::string("RECURRA_NUM_THREADS: expected a number from 1, got '") + asked + "'");
   return int(std::min<long>(n, usable_cpus()));
 }
 

@@ -56,15 +56,15 @@ struct PhaseCall {
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
   int rows = 0;
-  Rows<const T> x;          // input rows; not read when `before` is given
-  Panel<const T> before;    // bias plus input product, made earlier by input_product; base is null when it was not
-  Rows<const T> source;     // the recurrent product's vector
-  Rows<const T> h;          // h(t-1)
-  Panel<T> result;          // what the phase returns
-  Rows<T> y;                // a second, unpadded home of the result: the layer's output; base may be null
-  Panel<T> states;          // the states after h, [state][padded units] a row, updated in place
-  Panel<T> kept;            // [kept][padded units] a row
-  ptrdiff_t padded = 0;     // units padded to whole tiles
+  Rows<const T> x;        // input rows; not read when `before` is given
+  Panel<const T> before;  // bias plus input product, made earlier by input_product; base is null when it was not
+  Rows<const T> source;   // the recurrent product's vector
+  Rows<const T> h;        // h(t-1)
+  Panel<T> result;        // what the phase returns
+  Rows<T> y;              // a second, unpadded home of the result: the layer's output; base may be null
+  Panel<T> states;        // the states after h, [state][padded units] a row, updated in place
+  Panel<T> kept;          // [kept][padded units] a row
+  ptrdiff_t padded = 0;   // units padded to whole tiles
   const T* constants = nullptr;
 };
 

@@ -43,7 +43,8 @@ class Parameters {
 
 // Rows of gate block g of `units` units, transposed into tiles: out[k][g][lane] for the tile's lanes.
 template <class T>
-void pack_product(T* out, const T* weight, const Product& product, int64_t columns, int64_t units, int64_t first_unit, int lanes) {
+void pack_product(T* out, const T* weight, const Product& product, int64_t columns, int64_t units, int64_t first_unit,
+                  int lanes) {
   const int64_t valid = std::min<int64_t>(lanes, units - first_unit);
   for (int g = 0; g < product.count; ++g)
     for (int64_t lane = 0; lane < valid; ++lane) {
@@ -69,7 +70,8 @@ Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>
   const int number = cell_number(config.cell);
   info = &cells()[number];
   spec = &spec_of(number);
-  if (int(config.constants.size()) != spec->constants.size) throw std::invalid_argument("constants: wrong number for this cell");
+  if (int(config.constants.size()) != spec->constants.size)
+    throw std::invalid_argument("constants: wrong number for this cell");
   constants.assign(config.constants.begin(), config.constants.end());
   if (int(params.size()) != config.layers * config.directions)
     throw std::invalid_argument("params: expected one list per layer and direction");
@@ -130,9 +132,10 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
       add_bias(tile, params.find(phase.recurrent.bias), phase.recurrent, tiles.units, unit, lanes);
       const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
       pack_product(tile + phase.chains * lanes, params.find(phase.vectors), vectors, 1, tiles.units, unit, lanes);
-      pack_product(tile + tiles.input_at, params.find(phase.input.weight), phase.input, tiles.input_size, tiles.units, unit, lanes);
-      pack_product(tile + tiles.recurrent_at, params.find(phase.recurrent.weight), phase.recurrent, tiles.source_size, tiles.units,
-                   unit, lanes);
+      pack_product(tile + tiles.input_at, params.find(phase.input.weight), phase.input, tiles.input_size, tiles.units, unit,
+                   lanes);
+      pack_product(tile + tiles.recurrent_at, params.find(phase.recurrent.weight), phase.recurrent, tiles.source_size,
+                   tiles.units, unit, lanes);
     }
   }
 }

@@ -110,11 +110,13 @@ void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int
       std::memset(y.data + step * y.step_stride + row * y.row_stride, 0, size_t(c.directions * c.output_size) * sizeof(T));
 }
 
-// ---- streams -----------------------------------------------------------------------------------------------------------------
+// ---- streams
+// -----------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Stream<T>::Live {
-  Live(std::shared_ptr<const Model<T>> model, int rows) : session(std::move(model), rows, kPiece, 1), plan{rows, nullptr, nullptr} {}
+  Live(std::shared_ptr<const Model<T>> model, int rows)
+      : session(std::move(model), rows, kPiece, 1), plan{rows, nullptr, nullptr} {}
 
   void run(Sequence<const T> x, Sequence<T> y) {
     session.run(crew, 0, x, y, plan);

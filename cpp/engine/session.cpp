@@ -93,8 +93,9 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
     for (int layer = 0; layer < c.layers; ++layer) {
       const bool last = layer == c.layers - 1;
       const Sequence<T> from = middle(layer + 1), to = middle(layer);
-      const Sequence<const T> in = layer ? Sequence<const T>{from.data, steps, rows_, from.step_stride, from.row_stride}
-                                         : Sequence<const T>{x.data + first * x.step_stride, steps, x.rows, x.step_stride, x.row_stride};
+      const Sequence<const T> in =
+          layer ? Sequence<const T>{from.data, steps, rows_, from.step_stride, from.row_stride}
+                : Sequence<const T>{x.data + first * x.step_stride, steps, x.rows, x.step_stride, x.row_stride};
       for (int d = 0; d < c.directions; ++d) {
         Crew::Group& group = crew.group_of(d);
         const int rank = worker - group.first;
@@ -114,7 +115,8 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
 // Reads and writes every row at its own place: forward at step, reverse at length - 1 - step. Both walk with one base for all
 // rows, because what differs between rows is put into their offsets.
 template <class T>
-void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order) {
+void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order,
+                          const int64_t* y_order) {
   for (int r = 0; r < plan.rows; ++r) {
     const int64_t start = pass.reverse ? plan.length(r, steps) - 1 : 0;
     pass.offsets.own[r] = r * stride_;

@@ -26,8 +26,8 @@ struct Crew {
   Group& group_of(int direction) { return groups[side_by_side ? direction : 0]; }
 };
 
-// Which rows of the caller's arrays a session holds. Row r of the session is row order[r] of the caller (r itself when null) and
-// runs lengths[r] steps (all of them when null). Longest first, so that the rows of any step are 0 .. n-1.
+// Which rows of the caller's arrays a session holds. Row r of the session is row order[r] of the caller (r itself when null)
+// and runs lengths[r] steps (all of them when null). Longest first, so that the rows of any step are 0 .. n-1.
 struct RowPlan {
   int rows = 0;
   const int64_t* order = nullptr;
@@ -59,7 +59,7 @@ class Session {
   struct Lane {
     Panel<T> h[2];
     Panel<T> states;
-    Panel<T> result;                   // of the first of two phases
+    Panel<T> result;  // of the first of two phases
     Panel<T> kept;
     Panel<T> before[kMaxPhases] = {};  // bias plus input product of the chunk's steps
   };

@@ -1,49 +1,90 @@
 """
-The compiled engine. It trusts its caller: Python has checked and normalised everything.
+The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything.
 """
 
 from __future__ import annotations
-
-import typing
-
+import collections.abc
 import numpy
 import numpy.typing
+import typing
 
 __all__: list[str] = ["Network", "Stream", "cells", "config", "get_num_threads", "set_num_threads"]
 
+class Stream:
+    """
+    The running state of some sequences.
+    """
+    def get_state(self, states: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        Writes the states into arrays [L, B, width].
+        """
+    def reset(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None) -> None:
+        """
+        Sets all rows, or the given ones, to zero.
+        """
+    def run(self, x: numpy.ndarray, out: numpy.ndarray) -> None:
+        """
+        Steps x [T, B, I] to out [T, B, O].
+        """
+    def set_state(self, states: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        Reads the states from arrays [L, B, width].
+        """
+    def step(self, x: typing.Any, out: typing.Any) -> typing.Any:
+        """
+        One step. Returns the output, or None, with nothing done, when an array is not plain enough to be used as it is.
+        """
+
 class Network:
+    """
+    Packed weights of a stack of layers; immutable.
+    """
     def __init__(
         self,
         cell: str,
         dtype: str,
-        input_size: int,
-        hidden_size: int,
-        output_size: int,
-        layers: int,
-        directions: int,
-        params: list[list[numpy.typing.NDArray[typing.Any] | None]],
-        constants: list[float],
-    ) -> None: ...
+        input_size: typing.SupportsInt | typing.SupportsIndex,
+        hidden_size: typing.SupportsInt | typing.SupportsIndex,
+        output_size: typing.SupportsInt | typing.SupportsIndex,
+        layers: typing.SupportsInt | typing.SupportsIndex,
+        directions: typing.SupportsInt | typing.SupportsIndex,
+        params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]],
+        constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    ) -> None:
+        """
+        params[layer * directions + direction] in the order of the cell's table, None for an absent bias.
+        """
     def forward(
         self,
-        x: numpy.typing.NDArray[typing.Any],
-        h0: list[numpy.typing.NDArray[typing.Any]] | None,
-        lengths: numpy.typing.NDArray[numpy.int64] | None,
-        out: numpy.typing.NDArray[typing.Any],
-        hn: list[numpy.typing.NDArray[typing.Any]],
-    ) -> None: ...
-    def stream(self, batch: int, unbatched: bool) -> Stream: ...
+        x: numpy.ndarray,
+        h0: collections.abc.Sequence[numpy.ndarray] | None,
+        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+        out: numpy.ndarray,
+        hn: collections.abc.Sequence[numpy.ndarray],
+    ) -> None:
+        """
+        Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].
+        """
+    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool) -> Stream: ...
     @property
     def weight_bytes(self) -> int: ...
 
-class Stream:
-    def get_state(self, states: list[numpy.typing.NDArray[typing.Any]]) -> None: ...
-    def reset(self, rows: numpy.typing.NDArray[numpy.int64] | None) -> None: ...
-    def run(self, x: numpy.typing.NDArray[typing.Any], out: numpy.typing.NDArray[typing.Any]) -> None: ...
-    def set_state(self, states: list[numpy.typing.NDArray[typing.Any]]) -> None: ...
-    def step(self, x: typing.Any, out: typing.Any) -> numpy.typing.NDArray[typing.Any] | None: ...
+def cells() -> dict:
+    """
+    The table of cells: name -> gates, states, params, constants, projected.
+    """
 
-def cells() -> dict[str, dict[str, typing.Any]]: ...
-def config() -> dict[str, object]: ...
-def get_num_threads() -> int: ...
-def set_num_threads(n: int) -> None: ...
+def config() -> dict:
+    """
+    What was chosen on this machine.
+    """
+
+def get_num_threads() -> int:
+    """
+    Threads that one call may use.
+    """
+
+def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    At least 1; granted up to the CPUs this process may use.
+    """

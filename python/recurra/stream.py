@@ -69,7 +69,7 @@ class Stream:
         Raises:
             TypeError, ValueError: as a layer call; the state is unchanged then.
         """
-        y = self._step(x, out)
+        y: Array | None = self._step(x, out)
         if y is not None:
             return y
         # The core takes only plain arrays, and answers None to all else: to what has to be normalised or refused.

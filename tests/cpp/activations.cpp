@@ -50,8 +50,8 @@ struct Function {
 };
 
 const Function functions[] = {
-    {"sigmoid", [](Vec<float> x) { return sigmoid(x); }, [](Vec<double> x) { return sigmoid(x); }, true_sigmoid, true_sigmoid_long,
-     0},
+    {"sigmoid", [](Vec<float> x) { return sigmoid(x); }, [](Vec<double> x) { return sigmoid(x); }, true_sigmoid,
+     true_sigmoid_long, 0},
     {"tanh", [](Vec<float> x) { return tanh(x); }, [](Vec<double> x) { return tanh(x); }, [](double x) { return std::tanh(x); },
      [](double x) { return std::tanh((long double)x); }, 0},
 };
@@ -147,7 +147,8 @@ Worst try_doubles(const Function& function) {
   Worst worst;
   double in[Vec<double>::lanes], out[Vec<double>::lanes];
   for (int n = 0; n < 4000000; n += Vec<double>::lanes) {
-    for (double& x : in) x = std::ldexp(1 + std::generate_canonical<double, 53>(random), int(exponent(random))) * (random() & 1 ? 1 : -1);
+    for (double& x : in)
+      x = std::ldexp(1 + std::generate_canonical<double, 53>(random), int(exponent(random))) * (random() & 1 ? 1 : -1);
     function.f64(Vec<double>::load(in)).store(out);
     for (int i = 0; i < Vec<double>::lanes; ++i) {
       const long double truth = function.long_truth(in[i]);
@@ -174,8 +175,8 @@ int main(int argc, char** argv) {
   for (const Function& function : functions) {
     const Worst worst = try_all(function);
     const Worst doubles = try_doubles(function);
-    std::printf("%-8s float32: all 2^32 inputs, worst %.3f ulp at %.9g, %llu NaN lost, hash %016llx;", function.name, worst.ulps,
-                worst.at, (unsigned long long)worst.wrong_nans, (unsigned long long)worst.hash);
+    std::printf("%-8s float32: all 2^32 inputs, worst %.3f ulp at %.9g, %llu NaN lost, hash %016llx;", function.name,
+                worst.ulps, worst.at, (unsigned long long)worst.wrong_nans, (unsigned long long)worst.hash);
     std::printf(" float64: sample, worst %.3f ulp at %.17g\n", doubles.ulps, doubles.at);
     good = good && worst.ulps <= kUlpAllowed && doubles.ulps <= kUlpAllowed && worst.wrong_nans == 0;
     // The generic x86-64 build has no fused multiply-add, hence other bits.

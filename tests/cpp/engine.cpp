@@ -75,7 +75,10 @@ class Trial {
  private:
   int lanes() const { return config_.layers * config_.directions; }
   int64_t width(const std::string& dim) const {
-    return dim == "hidden" ? config_.hidden_size : dim == "output" ? config_.output_size : dim == "one" ? 1 : config_.input_size;
+    return dim == "hidden"   ? config_.hidden_size
+           : dim == "output" ? config_.output_size
+           : dim == "one"    ? 1
+                             : config_.input_size;
   }
 
   Network<T> make() const {

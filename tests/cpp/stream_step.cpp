@@ -145,7 +145,8 @@ int main() {
   if (allocations == before || locks == 0) return std::puts("the counters do not count"), 1;
 
   int failed = 0;
-  for (const recurra::CellInfo& cell : recurra::cells()) failed += failures<float>(cell, "float32") + failures<double>(cell, "float64");
+  for (const recurra::CellInfo& cell : recurra::cells())
+    failed += failures<float>(cell, "float32") + failures<double>(cell, "float64");
   std::printf("%zu cells x 2 types x %d steps: %d failed\n", recurra::cells().size(), kSteps, failed);
   return failed ? 1 : 0;
 }

@@ -11,7 +11,8 @@
 
 namespace recurra {
 
-// ---- what there is -----------------------------------------------------------------------------------------------------------
+// ---- what there is
+// -----------------------------------------------------------------------------------------------------------
 
 struct ParamInfo {
   std::string name;
@@ -42,7 +43,8 @@ std::vector<std::string> available_isas();
 int num_threads();
 void set_num_threads(int threads);
 
-// ---- networks ----------------------------------------------------------------------------------------------------------------
+// ---- networks
+// ----------------------------------------------------------------------------------------------------------------
 
 struct NetworkConfig {
   std::string cell;
@@ -81,7 +83,8 @@ class Network {
 
   // y [steps, rows, directions * output_size] and final_states[s] [layers * directions, rows, width of state s] are written;
   // initial[s] likewise is read; initial == null starts from zeros. lengths [rows] may be null: all rows run x.steps steps.
-  void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states) const;
+  void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
+               T* const* final_states) const;
 
   const NetworkConfig& config() const;
   const CellInfo& cell() const;
