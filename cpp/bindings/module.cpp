@@ -56,7 +56,7 @@ std::vector<T*> pointers(const Arrays& arrays) {
   return all;
 }
 
-// ---- streams ---------------------------------------------------------------------------------------------------------------
+// ---- streams
 
 template <class T>
 class FastStream {
@@ -162,7 +162,7 @@ class PyStream {
   std::variant<FastStream<float>, FastStream<double>> stream_;
 };
 
-// ---- networks --------------------------------------------------------------------------------------------------------------
+// ---- networks
 
 class PyNetwork {
  public:

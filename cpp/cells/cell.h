@@ -12,6 +12,7 @@ namespace recurra {
 enum class Dim { one, input, hidden, output };
 
 constexpr int kMaxChains = 4;
+constexpr int kMaxPhases = 2;
 
 // A short compile-time list; only for the tables below.
 template <class T, int capacity>
@@ -70,20 +71,21 @@ struct Phase {
 struct Spec {
   const char* gates = "";  // one letter per gate block, in packed order
   List<Param, 8> params;
-  List<State, 4> states;  // states[0] is h
+  List<State, 4> states;  // states[0] is h, as wide as the output; the others are as wide as `hidden`
   List<Constant, 2> constants;
   int kept = 0;  // per-unit values handed from one phase to a later one of the same step
-  List<Phase, 2> phases;
+  List<Phase, kMaxPhases> phases;
 };
 
 // The pointwise functions of a cell's phases, in order. A phase type P has `static constexpr Phase phase` and
 //   template <class V, class Unit> static V forward(const V* a, Unit& unit)
 // where V holds one or more units (a SIMD vector, a float, a double), a[c] is chain c, and `unit` gives access to the
 // units' own values: unit.h() = h(t-1), unit.state(i) / set_state(i, v) the other states (c, ...), unit.vector(i)
-// the per-unit vectors, unit.kept(i) / keep(i, v) values for a later phase, unit.constant(i).
+// the per-unit vectors, unit.kept(i) / keep(i, v) values for a later phase, unit.constant(i). Only a phase of `hidden` units
+// may use states and kept values.
 template <class... P>
 struct Pointwise {
-  static constexpr List<Phase, 2> phases() { return List<Phase, 2>({P::phase...}); }
+  static constexpr List<Phase, kMaxPhases> phases() { return List<Phase, kMaxPhases>({P::phase...}); }
 };
 
 // The parameters that nearly every cell has: weight_ih [G*H, I], weight_hh [G*H, H], bias_ih [G*H], bias_hh [G*H].

@@ -9,6 +9,10 @@
 
 #include "../engine/backend.h"
 
+#ifdef __FAST_MATH__
+#error "fast-math reorders sums: results would depend on the compiler"
+#endif
+
 #define RECURRA_QUOTE_(x) #x
 #define RECURRA_QUOTE(x) RECURRA_QUOTE_(x)
 
@@ -49,8 +53,18 @@ void leave(unsigned long saved) {
 #endif
 }
 
+// What the kernels take for granted.
+constexpr bool well_formed(const Phase& phase) {
+  for (int g = 0; g < phase.input.count; ++g)
+    if (phase.input.chain[g] != g) return false;
+  for (int g = 0; g < phase.recurrent.count; ++g)
+    if (phase.recurrent.chain[g] >= phase.chains) return false;
+  return phase.chains <= kMaxChains && phase.input.count <= phase.chains;
+}
+
 template <class T, class... P>
 constexpr void set_phases(Kernels<T>& k, int cell, Pointwise<P...>) {
+  static_assert((well_formed(P::phase) && ...), "a cell's phase breaks the contract of cells/cell.h");
   int phase = 0;
   ((k.phase[cell][phase++] = sweep<PhaseBlock<P, T>, PhaseCall<T>>), ...);
 }

@@ -184,13 +184,19 @@ RECURRA_FN void run_tiles(const Call& call, int tile) {
   }
 }
 
+// A single row: as many tiles together as there are, because one chain alone waits for each of its multiply-adds.
+template <class Block, int N, class Call>
+RECURRA_FN void sweep_row(const Call& call, int& tile) {
+  for (; tile + N <= call.tile_end; tile += N) Block::template run<1, N>(call, 0, tile);
+  if constexpr (N > 1) sweep_row<Block, N / 2>(call, tile);
+}
+
 template <class Block, class Call>
 void sweep(const Call& call) {
   using Shape = BlockShape<Block::chains>;
   int tile = call.tile_begin;
   if (call.rows == 1) {
-    for (; tile + Shape::single_row_tiles <= call.tile_end; tile += Shape::single_row_tiles)
-      Block::template run<1, Shape::single_row_tiles>(call, 0, tile);
+    sweep_row<Block, Shape::single_row_tiles>(call, tile);
   } else if (Shape::tiles > 1) {
     for (; tile + Shape::tiles <= call.tile_end; tile += Shape::tiles) run_tiles<Block, Shape::tiles>(call, tile);
   }

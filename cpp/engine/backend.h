@@ -9,8 +9,6 @@
 
 namespace recurra {
 
-constexpr int kMaxPhases = 2;
-
 // The number of cells in cells.def.
 constexpr int kCells = 0
 #define RECURRA_CELL(...) +1
@@ -89,10 +87,23 @@ struct Backend {
   const char* name = nullptr;
   Kernels<float> f32;
   Kernels<double> f64;
-  // Every thread computes between enter() and leave(what enter returned): they fix the floating-point environment, so that
-  // results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count as zero.
+  // Every thread computes inside an Environment. enter and leave (given what enter returned) fix the floating-point
+  // environment, so that results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count
+  // as zero.
   unsigned long (*enter)() = nullptr;
   void (*leave)(unsigned long) = nullptr;
+};
+
+// Between construction and destruction this thread computes as the backend wants it.
+class Environment {
+ public:
+  explicit Environment(const Backend& backend) : backend_(backend), saved_(backend.enter()) {}
+  ~Environment() { backend_.leave(saved_); }
+  Environment(const Environment&) = delete;
+
+ private:
+  const Backend& backend_;
+  const unsigned long saved_;
 };
 
 template <class T>

@@ -76,9 +76,8 @@ Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>
   if (int(params.size()) != config.layers * config.directions)
     throw std::invalid_argument("params: expected one list per layer and direction");
   layers.resize(params.size());
-  const unsigned long saved = backend->enter();  // packing adds biases, and the caller may round otherwise
+  const Environment environment(*backend);  // packing adds biases, and the caller may round otherwise
   for (size_t i = 0; i < params.size(); ++i) pack(layers[i], int(i) / config.directions, params[i]);
-  backend->leave(saved);
 }
 
 template <class T>

@@ -63,7 +63,7 @@ struct Model {
   int64_t padded(int64_t units) const { return (units + lanes - 1) / lanes * lanes; }
   int64_t padded_hidden() const { return padded(config.hidden_size); }
   int64_t padded_output() const { return padded(config.output_size); }
-  double multiplications() const;  // of one row's step
+  double multiplications() const;  // about: of one row's step, padding counted
 
  private:
   void pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& params);

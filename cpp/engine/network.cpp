@@ -1,9 +1,11 @@
 // The public classes: a call of a network, and a stream.
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 
 #include "session.h"
 
@@ -35,6 +37,12 @@ Share share_out(const NetworkConfig& config, double multiplications, int64_t row
   if (step >= kWorthBarrier * threads) return {1, threads};
   if (config.directions == 2) return {1, 2};
   return {int(std::min<int64_t>(threads, rows)), 1};
+}
+
+// The engine counts rows of a step in an int.
+int checked_rows(int64_t rows) {
+  if (rows < 0 || rows > INT_MAX) throw std::invalid_argument("rows: expected 0 to 2^31 - 1, got " + std::to_string(rows));
+  return int(rows);
 }
 
 }  // namespace
@@ -69,7 +77,7 @@ template <class T>
 void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
                          T* const* final_states) const {
   const NetworkConfig& c = model_->config;
-  std::vector<int64_t> order(size_t(x.rows));
+  std::vector<int64_t> order(size_t(checked_rows(x.rows)));
   std::iota(order.begin(), order.end(), 0);
   if (lengths) std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
   const int64_t steps = x.rows == 0 ? 0 : lengths ? lengths[order[0]] : x.steps;
@@ -111,7 +119,6 @@ void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int
 }
 
 // ---- streams
-// -----------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Stream<T>::Live {
@@ -149,7 +156,7 @@ class Use {
 template <class T>
 Stream<T>::Stream(const Network<T>& network, int64_t rows) {
   if (network.config().directions != 1) throw std::invalid_argument("stream: a bidirectional network needs the whole sequence");
-  live_ = std::make_unique<Live>(network.model_, int(rows));
+  live_ = std::make_unique<Live>(network.model_, checked_rows(rows));
 }
 
 template <class T>

@@ -49,9 +49,11 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
   // One block of memory, dealt out in order.
   const size_t lane_count = m.layers.size();
   const ptrdiff_t kept = ptrdiff_t(m.spec->kept) * hidden_;
-  const size_t per_row = 2 * stride_ + state_width() + stride_ + kept + chunk_ * before_width;
-  const size_t between = c.layers > 1 ? size_t(span_ * batch * output_width + m.lanes) : 0;
-  memory_ = Buffer<T>(lane_count * batch * per_row + 2 * between);
+  const int64_t before_rows = chunk_ > 1 ? batch * chunk_ : 0;
+  const size_t lane_size = size_t(batch * (2 * stride_ + state_width()));
+  const size_t scratch_size = size_t(batch * (stride_ + kept) + before_rows * before_width);
+  const size_t between = c.layers > 1 ? size_t(span_ * batch * output_width) : 0;
+  memory_ = Buffer<T>(lane_count * lane_size + size_t(c.directions) * scratch_size + 2 * between);
   offset_memory_ = Buffer<ptrdiff_t>(size_t(workers) * batch * (3 + chunk_));
 
   T* at = memory_.data();
@@ -64,11 +66,14 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
   for (Lane& lane : lanes_) {
     for (Panel<T>& h : lane.h) h = deal(stride_, batch);
     lane.states = deal(state_width(), batch);
-    lane.result = deal(stride_, batch);
-    lane.kept = deal(kept, batch);
+  }
+  for (int d = 0; d < c.directions; ++d) {
+    Scratch& scratch = scratch_[d];
+    scratch.result = deal(stride_, batch);
+    scratch.kept = deal(kept, batch);
     for (int p = 0; p < m.spec->phases.size; ++p) {
       const PackedPhase<T>& phase = m.layers[0].phases[p];
-      lane.before[p] = deal(ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, batch * chunk_);
+      scratch.before[p] = deal(ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, before_rows);
     }
   }
   for (Panel<T>& panel : between_) {
@@ -79,9 +84,10 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
 
 template <class T>
 void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan) {
+  if (!plan.rows) return;
   const Model<T>& m = *model_;
   const NetworkConfig& c = m.config;
-  const unsigned long saved = m.backend->enter();
+  const Environment environment(*m.backend);
   ptrdiff_t* table = offset_memory_.data() + ptrdiff_t(worker) * std::max(rows_, 1) * (3 + chunk_);
   const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_};
 
@@ -103,13 +109,13 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         Sequence<T> out = last ? Sequence<T>{y.data + first * y.step_stride, steps, y.rows, y.step_stride, y.row_stride} : to;
         out.data += d * c.output_size;
         const size_t lane = size_t(layer * c.directions + d);
-        const Pass pass = {&m.layers[lane], &lanes_[lane], in, out, d == 1, first, offsets, rank, group.size, &group.barrier};
+        const Pass pass = {&m.layers[lane], &lanes_[lane], &scratch_[d], in,         out,           d == 1,
+                           first,           offsets,       rank,         group.size, &group.barrier};
         run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
       }
       if (crew.side_by_side) crew.all.wait();
     }
   }
-  m.backend->leave(saved);
 }
 
 // Reads and writes every row at its own place: forward at step, reverse at length - 1 - step. Both walk with one base for all
@@ -127,7 +133,8 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
   for (int64_t from = 0; from < steps; from += chunk_) {
     const int64_t to = std::min(steps, from + chunk_);
     // A single step has nothing to share: its input product joins the chain in the phase itself.
-    const bool at_once = to - from > 1 && chunk_of_inputs(pass, plan, from, to);
+    const bool at_once = to - from > 1;
+    if (at_once) chunk_of_inputs(pass, plan, from, to);
     ptrdiff_t row = 0;
     for (int64_t step = from; step < to; ++step) {
       rows = active(plan, rows, pass.first + step);
@@ -138,9 +145,9 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
   }
 }
 
-// Bias plus input product of all rows of steps from .. to-1; returns the number of rows.
+// Bias plus input product of all rows of steps from .. to-1.
 template <class T>
-int Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const {
+void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const {
   const ptrdiff_t stride = pass.reverse ? -pass.x.step_stride : pass.x.step_stride;
   int count = 0, rows = plan.rows;
   for (int64_t step = from; step < to; ++step) {
@@ -156,15 +163,15 @@ int Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t f
     call.tile_end = pass.end(phase.tile_count);
     call.rows = count;
     call.x = {pass.x.data, pass.offsets.chunk};
-    call.out = pass.lane->before[p];
+    call.out = pass.scratch->before[p];
     phase.input_product(call);
   }
-  return count;
 }
 
 template <class T>
 void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const {
   const Lane& lane = *pass.lane;
+  const Scratch& scratch = *pass.scratch;
   const int now = parity_ ^ int((pass.first + step) & 1);
   const int64_t place = pass.reverse ? -step : step;
   const size_t last = pass.layer->phases.size() - 1;
@@ -173,7 +180,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
   call.x = {pass.x.data + place * pass.x.step_stride, pass.offsets.x};
   call.h = {lane.h[now].base, pass.offsets.own};
   call.states = lane.states;
-  call.kept = lane.kept;
+  call.kept = scratch.kept;
   call.padded = hidden_;
   call.constants = model_->constants.data();
   for (size_t p = 0; p <= last; ++p) {
@@ -181,10 +188,10 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     call.tiles = phase.tiles;
     call.tile_begin = pass.begin(phase.tile_count);
     call.tile_end = pass.end(phase.tile_count);
-    call.source = {p ? lane.result.base : lane.h[now].base, pass.offsets.own};
-    call.result = p < last ? lane.result : lane.h[1 - now];
+    call.source = {p ? scratch.result.base : lane.h[now].base, pass.offsets.own};
+    call.result = p < last ? scratch.result : lane.h[1 - now];
     if (before_row >= 0 && phase.inputs)
-      call.before = {lane.before[p][before_row], lane.before[p].stride};
+      call.before = {scratch.before[p][before_row], scratch.before[p].stride};
     else
       call.before = {};
     if (p == last) call.y = {pass.y.data + place * pass.y.step_stride, pass.offsets.y};

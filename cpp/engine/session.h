@@ -59,6 +59,9 @@ class Session {
   struct Lane {
     Panel<T> h[2];
     Panel<T> states;
+  };
+  // What a layer needs while it runs, one for each direction.
+  struct Scratch {
     Panel<T> result;  // of the first of two phases
     Panel<T> kept;
     Panel<T> before[kMaxPhases] = {};  // bias plus input product of the chunk's steps
@@ -69,7 +72,8 @@ class Session {
   // The steps of one layer and direction, from step `first` on.
   struct Pass {
     const PackedLayer<T>* layer;
-    Lane* lane;
+    const Lane* lane;
+    const Scratch* scratch;
     Sequence<const T> x;
     Sequence<T> y;
     bool reverse;
@@ -83,7 +87,7 @@ class Session {
   };
 
   void run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
-  int chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
+  void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;
   ptrdiff_t state_width() const { return ptrdiff_t(model_->spec->states.size - 1) * hidden_; }
 
@@ -94,7 +98,8 @@ class Session {
   int parity_ = 0;
   Buffer<T> memory_;
   Buffer<ptrdiff_t> offset_memory_;
-  std::vector<Lane> lanes_;
+  std::vector<Lane> lanes_;  // [layer * directions + direction]
+  Scratch scratch_[2];
   Panel<T> between_[2];  // sequences on their way from layer to layer
 };
 

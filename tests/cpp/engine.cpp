@@ -1,7 +1,7 @@
 // Every cell, both types, random shapes, lengths, directions and threads through the C++ interface: whole sequences against the
-// same in chunks, on one thread and from several threads at once. All must agree to the bit, and the hash of all outputs printed
-// at the end must be the same on every instruction set with fused multiply-add, NEON included. Built with sanitizers it also
-// shows stray memory accesses and data races.
+// same in chunks, on one thread and from several threads at once. All must agree to the bit, and the hash of all outputs
+// printed at the end must be the same on every instruction set with fused multiply-add, NEON included. Built with sanitizers it
+// also shows stray memory accesses and data races.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>

@@ -12,7 +12,6 @@
 namespace recurra {
 
 // ---- what there is
-// -----------------------------------------------------------------------------------------------------------
 
 struct ParamInfo {
   std::string name;
@@ -44,7 +43,6 @@ int num_threads();
 void set_num_threads(int threads);
 
 // ---- networks
-// ----------------------------------------------------------------------------------------------------------------
 
 struct NetworkConfig {
   std::string cell;
@@ -89,7 +87,7 @@ class Network {
   const NetworkConfig& config() const;
   const CellInfo& cell() const;
   size_t weight_bytes() const;
-  double multiplications_per_step() const;  // of one row, all layers and directions
+  double multiplications_per_step() const;  // about: of one row, all layers and directions, padding counted
 
  private:
   friend class Stream<T>;
