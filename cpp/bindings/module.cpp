@@ -137,29 +137,53 @@ class FastStream {
   double multiplications_;
 };
 
+using AnyStream = std::variant<FastStream<float>, FastStream<double>>;
+using SharedStream = std::shared_ptr<AnyStream>;
+
+// step(x, out) as a plain C function: pybind11's dispatcher would cost as much as the arithmetic of a small step.
+PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count) {
+  try {
+    if (count != 2) throw py::type_error("step: expected x and out");
+    const auto& stream = *static_cast<SharedStream*>(PyCapsule_GetPointer(capsule, nullptr));
+    return std::visit([&](auto& s) { return s.step(arguments[0], arguments[1]); }, *stream).release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyMethodDef step_method = {"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_step)), METH_FASTCALL,
+                           "step(x, out): one step. Returns the output, or None, with nothing done, when an array is not plain "
+                           "enough to be used as it is."};
+
 class PyStream {
  public:
   template <class T>
-  explicit PyStream(FastStream<T> stream) : stream_(std::move(stream)) {}
+  explicit PyStream(FastStream<T> stream) : stream_(std::make_shared<AnyStream>(std::move(stream))) {}
 
-  py::object step(py::handle x, py::handle out) {
-    return std::visit([&](auto& s) { return s.step(x, out); }, stream_);
+  py::object step() const {
+    const py::capsule capsule(new SharedStream(stream_), [](void* owned) { delete static_cast<SharedStream*>(owned); });
+    return py::reinterpret_steal<py::object>(PyCFunction_New(&step_method, capsule.ptr()));
   }
   void run(const py::array& x, const py::array& out) {
-    std::visit([&](auto& s) { s.run(x, out); }, stream_);
+    std::visit([&](auto& s) { s.run(x, out); }, *stream_);
   }
   void get_state(const Arrays& states) const {
-    std::visit([&](auto& s) { s.get_state(states); }, stream_);
+    std::visit([&](auto& s) { s.get_state(states); }, *stream_);
   }
   void set_state(const Arrays& states) {
-    std::visit([&](auto& s) { s.set_state(states); }, stream_);
+    std::visit([&](auto& s) { s.set_state(states); }, *stream_);
   }
   void reset(const std::optional<Int64Array>& rows) {
-    std::visit([&](auto& s) { s.reset(rows); }, stream_);
+    std::visit([&](auto& s) { s.reset(rows); }, *stream_);
   }
 
  private:
-  std::variant<FastStream<float>, FastStream<double>> stream_;
+  SharedStream stream_;
 };
 
 // ---- networks
@@ -240,8 +264,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
 
   py::class_<PyStream>(m, "Stream", "The running state of some sequences.")
-      .def("step", &PyStream::step, py::arg("x"), py::arg("out"),
-           "One step. Returns the output, or None, with nothing done, when an array is not plain enough to be used as it is.")
+      .def_property_readonly("step", &PyStream::step, "A function of (x, out) for one step.")
       .def("run", &PyStream::run, py::arg("x"), py::arg("out"), "Steps x [T, B, I] to out [T, B, O].")
       .def("get_state", &PyStream::get_state, py::arg("states"), "Writes the states into arrays [L, B, width].")
       .def("set_state", &PyStream::set_state, py::arg("states"), "Reads the states from arrays [L, B, width].")
