@@ -236,14 +236,20 @@ class PyNetwork {
   AnyNetwork network_;
 };
 
+recurra::Precision precision_named(const std::string& name) {
+  return name == "int8"       ? recurra::Precision::int8
+         : name == "bfloat16" ? recurra::Precision::bfloat16
+                              : recurra::Precision::full;
+}
+
 py::dict cells() {
   py::dict all;
   for (const recurra::CellInfo& cell : recurra::cells()) {
     py::list params;
     for (const auto& p : cell.params) params.append(py::make_tuple(p.name, p.blocks, p.rows, p.cols, p.is_bias));
-    all[py::str(cell.name)] =
-        py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("params") = params,
-                 py::arg("constants") = cell.constants, py::arg("projected") = cell.projected);
+    all[py::str(cell.name)] = py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states,
+                                       py::arg("params") = params, py::arg("constants") = cell.constants,
+                                       py::arg("projected") = cell.projected, py::arg("unit_range") = cell.unit_range);
   }
   return all;
 }
@@ -258,7 +264,7 @@ py::dict config() {
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything.";
 
-  m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected.");
+  m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
   m.def("config", config, "What was chosen on this machine.");
   m.def("get_num_threads", recurra::num_threads, "Threads that one call may use.");
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
@@ -273,13 +279,20 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
-                       std::vector<double> constants) {
-             const NetworkConfig config = {std::move(cell), input_size, hidden_size,         output_size,
-                                           layers,          directions, std::move(constants)};
+                       std::vector<double> constants, const std::string& precision) {
+             NetworkConfig config;
+             config.cell = std::move(cell);
+             config.input_size = input_size;
+             config.hidden_size = hidden_size;
+             config.output_size = output_size;
+             config.layers = layers;
+             config.directions = directions;
+             config.constants = std::move(constants);
+             config.precision = precision_named(precision);
              return PyNetwork(dtype, config, params);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
-           py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"),
+           py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"), py::arg("precision"),
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")

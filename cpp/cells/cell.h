@@ -66,6 +66,7 @@ struct Phase {
   Dim units = Dim::hidden;        // how many units the phase computes
   const char* vectors = nullptr;  // parameter holding per-unit vectors (peepholes), vector_count of them
   int vector_count = 0;
+  bool unit_range = false;  // the result lies in -1 .. 1 when h(t-1) does; int8 then knows its scale beforehand
 };
 
 struct Spec {

@@ -24,7 +24,8 @@ V gru_update(V z, V h_prev, V n) {
 template <Update update>
 struct GruResetAfter {
   // The candidate keeps its input side (chain 2) and its recurrent side (chain 3) apart.
-  static constexpr Phase phase = {input_gates(0, 3), {"weight_hh", "bias_hh", 0, 3, {0, 1, 3}}, 4};
+  static constexpr Phase phase = {
+      input_gates(0, 3), {"weight_hh", "bias_hh", 0, 3, {0, 1, 3}}, 4, Dim::hidden, nullptr, 0, true};
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {
@@ -36,7 +37,7 @@ struct GruResetAfter {
 };
 
 struct GruReset {
-  static constexpr Phase phase = {input_gates(0, 2), recurrent_gates(0, 2), 2};
+  static constexpr Phase phase = {input_gates(0, 2), recurrent_gates(0, 2), 2, Dim::hidden, nullptr, 0, true};
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {
@@ -48,7 +49,7 @@ struct GruReset {
 
 template <Update update>
 struct GruCandidate {
-  static constexpr Phase phase = {input_gates(2, 1), recurrent_gates(2, 1), 1};
+  static constexpr Phase phase = {input_gates(2, 1), recurrent_gates(2, 1), 1, Dim::hidden, nullptr, 0, true};
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {

@@ -21,10 +21,13 @@ template <Coupling coupling, bool peephole>
 struct LstmGates {
   static constexpr bool coupled = coupling != Coupling::none;
   static constexpr int gates = coupled ? 3 : 4;
-  static constexpr Phase phase = {
-      input_gates(0, gates), recurrent_gates(0, gates),          gates,
-      Dim::hidden,           peephole ? "weight_peep" : nullptr, peephole ? gates - 1 : 0,
-  };
+  static constexpr Phase phase = {input_gates(0, gates),
+                                  recurrent_gates(0, gates),
+                                  gates,
+                                  Dim::hidden,
+                                  peephole ? "weight_peep" : nullptr,
+                                  peephole ? gates - 1 : 0,
+                                  true};
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {

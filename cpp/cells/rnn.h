@@ -7,6 +7,7 @@
 namespace recurra {
 
 struct Tanh {
+  static constexpr bool unit_range = true;
   template <class V>
   static V apply(V a) {
     return tanh(a);
@@ -14,6 +15,7 @@ struct Tanh {
 };
 
 struct Relu {
+  static constexpr bool unit_range = false;
   template <class V>
   static V apply(V a) {
     return relu(a);
@@ -21,6 +23,7 @@ struct Relu {
 };
 
 struct Sigmoid {
+  static constexpr bool unit_range = true;
   template <class V>
   static V apply(V a) {
     return sigmoid(a);
@@ -29,7 +32,7 @@ struct Sigmoid {
 
 template <class F>
 struct RnnUpdate {
-  static constexpr Phase phase = {input_gates(0, 1), recurrent_gates(0, 1), 1};
+  static constexpr Phase phase = {input_gates(0, 1), recurrent_gates(0, 1), 1, Dim::hidden, nullptr, 0, F::unit_range};
 
   template <class V, class Unit>
   static V forward(const V* a, Unit&) {

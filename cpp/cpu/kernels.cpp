@@ -24,6 +24,8 @@ namespace {
 //
 #include "math.h"
 //
+#include "weights.h"
+//
 #include "tile.h"
 
 // Subnormal numbers count as zero: on many machines each one costs a hundred cycles, so that a fading signal would
@@ -62,32 +64,38 @@ constexpr bool well_formed(const Phase& phase) {
   return phase.chains <= kMaxChains && phase.input.count <= phase.chains;
 }
 
-template <class T, class... P>
-constexpr void set_phases(Kernels<T>& k, int cell, Pointwise<P...>) {
+template <class W, class T, class... P>
+constexpr void set_phases(KernelTable<T>& k, int cell, Pointwise<P...>) {
   static_assert((well_formed(P::phase) && ...), "a cell's phase breaks the contract of cells/cell.h");
   int phase = 0;
-  ((k.phase[cell][phase++] = sweep<PhaseBlock<P, T>, PhaseCall<T>>), ...);
+  ((k.phase[cell][phase++] = sweep<PhaseBlock<P, T, W>, PhaseCall<T>>), ...);
 }
 
-template <class T>
-constexpr Kernels<T> all_kernels() {
-  Kernels<T> k;
-  k.lanes = Vec<T>::lanes;
+template <class W, class T>
+constexpr KernelTable<T> table_of() {
+  KernelTable<T> k;
   int cell = 0;
-#define RECURRA_CELL(name, ...) set_phases(k, cell++, __VA_ARGS__::Phases());
+#define RECURRA_CELL(name, ...) set_phases<W>(k, cell++, __VA_ARGS__::Phases());
 #include "../cells/cells.def"
-  k.input_product[1] = sweep<InputBlock<1, T>, InputCall<T>>;
-  k.input_product[2] = sweep<InputBlock<2, T>, InputCall<T>>;
-  k.input_product[3] = sweep<InputBlock<3, T>, InputCall<T>>;
-  k.input_product[4] = sweep<InputBlock<4, T>, InputCall<T>>;
+  k.input_product[1] = sweep<InputBlock<1, T, W>, InputCall<T>>;
+  k.input_product[2] = sweep<InputBlock<2, T, W>, InputCall<T>>;
+  k.input_product[3] = sweep<InputBlock<3, T, W>, InputCall<T>>;
+  k.input_product[4] = sweep<InputBlock<4, T, W>, InputCall<T>>;
   return k;
 }
+
+constexpr Kernels<float> float_kernels() {
+  return {Vec<float>::lanes,
+          {table_of<FullWeights, float>(), table_of<Bfloat16Weights, float>(), table_of<Int8Weights, float>()}};
+}
+
+constexpr Kernels<double> double_kernels() { return {Vec<double>::lanes, {table_of<FullWeights, double>()}}; }
 
 }  // namespace
 
 extern const Backend table;
 // constexpr: a run-time initialiser would execute this instruction set on machines that lack it.
-constexpr Backend table = {RECURRA_QUOTE(RECURRA_ISA), all_kernels<float>(), all_kernels<double>(), enter, leave};
+constexpr Backend table = {RECURRA_QUOTE(RECURRA_ISA), float_kernels(), double_kernels(), quantise, enter, leave};
 
 }  // namespace RECURRA_ISA
 }  // namespace recurra

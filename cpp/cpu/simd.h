@@ -2,7 +2,7 @@
 // Included by kernels.cpp inside the unnamed namespace of an instruction set's own namespace, after <immintrin.h> or
 // <arm_neon.h>.
 
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
 #define RECURRA_VECTOR_BYTES 64
 #define RECURRA_REGISTERS 32
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -69,7 +69,7 @@ struct Vec {
 };
 
 // a * b + c, rounded once wherever the machine can; the generic x86-64 baseline rounds twice.
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
 RECURRA_FN Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 RECURRA_FN Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -83,6 +83,44 @@ template <class T>
 RECURRA_FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   return a * b + c;
 }
+#endif
+
+RECURRA_FN Vec<float> to_float(Vec<float>::Bits integers) { return __builtin_convertvector(integers, Vec<float>::Raw); }
+
+// Four int8 numbers of a row, to be multiplied with the four weights in each word of a vector and added to `sum`.
+#if defined(__AVX512VNNI__)
+struct FourBytes {
+  // The instruction wants one side unsigned, so x + 128 is multiplied, and sums start at -128 times the sum of the weights.
+  static constexpr bool shifted = true;
+  __m512i x;
+  RECURRA_FN explicit FourBytes(int word) : x(_mm512_set1_epi32(word ^ int(0x80808080))) {}
+  RECURRA_FN Vec<float>::Bits dot(Vec<float>::Bits sum, Vec<float>::Bits weights) const {
+    return (Vec<float>::Bits)_mm512_dpbusd_epi32((__m512i)sum, x, (__m512i)weights);
+  }
+};
+#elif defined(__AVX2__)
+struct FourBytes {
+  // |x| (w sign(x)) stays within int16 for pairs (2 * 127 * 127 < 2^15): nothing saturates.
+  static constexpr bool shifted = false;
+  __m256i x, size;
+  RECURRA_FN explicit FourBytes(int word) : x(_mm256_set1_epi32(word)), size(_mm256_abs_epi8(x)) {}
+  RECURRA_FN Vec<float>::Bits dot(Vec<float>::Bits sum, Vec<float>::Bits weights) const {
+    const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8((__m256i)weights, x));
+    return sum + (Vec<float>::Bits)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  }
+};
+#else
+struct FourBytes {
+  static constexpr bool shifted = false;
+  int x[4];
+  RECURRA_FN explicit FourBytes(int word) {
+    for (int i = 0; i < 4; ++i) x[i] = int8_t(word >> 8 * i);
+  }
+  RECURRA_FN Vec<float>::Bits dot(Vec<float>::Bits sum, Vec<float>::Bits weights) const {
+    for (int i = 0; i < 4; ++i) sum += ((weights << (24 - 8 * i)) >> 24) * x[i];
+    return sum;
+  }
+};
 #endif
 
 template <class T>

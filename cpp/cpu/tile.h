@@ -1,38 +1,15 @@
 // The microkernel: R rows by N unit tiles of one phase. All chains of the block stay in registers from the bias to the end of
 // the recurrent product; lanes run over units and k ascends, so no sum is ever split (law 1 of the design: same bits).
-// Included by kernels.cpp after math.h, in the same namespace.
+// Included by kernels.cpp after weights.h, in the same namespace.
 
 // How many rows and tiles a block has: its chains fill the registers that weights and a broadcast leave free, and a single
 // row still has 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle).
-template <int chains>
+template <int chains, int accumulators>
 struct BlockShape {
-  static constexpr int accumulators = RECURRA_REGISTERS == 32 ? 24 : 12;
   static constexpr int single_row_tiles = (8 + chains - 1) / chains;
   static constexpr int tiles = chains >= 3 ? 1 : 4 / chains;
-  static constexpr int max_rows = accumulators / (chains * tiles);
+  static constexpr int max_rows = accumulators / (chains * tiles) < 1 ? 1 : accumulators / (chains * tiles);
 };
-
-// acc[n][r][chain of gate g] += vector[r][k] * weights[n][k][g], for k ascending.
-template <class Gates, class T, int R, int N, int C>
-RECURRA_FN void accumulate(Vec<T> (&acc)[N][R][C], const T* const (&vector)[R], const T* const (&weights)[N], ptrdiff_t size) {
-  constexpr Product product = Gates::product();
-  constexpr int G = product.count;
-  for (ptrdiff_t k = 0; k < size; ++k) {
-    Vec<T> w[N][G];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n)
-#pragma GCC unroll 8
-      for (int g = 0; g < G; ++g) w[n][g] = Vec<T>::load(weights[n] + (k * G + g) * Vec<T>::lanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Vec<T> v(vector[r][k]);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 8
-        for (int g = 0; g < G; ++g) acc[n][r][product.chain[g]] = fma(v, w[n][g], acc[n][r][product.chain[g]]);
-    }
-  }
-}
 
 // acc = bias, or what input_product made of bias and input.
 template <int G, class T, int R, int N, int C>
@@ -53,18 +30,6 @@ RECURRA_FN void start(Vec<T> (&acc)[N][R][C], const Tiles<T>& tiles, int tile, c
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int g = 0; g < G; ++g) acc[n][r][g] = Vec<T>::load(before[row + r] + ((tile + n) * G + g) * U);
-}
-
-template <int R, class T, class From>
-RECURRA_FN void point_to_rows(const T* (&pointers)[R], const From& rows, int row) {
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) pointers[r] = rows[row + r];
-}
-
-template <int N, class T>
-RECURRA_FN void point_to_weights(const T* (&pointers)[N], const Tiles<T>& tiles, int tile, ptrdiff_t at) {
-#pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) pointers[n] = tiles.base + (tile + n) * tiles.size + at;
 }
 
 // A cell's view of the units at hand: one row's lanes of one tile.
@@ -99,28 +64,22 @@ struct PlainGates {
   static constexpr Product product() { return input_gates(0, gates); }
 };
 
-// One phase of one step.
-template <class P, class T>
+// One phase of one step, with weights stored as W.
+template <class P, class T, class W>
 struct PhaseBlock {
   static constexpr int chains = P::phase.chains;
+  using Shape = BlockShape<chains, W::accumulators>;
 
   template <int R, int N>
   static void run(const PhaseCall<T>& call, int row, int tile) {
     constexpr Phase phase = P::phase;
     constexpr int U = Vec<T>::lanes;
+    const Tiles<T>& tiles = call.tiles;
     Vec<T> acc[N][R][chains];
-    const T *vectors[R], *weights[N];
-    start<phase.input.count>(acc, call.tiles, tile, call.before, row);
-    if constexpr (phase.input.count > 0) {
-      if (!call.before.base) {
-        point_to_rows(vectors, call.x, row);
-        point_to_weights(weights, call.tiles, tile, call.tiles.input_at);
-        accumulate<InputOf<P>>(acc, vectors, weights, call.tiles.input_size);
-      }
-    }
-    point_to_rows(vectors, call.source, row);
-    point_to_weights(weights, call.tiles, tile, call.tiles.recurrent_at);
-    accumulate<RecurrentOf<P>>(acc, vectors, weights, call.tiles.source_size);
+    start<phase.input.count>(acc, tiles, tile, call.before, row);
+    if constexpr (phase.input.count > 0)
+      if (!call.before.base) W::template add<InputOf<P>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size);
+    W::template add<RecurrentOf<P>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size);
 
     // Spilled so that the pointwise code below exists once and not N * R times (a quarter of the binary).
     Vec<T> spilled[N * R][chains];
@@ -143,19 +102,18 @@ struct PhaseBlock {
 };
 
 // Bias plus input product, kept for later steps.
-template <int gates, class T>
+template <int gates, class T, class W>
 struct InputBlock {
   static constexpr int chains = gates;
+  using Shape = BlockShape<chains, W::accumulators>;
 
   template <int R, int N>
   static void run(const InputCall<T>& call, int row, int tile) {
     constexpr int U = Vec<T>::lanes;
+    const Tiles<T>& tiles = call.tiles;
     Vec<T> acc[N][R][gates];
-    const T *vectors[R], *weights[N];
-    start<gates>(acc, call.tiles, tile, Panel<const T>(), row);
-    point_to_rows(vectors, call.x, row);
-    point_to_weights(weights, call.tiles, tile, call.tiles.input_at);
-    accumulate<PlainGates<gates>>(acc, vectors, weights, call.tiles.input_size);
+    start<gates>(acc, tiles, tile, Panel<const T>(), row);
+    W::template add<PlainGates<gates>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
@@ -174,7 +132,7 @@ RECURRA_FN void run_rows(const Call& call, int rows, int row, int tile) {
 // All rows of N tiles, in blocks whose sizes differ by at most one: 7 rows are 4 + 3, not 6 + 1.
 template <class Block, int N, class Call>
 RECURRA_FN void run_tiles(const Call& call, int tile) {
-  constexpr int max_rows = BlockShape<Block::chains>::max_rows;
+  constexpr int max_rows = Block::Shape::max_rows;
   const int blocks = (call.rows + max_rows - 1) / max_rows;
   int row = 0;
   for (int b = 0; b < blocks; ++b) {
@@ -193,7 +151,7 @@ RECURRA_FN void sweep_row(const Call& call, int& tile) {
 
 template <class Block, class Call>
 void sweep(const Call& call) {
-  using Shape = BlockShape<Block::chains>;
+  using Shape = typename Block::Shape;
   int tile = call.tile_begin;
   if (call.rows == 1) {
     sweep_row<Block, Shape::single_row_tiles>(call, tile);

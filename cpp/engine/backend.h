@@ -2,12 +2,15 @@
 // set's name and no standard-library template crosses this border.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 #include "../cells/cells.def"
 
 #define RECURRA_INLINE inline __attribute__((always_inline))
 
 namespace recurra {
+
+constexpr int kPrecisions = 3;  // full, bfloat16, int8: recurra::Precision
 
 // The number of cells in cells.def.
 constexpr int kCells = 0
@@ -32,11 +35,20 @@ struct Panel {
   RECURRA_INLINE T* operator[](ptrdiff_t r) const { return base + r * stride; }
 };
 
+// A product's vectors: the rows themselves and, for int8 weights, the same rows as integers: row r is scale[r] * quantised[r].
+template <class T>
+struct Operand {
+  Rows<const T> rows;
+  Panel<const int8_t> quantised;
+  const float* scale = nullptr;
+};
+
 // Packed weights of one phase. A tile is `lanes` units (the vector width): for its units it holds, one after another,
 //   bias       [chains][lanes]
 //   vectors    [vector_count][lanes]
 //   input      [input_size][input gates][lanes]
 //   recurrent  [source_size][recurrent gates][lanes]
+// the last two as cpu/weights.h describes them when the weights are of reduced precision.
 template <class T>
 struct Tiles {
   const T* base = nullptr;
@@ -54,9 +66,9 @@ struct PhaseCall {
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
   int rows = 0;
-  Rows<const T> x;        // input rows; not read when `before` is given
+  Operand<T> x;           // input rows; not read when `before` is given
   Panel<const T> before;  // bias plus input product, made earlier by input_product; base is null when it was not
-  Rows<const T> source;   // the recurrent product's vector
+  Operand<T> source;      // the recurrent product's vector
   Rows<const T> h;        // h(t-1)
   Panel<T> result;        // what the phase returns
   Rows<T> y;              // a second, unpadded home of the result: the layer's output; base may be null
@@ -72,21 +84,38 @@ struct InputCall {
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
   int rows = 0;
-  Rows<const T> x;
+  Operand<T> x;
   Panel<T> out;
+};
+
+// Rows to integers, as Operand wants them.
+struct QuantiseCall {
+  int rows = 0;
+  ptrdiff_t size = 0;
+  ptrdiff_t padded = 0;     // numbers to write per row, zeros after `size`
+  bool unit_range = false;  // all numbers lie in -1 .. 1: one scale for all rows
+  Rows<const float> x;
+  Panel<int8_t> out;
+  float* scale = nullptr;
+};
+
+template <class T>
+struct KernelTable {
+  void (*phase[kCells][kMaxPhases])(const PhaseCall<T>&) = {};
+  void (*input_product[kMaxChains + 1])(const InputCall<T>&) = {};  // by number of gates
 };
 
 template <class T>
 struct Kernels {
   int lanes = 0;  // units per tile
-  void (*phase[kCells][kMaxPhases])(const PhaseCall<T>&) = {};
-  void (*input_product[kMaxChains + 1])(const InputCall<T>&) = {};  // by number of gates
+  KernelTable<T> by_precision[kPrecisions];
 };
 
 struct Backend {
   const char* name = nullptr;
   Kernels<float> f32;
-  Kernels<double> f64;
+  Kernels<double> f64;  // full precision only
+  void (*quantise)(const QuantiseCall&) = nullptr;
   // Every thread computes inside an Environment. enter and leave (given what enter returned) fix the floating-point
   // environment, so that results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count
   // as zero.

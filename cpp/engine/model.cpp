@@ -5,6 +5,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "pack.h"
+
 namespace recurra {
 namespace detail {
 
@@ -41,27 +43,6 @@ class Parameters {
   const std::vector<const T*>& params_;
 };
 
-// Rows of gate block g of `units` units, transposed into tiles: out[k][g][lane] for the tile's lanes.
-template <class T>
-void pack_product(T* out, const T* weight, const Product& product, int64_t columns, int64_t units, int64_t first_unit,
-                  int lanes) {
-  const int64_t valid = std::min<int64_t>(lanes, units - first_unit);
-  for (int g = 0; g < product.count; ++g)
-    for (int64_t lane = 0; lane < valid; ++lane) {
-      const T* row = weight + ((product.first + g) * units + first_unit + lane) * columns;
-      for (int64_t k = 0; k < columns; ++k) out[(k * product.count + g) * lanes + lane] = row[k];
-    }
-}
-
-template <class T>
-void add_bias(T* out, const T* bias, const Product& product, int64_t units, int64_t first_unit, int lanes) {
-  if (!bias) return;
-  const int64_t valid = std::min<int64_t>(lanes, units - first_unit);
-  for (int g = 0; g < product.count; ++g)
-    for (int64_t lane = 0; lane < valid; ++lane)
-      out[product.chain[g] * lanes + lane] += bias[(product.first + g) * units + first_unit + lane];
-}
-
 }  // namespace
 
 template <class T>
@@ -70,6 +51,8 @@ Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>
   const int number = cell_number(config.cell);
   info = &cells()[number];
   spec = &spec_of(number);
+  if (config.precision != Precision::full && sizeof(T) != sizeof(float))
+    throw std::invalid_argument("precision: only float32 networks can be reduced");
   if (int(config.constants.size()) != spec->constants.size)
     throw std::invalid_argument("constants: wrong number for this cell");
   constants.assign(config.constants.begin(), config.constants.end());
@@ -94,7 +77,8 @@ int64_t Model<T>::width(Dim dim, int layer) const {
 template <class T>
 void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& given) {
   const Parameters<T> params(*spec, given);
-  const Kernels<T>& table = kernels<T>(*backend);
+  const Precision precision = config.precision;
+  const KernelTable<T>& table = kernels<T>(*backend).by_precision[int(precision)];
   const int number = cell_number(config.cell);
 
   std::vector<int64_t> begins;
@@ -104,14 +88,15 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
     const Phase& phase = spec->phases[p];
     PackedPhase<T> out;
     out.inputs = phase.input.count;
+    out.source_in_unit_range = spec->phases[p ? p - 1 : spec->phases.size - 1].unit_range;
     out.run = table.phase[number][p];
     out.input_product = table.input_product[phase.input.count];
     out.tiles.units = int(width(phase.units, layer));
     out.tiles.input_size = phase.input.count ? input_size(layer) : 0;
     out.tiles.source_size = width(source, layer);
     out.tiles.input_at = int64_t(phase.chains + phase.vector_count) * lanes;
-    out.tiles.recurrent_at = out.tiles.input_at + out.tiles.input_size * phase.input.count * lanes;
-    out.tiles.size = out.tiles.recurrent_at + out.tiles.source_size * phase.recurrent.count * lanes;
+    out.tiles.recurrent_at = out.tiles.input_at + product_size(precision, out.tiles.input_size, phase.input.count, lanes);
+    out.tiles.size = out.tiles.recurrent_at + product_size(precision, out.tiles.source_size, phase.recurrent.count, lanes);
     out.tile_count = int(padded(out.tiles.units) / lanes);
     begins.push_back(total);
     total += out.tiles.size * out.tile_count;
@@ -126,15 +111,14 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
     tiles.base = packed.weights.data() + begins[p];
     for (int t = 0; t < packed.phases[p].tile_count; ++t) {
       T* tile = packed.weights.data() + begins[p] + t * tiles.size;
-      const int64_t unit = int64_t(t) * lanes;
-      add_bias(tile, params.find(phase.input.bias), phase.input, tiles.units, unit, lanes);
-      add_bias(tile, params.find(phase.recurrent.bias), phase.recurrent, tiles.units, unit, lanes);
+      const TileUnits units = {tiles.units, int64_t(t) * lanes, lanes};
+      add_bias(tile, params.find(phase.input.bias), phase.input, units);
+      add_bias(tile, params.find(phase.recurrent.bias), phase.recurrent, units);
       const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
-      pack_product(tile + phase.chains * lanes, params.find(phase.vectors), vectors, 1, tiles.units, unit, lanes);
-      pack_product(tile + tiles.input_at, params.find(phase.input.weight), phase.input, tiles.input_size, tiles.units, unit,
-                   lanes);
-      pack_product(tile + tiles.recurrent_at, params.find(phase.recurrent.weight), phase.recurrent, tiles.source_size,
-                   tiles.units, unit, lanes);
+      pack_product(Precision::full, tile + phase.chains * lanes, params.find(phase.vectors), vectors, 1, units);
+      pack_product(precision, tile + tiles.input_at, params.find(phase.input.weight), phase.input, tiles.input_size, units);
+      pack_product(precision, tile + tiles.recurrent_at, params.find(phase.recurrent.weight), phase.recurrent,
+                   tiles.source_size, units);
     }
   }
 }
@@ -150,6 +134,7 @@ double Model<T>::multiplications() const {
 template class Buffer<float>;
 template class Buffer<double>;
 template class Buffer<ptrdiff_t>;
+template class Buffer<int8_t>;
 template struct Model<float>;
 template struct Model<double>;
 

@@ -36,6 +36,7 @@ struct PackedPhase {
   Tiles<T> tiles;
   int tile_count = 0;
   int inputs = 0;
+  bool source_in_unit_range = false;
   void (*run)(const PhaseCall<T>&) = nullptr;
   void (*input_product)(const InputCall<T>&) = nullptr;
 };

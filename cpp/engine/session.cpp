@@ -12,6 +12,9 @@ constexpr int64_t kChunkBytes = 256 << 10;
 constexpr int64_t kSpanBytes = 1 << 20;
 constexpr int64_t kMostSteps = 64;
 
+// Bytes a row of integers needs: whole vectors of the widest instruction set.
+int64_t padded_integers(int64_t size) { return (size + 63) / 64 * 64; }
+
 int64_t steps_within(int64_t budget, int64_t bytes_a_step) {
   return std::clamp<int64_t>(budget / std::max<int64_t>(bytes_a_step, 1), 1, kMostSteps);
 }
@@ -55,6 +58,12 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
   const size_t between = c.layers > 1 ? size_t(span_ * batch * output_width) : 0;
   memory_ = Buffer<T>(lane_count * lane_size + size_t(c.directions) * scratch_size + 2 * between);
   offset_memory_ = Buffer<ptrdiff_t>(size_t(workers) * batch * (3 + chunk_));
+
+  if (c.precision == Precision::int8) {
+    integer_stride_ = padded_integers(std::max(c.input_size, std::max(output_width, c.hidden_size)));
+    integer_memory_ = Buffer<int8_t>(size_t(workers * batch * (chunk_ + 1) * integer_stride_));
+    scale_memory_ = Buffer<float>(size_t(workers * batch * (chunk_ + 1)));
+  }
 
   T* at = memory_.data();
   const auto deal = [&](ptrdiff_t stride, int64_t panel_rows) {
@@ -109,8 +118,8 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         Sequence<T> out = last ? Sequence<T>{y.data + first * y.step_stride, steps, y.rows, y.step_stride, y.row_stride} : to;
         out.data += d * c.output_size;
         const size_t lane = size_t(layer * c.directions + d);
-        const Pass pass = {&m.layers[lane], &lanes_[lane], &scratch_[d], in,         out,           d == 1,
-                           first,           offsets,       rank,         group.size, &group.barrier};
+        const Pass pass = {&m.layers[lane], &lanes_[lane], &scratch_[d],        in,   out,        d == 1,
+                           first,           offsets,       integers_of(worker), rank, group.size, &group.barrier};
         run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
       }
       if (crew.side_by_side) crew.all.wait();
@@ -154,6 +163,8 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
     rows = active(plan, rows, pass.first + step);
     for (int r = 0; r < rows; ++r) pass.offsets.chunk[count++] = pass.offsets.x[r] + step * stride;
   }
+  const int64_t size = pass.layer->phases[0].tiles.input_size;
+  const Operand<T> x = operand({pass.x.data, pass.offsets.chunk}, count, size, false, pass.integers.x, pass.integers.x_scale);
   for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
     if (!phase.inputs) continue;
@@ -162,7 +173,7 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
     call.tile_begin = pass.begin(phase.tile_count);
     call.tile_end = pass.end(phase.tile_count);
     call.rows = count;
-    call.x = {pass.x.data, pass.offsets.chunk};
+    call.x = x;
     call.out = pass.scratch->before[p];
     phase.input_product(call);
   }
@@ -177,7 +188,10 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
   const size_t last = pass.layer->phases.size() - 1;
   PhaseCall<T> call;
   call.rows = rows;
-  call.x = {pass.x.data + place * pass.x.step_stride, pass.offsets.x};
+  const Integers& integers = pass.integers;
+  if (before_row < 0)
+    call.x = operand({pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows, pass.layer->phases[0].tiles.input_size,
+                     false, integers.x, integers.x_scale);
   call.h = {lane.h[now].base, pass.offsets.own};
   call.states = lane.states;
   call.kept = scratch.kept;
@@ -188,7 +202,8 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     call.tiles = phase.tiles;
     call.tile_begin = pass.begin(phase.tile_count);
     call.tile_end = pass.end(phase.tile_count);
-    call.source = {p ? scratch.result.base : lane.h[now].base, pass.offsets.own};
+    call.source = operand({p ? scratch.result.base : lane.h[now].base, pass.offsets.own}, rows, phase.tiles.source_size,
+                          phase.source_in_unit_range, integers.source, integers.source_scale);
     call.result = p < last ? scratch.result : lane.h[1 - now];
     if (before_row >= 0 && phase.inputs)
       call.before = {scratch.before[p][before_row], scratch.before[p].stride};
@@ -198,6 +213,41 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     phase.run(call);
     if (pass.size > 1) pass.barrier->wait();
   }
+}
+
+template <class T>
+typename Session<T>::Integers Session<T>::integers_of(int worker) const {
+  if (!integer_stride_) return {};
+  const ptrdiff_t batch = std::max(rows_, 1), rows = batch * (chunk_ + 1);
+  int8_t* integers = integer_memory_.data() + worker * rows * integer_stride_;
+  float* scales = scale_memory_.data() + worker * rows;
+  return {{integers, integer_stride_},
+          {integers + batch * chunk_ * integer_stride_, integer_stride_},
+          scales,
+          scales + batch * chunk_};
+}
+
+// Rows as a product wants them: for int8 weights also as integers.
+template <class T>
+Operand<T> Session<T>::operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<int8_t>& integers,
+                               float* scale) const {
+  Operand<T> all;
+  all.rows = rows;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (!integer_stride_) return all;
+    QuantiseCall call;
+    call.rows = count;
+    call.size = size;
+    call.padded = (size + 3) / 4 * 4;
+    call.unit_range = unit_range;
+    call.x = rows;
+    call.out = integers;
+    call.scale = scale;
+    model_->backend->quantise(call);
+    all.quantised = {integers.base, integers.stride};
+    all.scale = scale;
+  }
+  return all;
 }
 
 template <class T>

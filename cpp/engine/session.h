@@ -69,6 +69,11 @@ class Session {
   struct Offsets {
     ptrdiff_t *own, *x, *y, *chunk;
   };
+  // A worker's own copies of rows as integers, for int8 weights.
+  struct Integers {
+    Panel<int8_t> x, source;
+    float *x_scale, *source_scale;
+  };
   // The steps of one layer and direction, from step `first` on.
   struct Pass {
     const PackedLayer<T>* layer;
@@ -79,6 +84,7 @@ class Session {
     bool reverse;
     int64_t first;
     Offsets offsets;
+    Integers integers;
     int rank, size;
     Barrier* barrier;
 
@@ -89,15 +95,21 @@ class Session {
   void run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
   void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;
+  Integers integers_of(int worker) const;
+  Operand<T> operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<int8_t>& integers,
+                     float* scale) const;
   ptrdiff_t state_width() const { return ptrdiff_t(model_->spec->states.size - 1) * hidden_; }
 
   std::shared_ptr<const Model<T>> model_;
   int rows_, workers_;
-  ptrdiff_t hidden_, stride_;  // padded widths: of the other states, of h and of phase results
-  int64_t chunk_, span_;       // steps whose input product is made at once; steps a layer runs before the next layer does
+  ptrdiff_t integer_stride_ = 0;  // bytes of a row of integers; 0 unless weights are int8
+  ptrdiff_t hidden_, stride_;     // padded widths: of the other states, of h and of phase results
+  int64_t chunk_, span_;          // steps whose input product is made at once; steps a layer runs before the next layer does
   int parity_ = 0;
   Buffer<T> memory_;
   Buffer<ptrdiff_t> offset_memory_;
+  Buffer<int8_t> integer_memory_;
+  Buffer<float> scale_memory_;
   std::vector<Lane> lanes_;  // [layer * directions + direction]
   Scratch scratch_[2];
   Panel<T> between_[2];  // sequences on their way from layer to layer

@@ -37,6 +37,7 @@ class Cell(NamedTuple):
     params: list[tuple[str, int, str, str, bool]]
     constants: list[tuple[str, float]]
     projected: bool
+    unit_range: bool
 
     def layer_shapes(self, sizes: Sizes, layer: int) -> dict[str, tuple[int, ...]]:
         """Parameter names, without layer and direction, and shapes in one direction of a layer."""

@@ -67,9 +67,10 @@ class Packed:
         constants: name to value, for example {"cell_clip": inf}.
         parameters: torch's names to read-only copies of the arrays.
         network: the compiled network.
+        precision: None, "bfloat16" or "int8": how the packed weights are stored. `parameters` are always unrounded.
     """
 
-    __slots__ = ("_cell", "_states", "constants", "dtype", "network", "parameters", "sizes")
+    __slots__ = ("_cell", "_states", "constants", "dtype", "network", "parameters", "precision", "sizes")
     _cell: Cell
     _states: list[tuple[str, int]]
     sizes: Sizes
@@ -77,6 +78,7 @@ class Packed:
     constants: Mapping[str, float]
     parameters: Mapping[str, Array]
     network: _core.Network
+    precision: str | None
 
     def __init__(
         self,
@@ -85,9 +87,11 @@ class Packed:
         dtype: np.dtype[Any],
         params: Mapping[str, Input],
         constants: Mapping[str, float] | None,
+        precision: str | None = None,
     ) -> None:
         parameters = _copied(params, cell.shapes(sizes), dtype)
         values = cell.constant_values(constants)
+        _check_precision(precision, dtype, parameters)
         network = _core.Network(
             cell.name,
             dtype.name,
@@ -102,6 +106,7 @@ class Packed:
                 for suffix in sizes.suffixes
             ],
             list(values.values()),
+            precision or "full",
         )
         fields = {
             "_cell": cell,
@@ -109,6 +114,7 @@ class Packed:
             "sizes": sizes,
             "dtype": dtype,
             "constants": MappingProxyType(values),
+            "precision": precision,
             "parameters": MappingProxyType(parameters),
             "network": network,
         }
@@ -122,7 +128,11 @@ class Packed:
 
     def with_parameters(self, params: Mapping[str, Input]) -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype."""
-        return Packed(self._cell, self.sizes, self.dtype, params, self.constants)
+        return Packed(self._cell, self.sizes, self.dtype, params, self.constants, self.precision)
+
+    def with_precision(self, precision: str) -> Packed:
+        """The same network with its weights stored in a reduced precision."""
+        return Packed(self._cell, self.sizes, self.dtype, self.parameters, self.constants, precision)
 
     def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
@@ -141,6 +151,8 @@ class Packed:
         for (name, shape), value in zip(shapes.items(), state, strict=True):
             title = f"state {name}"
             given[title] = check(title, value, self.dtype, shape)
+        if self.precision == "int8" and self._cell.unit_range and (np.abs(given["state h"]) > 1).any():
+            raise ValueError("state h: expected values in -1..1 for int8, whose scale is fixed, got larger ones")
         return given
 
     def empty_state(self, batch: tuple[int, ...]) -> list[Array]:
@@ -154,13 +166,18 @@ class Packed:
         self.__setattr__(name, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pack, (self.cell, dict(self.parameters), dict(self.constants))
+        return pack, (self.cell, dict(self.parameters), dict(self.constants), self.precision)
 
     def __repr__(self) -> str:
         return f"Packed({self.cell!r}, {self.sizes}, dtype={self.dtype})"
 
 
-def pack(cell: str, params: Mapping[str, Input], constants: Mapping[str, float] | None = None) -> Packed:
+def pack(
+    cell: str,
+    params: Mapping[str, Input],
+    constants: Mapping[str, float] | None = None,
+    precision: str | None = None,
+) -> Packed:
     """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection and dtype are read off them.
 
     Args:
@@ -168,13 +185,15 @@ def pack(cell: str, params: Mapping[str, Input], constants: Mapping[str, float] 
         params: torch's names (weight_ih_l0, weight_hh_l0_reverse, bias_ih_l1, weight_hr_l0, ..., and weight_peep_l0) to
             NumPy, torch or other DLPack arrays, all float32 or all float64.
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
+        precision: None, or "bfloat16" or "int8" for float32 parameters: see `Recurrent.quantize`.
 
     Raises:
-        ValueError: unknown cell or constant; parameters missing, unexpected, misshapen or of mixed dtypes, all listed.
+        ValueError: unknown cell, constant or precision; parameters missing, unexpected, misshapen or of mixed dtypes,
+            all listed.
         TypeError: `params` is no mapping, or its dtype is not float32 or float64.
     """
     spec = choice("cell", cell, CELLS)
-    return Packed(spec, *_inferred(spec, params), params, constants)
+    return Packed(spec, *_inferred(spec, params), params, constants, precision)
 
 
 def run(
@@ -296,6 +315,17 @@ def _packed(
     if isinstance(out, np.ndarray):
         check_distinct(out, {name: _parameter(name, value) for name, value in params.items()})
     return packed
+
+
+def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> None:
+    choice("precision", precision, dict.fromkeys((None, "bfloat16", "int8")))
+    if precision is None:
+        return
+    if dtype != np.float32:
+        raise ValueError(f"precision: expected None for {dtype} parameters, got {precision!r}")
+    for name, array in parameters.items():
+        if precision == "int8" and not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite values for int8, got NaN or infinity")
 
 
 def _mapping(params: object) -> Mapping[str, Any]:

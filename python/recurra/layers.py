@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import DTypeLike
+    from typing_extensions import Self
 
     from ._arrays import Array, Input
     from .functional import State
@@ -66,6 +68,7 @@ class Recurrent:
     proj_size: int
     constants: dict[str, float] | None
     dtype: np.dtype[Any]
+    precision: str | None
     _packed: functional.Packed
 
     def __init__(
@@ -128,7 +131,7 @@ class Recurrent:
             for name, shape in spec.shapes(sizes).items()
         }
         packed = functional.Packed(spec, sizes, values_dtype, initial, constants)
-        self.__dict__.update(configuration, _packed=packed)
+        self.__dict__.update(configuration, precision=None, _packed=packed)
 
     def __call__(
         self,
@@ -166,6 +169,28 @@ class Recurrent:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.
         """
         return Stream(self._packed, batch, self.batch_first)
+
+    def quantize(self, precision: str) -> Self:
+        """A layer like this one whose packed weights are of reduced precision; inputs, states and outputs stay float32.
+
+        "bfloat16" rounds weight matrices to bfloat16 (8 bits of precision) and computes as before, in float32. "int8"
+        rounds them to 8 bits with a scale for each unit's row, needs no calibration, and multiplies integers: the
+        recurrent vector has the fixed scale 1/127, since it lies in -1..1 (where it need not, with a projection or
+        relu, it is scaled as the input is); the input has a scale for each row and step, its largest value / 127.
+        Biases, peepholes and activations stay float32. Both keep the promise of the same bits.
+
+        The unrounded parameters stay: `state_dict` gives them, and `load_state_dict` rounds new ones.
+
+        Args:
+            precision: "bfloat16" or "int8".
+
+        Raises:
+            ValueError: another precision, a float64 layer, or parameters that are not finite (int8).
+        """
+        choice("precision", precision, dict.fromkeys(("bfloat16", "int8")))
+        layer = copy.copy(self)
+        layer.__dict__.update(precision=precision, _packed=self._packed.with_precision(precision))
+        return layer
 
     def state_dict(self) -> dict[str, Array]:
         """Torch's names to copies of the parameters."""
@@ -210,7 +235,8 @@ class Recurrent:
             if name in self.__dict__ and (value := self.__dict__[name]) != parameter.default:
                 text = repr(str(value) if name == "dtype" else value)
                 shown.append(text if parameter.default is parameter.empty else f"{name}={text}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+        precision = f".quantize({self.precision!r})" if self.precision else ""
+        return f"{type(self).__name__}({', '.join(shown)}){precision}"
 
 
 class LSTM(Recurrent):

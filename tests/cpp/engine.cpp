@@ -54,11 +54,12 @@ struct Result {
 template <class T>
 class Trial {
  public:
-  Trial(const CellInfo& cell, int directions, bool with_lengths)
+  Trial(const CellInfo& cell, int directions, bool with_lengths, recurra::Precision precision)
       : cell_(cell),
-        config_{cell.name, random_int(1, 40), random_int(2, 70), 0, random_int(1, 3), directions, {}},
+        config_{cell.name, random_int(1, 40), random_int(2, 70), 0, random_int(1, 3), directions, {}, recurra::Precision::full},
         steps_(random_int(1, 80)),
         rows_(random_int(1, 40)) {
+    config_.precision = precision;
     config_.output_size = cell.projected ? random_int(1, int(config_.hidden_size) - 1) : config_.hidden_size;
     for (const auto& constant : cell.constants) config_.constants.push_back(constant.second);
     x_ = random_values<T>(size_t(steps_) * rows_ * config_.input_size);
@@ -80,9 +81,10 @@ class Trial {
     for (const Result<T>& other : others) good = good && other == whole;
     if (config_.directions == 1 && lengths_.empty()) good = good && in_chunks(network) == whole;
     if (!good)
-      std::printf("%s float%zu I=%d H=%d O=%d layers=%d directions=%d T=%d B=%d lengths=%d: bits differ\n", cell_.name.c_str(),
-                  8 * sizeof(T), int(config_.input_size), int(config_.hidden_size), int(config_.output_size), config_.layers,
-                  config_.directions, steps_, rows_, int(!lengths_.empty()));
+      std::printf("%s float%zu I=%d H=%d O=%d layers=%d directions=%d T=%d B=%d lengths=%d precision=%d: bits differ\n",
+                  cell_.name.c_str(), 8 * sizeof(T), int(config_.input_size), int(config_.hidden_size),
+                  int(config_.output_size), config_.layers, config_.directions, steps_, rows_, int(!lengths_.empty()),
+                  int(config_.precision));
     return good ? whole.hash() : 0;
   }
 
@@ -165,8 +167,9 @@ int main() {
   for (const CellInfo& cell : recurra::cells())
     for (const int directions : {1, 2})
       for (const bool lengths : {false, true}) {
-        count(Trial<float>(cell, directions, lengths).run());
-        count(Trial<double>(cell, directions, lengths).run());
+        for (const auto precision : {recurra::Precision::full, recurra::Precision::bfloat16, recurra::Precision::int8})
+          count(Trial<float>(cell, directions, lengths, precision).run());
+        count(Trial<double>(cell, directions, lengths, recurra::Precision::full).run());
       }
   std::printf("%s: %d trials, %d failed, hash %016llx\n", recurra::isa().c_str(), trials, failed, (unsigned long long)sum);
   return failed ? 1 : 0;

@@ -68,7 +68,8 @@ constexpr int kInput = 19, kHidden = 37, kOutput = 11, kLayers = 2, kRows = 3, k
 template <class T>
 class Example {
  public:
-  explicit Example(const recurra::CellInfo& cell) : network_(make(cell)), stream_(network_, kRows) {
+  Example(const recurra::CellInfo& cell, recurra::Precision precision)
+      : network_(make(cell, precision)), stream_(network_, kRows) {
     for (T& x : x_) x = T(random_());
   }
 
@@ -83,8 +84,8 @@ class Example {
   }
 
  private:
-  recurra::Network<T> make(const recurra::CellInfo& cell) {
-    recurra::NetworkConfig config{cell.name, kInput, kHidden, cell.projected ? kOutput : kHidden, kLayers, 1, {}};
+  recurra::Network<T> make(const recurra::CellInfo& cell, recurra::Precision precision) {
+    recurra::NetworkConfig config{cell.name, kInput, kHidden, cell.projected ? kOutput : kHidden, kLayers, 1, {}, precision};
     for (const auto& constant : cell.constants) config.constants.push_back(constant.second);
     std::vector<std::vector<T>> storage;
     std::vector<std::vector<const T*>> params(kLayers);
@@ -122,8 +123,8 @@ bool runs_without_system_calls(Example<T>& example) {
 }
 
 template <class T>
-int failures(const recurra::CellInfo& cell, const char* type) {
-  Example<T> example(cell);
+int failures(const recurra::CellInfo& cell, const char* type, recurra::Precision precision) {
+  Example<T> example(cell, precision);
   const long allocated = allocations, locked = locks;
   example.run(kSteps);
   const long new_allocations = allocations - allocated, new_locks = locks - locked;
@@ -146,7 +147,10 @@ int main() {
 
   int failed = 0;
   for (const recurra::CellInfo& cell : recurra::cells())
-    failed += failures<float>(cell, "float32") + failures<double>(cell, "float64");
-  std::printf("%zu cells x 2 types x %d steps: %d failed\n", recurra::cells().size(), kSteps, failed);
+    failed += failures<float>(cell, "float32", recurra::Precision::full) +
+              failures<double>(cell, "float64", recurra::Precision::full) +
+              failures<float>(cell, "bfloat16", recurra::Precision::bfloat16) +
+              failures<float>(cell, "int8", recurra::Precision::int8);
+  std::printf("%zu cells x 4 types x %d steps: %d failed\n", recurra::cells().size(), kSteps, failed);
   return failed ? 1 : 0;
 }

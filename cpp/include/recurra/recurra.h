@@ -27,6 +27,7 @@ struct CellInfo {
   std::vector<ParamInfo> params;
   std::vector<std::pair<std::string, std::string>> states;  // name, width ("hidden" or "output"); the first is h
   std::vector<std::pair<std::string, double>> constants;    // name, default
+  bool unit_range;                                          // h stays in -1 .. 1
   bool projected;                                           // h is narrower than the other states
 };
 
@@ -44,6 +45,10 @@ void set_num_threads(int threads);
 
 // ---- networks
 
+// How the weights are stored. bfloat16 and int8 are for float only: the arithmetic of bfloat16 is float's, on rounded weights;
+// int8 has a scale per unit, takes h with a fixed scale where it lies in -1 .. 1 and other vectors with a scale per row.
+enum class Precision { full, bfloat16, int8 };
+
 struct NetworkConfig {
   std::string cell;
   int64_t input_size = 0;
@@ -52,6 +57,7 @@ struct NetworkConfig {
   int layers = 1;
   int directions = 1;             // 2: every layer runs both ways, outputs side by side
   std::vector<double> constants;  // as CellInfo::constants
+  Precision precision = Precision::full;
 };
 
 template <class T>

@@ -1,0 +1,191 @@
+// How weights may be stored, and how a product is added to its chains from each: acc[n][r][chain of gate g] += x[r] . w[n][g].
+// Included by kernels.cpp after math.h, in the same namespace. All are made of 4-byte words (8 for double); engine/pack.cpp
+// writes what these read.
+
+template <int R, class T, class From>
+RECURRA_FN void point_to_rows(const T* (&pointers)[R], const From& rows, int row) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) pointers[r] = rows[row + r];
+}
+
+template <int N, class T>
+RECURRA_FN void point_to_weights(const T* (&pointers)[N], const Tiles<T>& tiles, int tile, ptrdiff_t at) {
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) pointers[n] = tiles.base + (tile + n) * tiles.size + at;
+}
+
+constexpr int kAccumulators = RECURRA_REGISTERS == 32 ? 24 : 12;  // the rest hold weights and a broadcast
+
+// acc[n][r][chain[g]] = fma(value[r], w[n][g], ...) for all n, r, g.
+template <class Gates, class T, int R, int N, int C, int G>
+RECURRA_FN void multiply_add(Vec<T> (&acc)[N][R][C], const Vec<T> (&w)[N][G], const T* const (&rows)[R], ptrdiff_t k) {
+  constexpr Product product = Gates::product();
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const Vec<T> value(rows[r][k]);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) acc[n][r][product.chain[g]] = fma(value, w[n][g], acc[n][r][product.chain[g]]);
+  }
+}
+
+// Numbers of the layer's own type: [k][gate][lane].
+struct FullWeights {
+  static constexpr int accumulators = kAccumulators;
+
+  template <class Gates, class T, int R, int N, int C>
+  static RECURRA_FN void add(Vec<T> (&acc)[N][R][C], const Operand<T>& x, int row, const Tiles<T>& tiles, int tile,
+                             ptrdiff_t at, ptrdiff_t size) {
+    constexpr int G = Gates::product().count;
+    const T *rows[R], *weights[N];
+    point_to_rows(rows, x.rows, row);
+    point_to_weights(weights, tiles, tile, at);
+    for (ptrdiff_t k = 0; k < size; ++k) {
+      Vec<T> w[N][G];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+        for (int g = 0; g < G; ++g) w[n][g] = Vec<T>::load(weights[n] + (k * G + g) * Vec<T>::lanes);
+      multiply_add<Gates>(acc, w, rows, k);
+    }
+  }
+};
+
+// bfloat16, the upper half of a float32, so that widening it is exact: [k / 2][gate][lane], k in the lower half of a word and
+// k + 1 in the upper. The chain is that of float32 weights of these values.
+struct Bfloat16Weights {
+  static constexpr int accumulators = kAccumulators;
+
+  template <class Gates, int R, int N, int C>
+  static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
+                             ptrdiff_t at, ptrdiff_t size) {
+    const float *rows[R], *weights[N];
+    point_to_rows(rows, x.rows, row);
+    point_to_weights(weights, tiles, tile, at);
+    ptrdiff_t k = 0;
+    for (; k + 2 <= size; k += 2) {
+      add_half<Gates, false>(acc, rows, weights, k);
+      add_half<Gates, true>(acc, rows, weights, k + 1);
+    }
+    if (k < size) add_half<Gates, false>(acc, rows, weights, k);
+  }
+
+ private:
+  template <class Gates, bool upper, int R, int N, int C>
+  static RECURRA_FN void add_half(Vec<float> (&acc)[N][R][C], const float* const (&rows)[R], const float* const (&weights)[N],
+                                  ptrdiff_t k) {
+    constexpr int G = Gates::product().count;
+    Vec<float> w[N][G];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) {
+        const auto word = Vec<float>::load(weights[n] + (k / 2 * G + g) * Vec<float>::lanes).bits();
+        w[n][g] = Vec<float>::from_bits(upper ? word & int(0xffff0000) : word << 16);
+      }
+    multiply_add<Gates>(acc, w, rows, k);
+  }
+};
+
+// int8, each unit's row with a scale of its own: [k / 4][gate][lane] words of four weights, [gate][lane] scales, and
+// [gate][lane] integers, -128 times the sum of the row's weights. The vector comes quantised too, so the sum is one of
+// integers, exact in any order; it joins the chain in one multiply-add.
+struct Int8Weights {
+  static constexpr int accumulators = kAccumulators / 2;  // the other half sums integers
+
+  template <class Gates, int R, int N, int C>
+  static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
+                             ptrdiff_t at, ptrdiff_t size) {
+    constexpr Product product = Gates::product();
+    constexpr int G = product.count, U = Vec<float>::lanes;
+    const int8_t* rows[R];
+    const float* weights[N];
+    point_to_rows(rows, x.quantised, row);
+    point_to_weights(weights, tiles, tile, at);
+    const ptrdiff_t words = (size + 3) / 4;
+    Vec<float>::Bits sum[N][R][G];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+          sum[n][r][g] =
+              FourBytes::shifted ? Vec<float>::load(weights[n] + ((words + 1) * G + g) * U).bits() : Vec<float>::Bits{};
+    for (ptrdiff_t k = 0; k < words; ++k)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        int word;
+        __builtin_memcpy(&word, rows[r] + 4 * k, sizeof word);
+        const FourBytes four(word);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+          for (int g = 0; g < G; ++g)
+            sum[n][r][g] = four.dot(sum[n][r][g], Vec<float>::load(weights[n] + (k * G + g) * U).bits());
+      }
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) {
+        const Vec<float> scale = Vec<float>::load(weights[n] + (words * G + g) * U);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+          acc[n][r][product.chain[g]] =
+              fma(to_float(sum[n][r][g]), scale * Vec<float>(x.scale[row + r]), acc[n][r][product.chain[g]]);
+      }
+  }
+};
+
+// x[i] .. x[i + lanes - 1], zeros from x[size] on.
+RECURRA_FN Vec<float> load_row(const float* x, ptrdiff_t i, ptrdiff_t size) {
+  if (i + Vec<float>::lanes <= size) return Vec<float>::load(x + i);
+  float values[Vec<float>::lanes] = {};
+  for (ptrdiff_t j = i; j < size; ++j) values[j - i] = x[j];
+  return Vec<float>::load(values);
+}
+
+// The largest size of a row's numbers; infinite when one is infinite or NaN.
+RECURRA_FN float largest(const float* x, ptrdiff_t size) {
+  using V = Vec<float>;
+  V most(0), unordered(0);  // x - x is 0, but NaN for NaN and infinity, and so is every sum with it
+  for (ptrdiff_t i = 0; i < size; i += V::lanes) {
+    const V v = load_row(x, i, size);
+    const V a = abs(v);
+    most = select(most < a, a, most);
+    unordered = unordered + (v - v);
+  }
+  float all = 0, strange = 0;
+  for (int lane = 0; lane < V::lanes; ++lane) {
+    all = all < most.v[lane] ? most.v[lane] : all;
+    strange += unordered.v[lane];
+  }
+  return strange == 0 ? all : __builtin_inff();
+}
+
+// Rows to int8, for Int8Weights: x = scale * q with q in -127 .. 127. The scale is each row's largest number / 127, or 1 / 127
+// when `unit_range` says that numbers lie in -1 .. 1. A row with NaN or infinity gets the scale NaN, and so do its sums.
+void quantise(const QuantiseCall& call) {
+  using V = Vec<float>;
+  const V magic(Constants<float>::round_magic), limit(127);
+  for (int r = 0; r < call.rows; ++r) {
+    const float* x = call.x[r];
+    int8_t* out = call.out[r];
+    const float most = largest(x, call.size);
+    const bool finite = most < __builtin_inff();
+    const float range = call.unit_range ? 1.0f : most;
+    const V inverse(finite && range > 0 ? 127.0f / range : 0.0f);
+    call.scale[r] = finite ? range / 127.0f : __builtin_nanf("");
+    for (ptrdiff_t i = 0; i < call.padded; i += V::lanes) {
+      const auto q = (clip(load_row(x, i, call.size) * inverse, limit) + magic).bits() - magic.bits();
+      int8_t bytes[V::lanes];
+      for (int lane = 0; lane < V::lanes; ++lane) bytes[lane] = int8_t(q[lane]);
+      const ptrdiff_t n = call.padded - i < V::lanes ? call.padded - i : V::lanes;
+      if (n == V::lanes)
+        __builtin_memcpy(out + i, bytes, sizeof bytes);
+      else
+        for (ptrdiff_t j = 0; j < n; ++j) out[i + j] = bytes[j];
+    }
+  }
+}

@@ -1,0 +1,112 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+namespace recurra {
+namespace detail {
+namespace {
+
+// Numbers packed into one word of a tile.
+int per_word(Precision precision) { return precision == Precision::int8 ? 4 : precision == Precision::bfloat16 ? 2 : 1; }
+
+float as_number(uint32_t word) {
+  float number;
+  std::memcpy(&number, &word, sizeof number);
+  return number;
+}
+
+// The nearest bfloat16, ties to even, as its 16 bits.
+uint32_t bfloat16_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (std::isnan(x)) return bits >> 16 | 0x40;  // a NaN must not round to infinity
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Word i of a packed row: its numbers 2 i and 2 i + 1.
+float bfloat16_word(const float* row, int64_t columns, int64_t i) {
+  const uint32_t lower = bfloat16_bits(row[2 * i]);
+  const uint32_t upper = 2 * i + 1 < columns ? bfloat16_bits(row[2 * i + 1]) : 0;
+  return as_number(upper << 16 | lower);
+}
+
+float int8_scale(const float* row, int64_t columns) {
+  float most = 0;
+  for (int64_t k = 0; k < columns; ++k) {
+    if (!std::isfinite(row[k])) throw std::invalid_argument("params: int8 weights must be finite");
+    most = std::max(most, std::fabs(row[k]));
+  }
+  return most / 127.0f;
+}
+
+// Four numbers to a word, the first in its lowest byte; then the scale; then -128 times the sum.
+void pack_int8_row(float* out, const float* row, int64_t columns, int stride, int64_t words) {
+  const float scale = int8_scale(row, columns);
+  int32_t sum = 0;
+  for (int64_t i = 0; i < words; ++i) {
+    uint32_t word = 0;
+    for (int64_t k = 4 * i; k < std::min(columns, 4 * i + 4); ++k) {
+      const int q = scale > 0 ? int(std::clamp(std::nearbyint(row[k] / scale), -127.0f, 127.0f)) : 0;
+      word |= uint32_t(uint8_t(q)) << 8 * (k - 4 * i);
+      sum += q;
+    }
+    out[i * stride] = as_number(word);
+  }
+  out[words * stride] = scale;
+  out[(words + 1) * stride] = as_number(uint32_t(-128 * sum));
+}
+
+void pack_row(Precision precision, float* out, const float* row, int64_t columns, int stride, int64_t words) {
+  if (precision == Precision::bfloat16) {
+    for (int64_t i = 0; i < words; ++i) out[i * stride] = bfloat16_word(row, columns, i);
+  } else {
+    pack_int8_row(out, row, columns, stride, words);
+  }
+}
+
+void pack_row(Precision, double*, const double*, int64_t, int, int64_t) {
+  throw std::invalid_argument("precision: only float32 networks can be reduced");
+}
+
+}  // namespace
+
+int64_t product_size(Precision precision, int64_t columns, int gates, int lanes) {
+  const int numbers = per_word(precision);
+  const int64_t words = (columns + numbers - 1) / numbers;
+  return (words + (precision == Precision::int8 ? 2 : 0)) * gates * lanes;  // int8: a scale and a sum per unit
+}
+
+template <class T>
+void pack_product(Precision precision, T* out, const T* weight, const Product& product, int64_t columns,
+                  const TileUnits& tile) {
+  const int stride = product.count * tile.lanes;
+  const int numbers = per_word(precision);
+  for (int g = 0; g < product.count; ++g)
+    for (int64_t lane = 0; lane < tile.valid(); ++lane) {
+      const T* row = weight + ((product.first + g) * tile.units + tile.first + lane) * columns;
+      T* to = out + g * tile.lanes + lane;
+      if (precision == Precision::full)
+        for (int64_t k = 0; k < columns; ++k) to[k * stride] = row[k];
+      else
+        pack_row(precision, to, row, columns, stride, (columns + numbers - 1) / numbers);
+    }
+}
+
+template <class T>
+void add_bias(T* out, const T* bias, const Product& product, const TileUnits& tile) {
+  if (!bias) return;
+  for (int g = 0; g < product.count; ++g)
+    for (int64_t lane = 0; lane < tile.valid(); ++lane)
+      out[product.chain[g] * tile.lanes + lane] += bias[(product.first + g) * tile.units + tile.first + lane];
+}
+
+template void pack_product(Precision, float*, const float*, const Product&, int64_t, const TileUnits&);
+template void pack_product(Precision, double*, const double*, const Product&, int64_t, const TileUnits&);
+template void add_bias(float*, const float*, const Product&, const TileUnits&);
+template void add_bias(double*, const double*, const Product&, const TileUnits&);
+
+}  // namespace detail
+}  // namespace recurra

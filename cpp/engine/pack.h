@@ -1,0 +1,32 @@
+// Weights into tiles, in the forms that the kernels read (cpu/weights.h).
+#pragma once
+#include <cstdint>
+
+#include "backend.h"
+#include "recurra/recurra.h"
+
+namespace recurra {
+namespace detail {
+
+// Numbers of type T that one tile needs for a product of `gates` gate blocks.
+int64_t product_size(Precision precision, int64_t columns, int gates, int lanes);
+
+// The units of one tile: first .. first + lanes - 1, of which those below `units` exist; the others are zeros already.
+struct TileUnits {
+  int64_t units;
+  int64_t first;
+  int lanes;
+
+  int64_t valid() const { return units - first < lanes ? units - first : lanes; }
+};
+
+// The product's gate blocks of `weight` [blocks * units, columns]. Reduced precision wants T = float.
+template <class T>
+void pack_product(Precision precision, T* out, const T* weight, const Product& product, int64_t columns, const TileUnits& tile);
+
+// Adds the product's gate blocks of `bias` [blocks * units], or nothing when it is null, to their chains.
+template <class T>
+void add_bias(T* out, const T* bias, const Product& product, const TileUnits& tile);
+
+}  // namespace detail
+}  // namespace recurra

@@ -1,0 +1,196 @@
+"""Reduced precision: bfloat16 against float32 layers of rounded weights, int8 against its arithmetic in NumPy."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from checks import assert_same_bits, isa_available, run_python
+
+import recurra
+from recurra.demo import vowels
+
+PRECISIONS = ("bfloat16", "int8")
+Array = np.ndarray[Any, Any]
+
+
+def layer_of(cell: str, inputs: int = 13, hidden: int = 37, **options: Any) -> recurra.Recurrent:
+    projection = 11 if cell.endswith("_projected") else 0
+    return recurra.Recurrent(cell, inputs, hidden, proj_size=projection, seed=3, **options)
+
+
+def random(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def bfloat16(x: Array) -> Array:
+    """The nearest bfloat16, ties to even, found by trying both neighbours in float64."""
+    below = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    above = (below.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
+    down, up = np.abs(x.astype(np.float64) - below), np.abs(above.astype(np.float64) - x)
+    even = (below.view(np.uint32) >> np.uint32(16)) % 2 == 0
+    return np.where((down < up) | ((down == up) & even), below, above)
+
+
+def int8(x: Array) -> Array:
+    """Each row rounded to multiples of its largest value / 127, as float64."""
+    scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+    exact: Array = np.rint(x / scale) * scale.astype(np.float64)
+    return exact
+
+
+def matrices(layer: recurra.Recurrent) -> list[str]:
+    return [name for name, array in layer.state_dict().items() if array.ndim == 2]
+
+
+@pytest.mark.parametrize("cell", recurra.cells())
+def test_bfloat16_is_float32_with_rounded_matrices_to_the_bit(cell: str) -> None:
+    layer = layer_of(cell, num_layers=2, bidirectional=True)
+    rounded = layer.state_dict()
+    for name in matrices(layer):
+        rounded[name] = bfloat16(rounded[name])
+    expected = copy.copy(layer)
+    expected.load_state_dict(rounded)
+    x = random(9, 5, 13)
+    assert_same_bits(layer.quantize("bfloat16")(x), expected(x))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("cell", recurra.cells())
+def test_a_step_of_int8_is_a_float64_step_of_rounded_matrices_and_vectors(cell: str, rows: int) -> None:
+    layer = layer_of(cell)
+    exact = {name.removesuffix("_l0"): array.astype(np.float64) for name, array in layer.state_dict().items()}
+    for name in matrices(layer):
+        exact[name.removesuffix("_l0")] = int8(layer.state_dict()[name])
+    x = random(1, rows, 13)
+    # An h whose rounding changes nothing: multiples of 1/127, every row reaching 1 in case it is scaled like x.
+    width = layer.proj_size or layer.hidden_size
+    h = np.rint(random(1, rows, width, seed=1) * 127).astype(np.float32) / np.float32(127)
+    h[..., 0] = 1
+    c = random(1, rows, layer.hidden_size, seed=2)
+    states = (h, c) if "lstm" in cell else (h,)
+    y, _ = layer.quantize("int8")(x, states if len(states) > 1 else h)
+    step = reference.CELLS[cell].step
+    rounded = int8(x[0])
+    expected = [
+        step(rounded[row], tuple(s[0, row].astype(np.float64) for s in states), exact, {"cell_clip": np.inf})[0]
+        for row in range(rows)
+    ]
+    # A second phase rounds its source too, by at most half of 1/127 a number.
+    second = {"_projected": "weight_hr", "gru_reset_before": "weight_hh"}
+    inner = [exact[weight] for part, weight in second.items() if part in cell]
+    allowed = 2e-6 + sum(np.abs(w).sum(-1).max() * 0.5 / 127 for w in inner)
+    np.testing.assert_allclose(y[0], np.stack(expected), rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cell", recurra.cells())
+def test_reduced_precision_keeps_the_same_bits(cell: str, precision: str) -> None:
+    layer = layer_of(cell, num_layers=2).quantize(precision)
+    x = random(70, 6, 13)
+    y, state = layer(x)
+    stream = layer.stream(6)
+    pieces = [stream.run(x[:50]), *(stream.step(np.ascontiguousarray(step))[None] for step in x[50:])]
+    assert_same_bits((np.concatenate(pieces), stream.state), (y, state))
+    lengths = np.array([70, 3, 0, 64, 65, 1])
+    ragged, _ = layer(x, lengths=lengths)
+    for row, length in enumerate(lengths):
+        assert_same_bits(ragged[:length, row], layer(x[:length, row])[0])
+
+
+DIGEST = """
+import hashlib, numpy as np, recurra
+x = np.random.default_rng(0).uniform(-1, 1, (20, 5, 13)).astype(np.float32)
+digest = hashlib.sha256()
+for cell in recurra.cells():
+    for precision in ("bfloat16", "int8"):
+        layer = recurra.Recurrent(cell, 13, 37, 2, proj_size=11 if cell.endswith("_projected") else 0, seed=1)
+        digest.update(layer.quantize(precision)(x)[0].tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_reduced_precision_has_the_same_bits_on_avx2_and_avx512() -> None:
+    if not {"avx2", "avx512"} <= set(isa_available()):
+        pytest.skip("this machine cannot run both")
+    digests = {run_python(DIGEST, RECURRA_ISA=isa) for isa in ("avx2", "avx512")}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_shipped_classifier_keeps_its_accuracy(precision: str) -> None:
+    with np.load(vowels.DATA / "vowels_gru64.npz") as file:
+        weights = dict(file)
+    layer = recurra.GRU(12, 64, batch_first=True)
+    layer.load_state_dict({name: value for name, value in weights.items() if name.endswith("_l0")})
+    frames, lengths, speakers = vowels.load_split("test")
+    batch, valid = vowels.pad((frames - weights["mean"]) / weights["std"], lengths)
+    output, _ = layer.quantize(precision)(batch, lengths=lengths)
+    pooled = np.where(valid[:, :, None], output, -np.inf).max(1)
+    guess = (pooled @ weights["head_weight"].T + weights["head_bias"]).argmax(-1) + 1
+    assert (guess == speakers).mean() >= 0.965
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_quantized_layer_keeps_its_parameters_and_its_precision(precision: str) -> None:
+    layer = recurra.LSTM(5, 7, seed=0)
+    reduced = layer.quantize(precision)
+    assert repr(reduced) == f"LSTM(5, 7).quantize({precision!r})"
+    for name, array in layer.state_dict().items():
+        assert_same_bits(reduced.state_dict()[name], array)
+    x = random(4, 3, 5)
+    expected = reduced(x)[0]
+    assert not np.array_equal(expected, layer(x)[0])
+    for twin in (pickle.loads(pickle.dumps(reduced)), copy.deepcopy(reduced)):
+        assert_same_bits(twin(x)[0], expected)
+    other = recurra.LSTM(5, 7, seed=1)
+    reduced.load_state_dict(other.state_dict())
+    assert_same_bits(reduced(x)[0], other.quantize(precision)(x)[0])
+
+
+def test_weights_take_a_half_and_a_quarter_of_the_memory() -> None:
+    layer = recurra.LSTM(256, 256)
+    full, half, quarter = (
+        each._packed.network.weight_bytes for each in (layer, layer.quantize("bfloat16"), layer.quantize("int8"))
+    )
+    assert half < 0.51 * full
+    assert quarter < 0.27 * full
+
+
+@pytest.mark.parametrize("precision", ["float16", None, 8])
+def test_other_precisions_are_refused(precision: Any) -> None:
+    with pytest.raises(ValueError, match=r"precision: expected one of 'bfloat16', 'int8'"):
+        recurra.GRU(3, 4).quantize(precision)
+
+
+def test_float64_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"precision: .*float64"):
+        recurra.GRU(3, 4, dtype="float64").quantize("int8")
+
+
+def test_int8_refuses_weights_that_are_not_finite_and_states_out_of_range() -> None:
+    layer = recurra.GRU(3, 4)
+    parameters = layer.state_dict()
+    parameters["weight_hh_l0"][1, 2] = np.nan
+    layer.load_state_dict(parameters)
+    with pytest.raises(ValueError, match=r"weight_hh_l0: .*finite"):
+        layer.quantize("int8")
+    reduced = recurra.GRU(3, 4).quantize("int8")
+    with pytest.raises(ValueError, match=r"state h: expected values in -1\.\.1"):
+        reduced(random(2, 1, 3), np.full((1, 1, 4), 1.5, np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_with_a_value_that_is_not_finite_gives_nan_in_that_row_alone(bad: float) -> None:
+    layer = recurra.GRU(13, 20, seed=0).quantize("int8")
+    x = random(4, 3, 13)
+    expected = layer(x)[0]
+    x[2, 1, 5] = bad
+    y = layer(x)[0]
+    assert np.isnan(y[2:, 1]).all()
+    assert_same_bits(np.delete(y, 1, 1), np.delete(expected, 1, 1))
+    assert_same_bits(y[:2, 1], expected[:2, 1])
