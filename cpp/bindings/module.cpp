@@ -259,6 +259,16 @@ py::dict config() {
                   py::arg("threads") = recurra::num_threads(), py::arg("compiler") = RECURRA_COMPILER);
 }
 
+py::dict limits() {
+  recurra::Limits limits;
+  {
+    const py::gil_scoped_release release;
+    limits = recurra::measure_limits();
+  }
+  return py::dict(py::arg("fma_f32_gflops") = limits.f32_gflops, py::arg("fma_bf16_gflops") = limits.bf16_gflops,
+                  py::arg("dot_int8_gops") = limits.int8_gops, py::arg("read_gbs") = limits.read_gbs);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
@@ -266,6 +276,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
   m.def("config", config, "What was chosen on this machine.");
+  m.def("limits", limits, "What this machine can do at best on one thread: GFLOP/s and GB/s. Takes half a second.");
   m.def("get_num_threads", recurra::num_threads, "Threads that one call may use.");
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
 

@@ -1,15 +1,12 @@
 """
 The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything.
 """
-
 from __future__ import annotations
 import collections.abc
 import numpy
 import numpy.typing
 import typing
-
-__all__: list[str] = ["Network", "Stream", "cells", "config", "get_num_threads", "set_num_threads"]
-
+__all__: list[str] = ['Network', 'Stream', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads']
 class Stream:
     """
     The running state of some sequences.
@@ -35,57 +32,39 @@ class Stream:
         """
         A function of (x, out) for one step.
         """
-
 class Network:
     """
     Packed weights of a stack of layers; immutable.
     """
-    def __init__(
-        self,
-        cell: str,
-        dtype: str,
-        input_size: typing.SupportsInt | typing.SupportsIndex,
-        hidden_size: typing.SupportsInt | typing.SupportsIndex,
-        output_size: typing.SupportsInt | typing.SupportsIndex,
-        layers: typing.SupportsInt | typing.SupportsIndex,
-        directions: typing.SupportsInt | typing.SupportsIndex,
-        params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]],
-        constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-        precision: str,
-    ) -> None:
+    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str) -> None:
         """
         params[layer * directions + direction] in the order of the cell's table, None for an absent bias.
         """
-    def forward(
-        self,
-        x: numpy.ndarray,
-        h0: collections.abc.Sequence[numpy.ndarray] | None,
-        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
-        out: numpy.ndarray,
-        hn: collections.abc.Sequence[numpy.ndarray],
-    ) -> None:
+    def forward(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray]) -> None:
         """
         Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].
         """
-    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool) -> Stream: ...
+    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool) -> Stream:
+        ...
     @property
-    def weight_bytes(self) -> int: ...
-
+    def weight_bytes(self) -> int:
+        ...
 def cells() -> dict:
     """
     The table of cells: name -> gates, states, params, constants, projected, unit_range.
     """
-
 def config() -> dict:
     """
     What was chosen on this machine.
     """
-
 def get_num_threads() -> int:
     """
     Threads that one call may use.
     """
-
+def limits() -> dict:
+    """
+    What this machine can do at best on one thread: GFLOP/s and GB/s. Takes half a second.
+    """
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     At least 1; granted up to the CPUs this process may use.

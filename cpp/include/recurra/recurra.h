@@ -43,6 +43,15 @@ std::vector<std::string> available_isas();
 int num_threads();
 void set_num_threads(int threads);
 
+// What this machine can do at best on one thread, for benchmarks. A multiply-add counts as two operations.
+struct Limits {
+  double f32_gflops = 0;
+  double bf16_gflops = 0;                        // of dot products; 0 where the machine has no instruction for them
+  double int8_gops = 0;                          // likewise
+  std::vector<std::pair<int, double>> read_gbs;  // KiB read again and again, GB/s
+};
+Limits measure_limits();
+
 // ---- networks
 
 // How the weights are stored. bfloat16 and int8 are for float only: the arithmetic of bfloat16 is float's, on rounded weights;

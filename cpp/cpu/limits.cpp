@@ -1,0 +1,143 @@
+// What this machine can do at best on one thread: arithmetic from registers, and reading from each level of cache. For
+// benchmarks, which show how much of it a network uses. Takes about half a second.
+#include <algorithm>
+#include <chrono>
+
+#include "recurra/recurra.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace recurra {
+namespace {
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+constexpr int kChains = 12;  // more than latency times throughput of any of these instructions
+constexpr int64_t kRounds = 200000;
+volatile float sink;  // results go here, so that no work is optimised away
+
+// The shortest of several runs: what the machine can do, not what it did on average.
+template <class Work>
+double shortest(Work work) {
+  double best = 1e9;
+  for (int run = 0; run < 15; ++run) {
+    const double start = seconds();
+    work();
+    best = std::min(best, seconds() - start);
+  }
+  return best;
+}
+
+struct Arithmetic {
+  void (*work)();
+  double operations;  // of one call, a multiply-add being two
+};
+
+struct Machine {
+  Arithmetic f32, bf16, int8;  // work is null where the instruction set has no such instruction
+  void (*read)(const float* data, size_t count);
+};
+
+#if defined(__x86_64__)
+
+// The empty asm makes `w` new in every round, so that the compiler cannot work the sums out beforehand.
+#define RECURRA_BURST(name, target_isa, type, make, factor, step)                  \
+  __attribute__((target(target_isa))) void name() {                                \
+    type acc[kChains], w = factor;                                                 \
+    for (int i = 0; i < kChains; ++i) acc[i] = make;                               \
+    for (int64_t round = 0; round < kRounds; ++round) {                            \
+      asm volatile("" : "+v"(w));                                                  \
+      _Pragma("GCC unroll 16") for (int i = 0; i < kChains; ++i) acc[i] = step;    \
+    }                                                                              \
+    float sum = 0;                                                                 \
+    for (int i = 0; i < kChains; ++i) sum += reinterpret_cast<float*>(acc + i)[0]; \
+    sink = sum;                                                                    \
+  }
+
+RECURRA_BURST(f32_512, "avx512f", __m512, _mm512_set1_ps(1.0f + i), _mm512_set1_ps(0.999f), _mm512_fmadd_ps(acc[i], w, w))
+RECURRA_BURST(f32_256, "avx2,fma", __m256, _mm256_set1_ps(1.0f + i), _mm256_set1_ps(0.999f), _mm256_fmadd_ps(acc[i], w, w))
+RECURRA_BURST(f32_128, "sse2", __m128, _mm_set1_ps(1.0f + i), _mm_set1_ps(0.999f), _mm_add_ps(_mm_mul_ps(acc[i], w), w))
+RECURRA_BURST(int8_512, "avx512f,avx512vnni", __m512i, _mm512_set1_epi32(i), _mm512_set1_epi32(0x01020304),
+              _mm512_dpbusd_epi32(acc[i], acc[i], w))
+RECURRA_BURST(bf16_512, "avx512f,avx512bf16", __m512, _mm512_set1_ps(1.0f + i), _mm512_set1_ps(0.01f),
+              _mm512_dpbf16_ps(acc[i], (__m512bh)w, (__m512bh)w))
+#undef RECURRA_BURST
+
+#define RECURRA_READ(name, target_isa, type, zero, add, load)                                               \
+  __attribute__((target(target_isa))) void name(const float* data, size_t count) {                          \
+    constexpr size_t lanes = sizeof(type) / sizeof(float);                                                  \
+    type acc[4] = {zero, zero, zero, zero};                                                                 \
+    for (size_t i = 0; i + 4 * lanes <= count; i += 4 * lanes) {                                            \
+      _Pragma("GCC unroll 4") for (int j = 0; j < 4; ++j) acc[j] = add(acc[j], load(data + i + j * lanes)); \
+    }                                                                                                       \
+    float sum = 0;                                                                                          \
+    for (int j = 0; j < 4; ++j) sum += reinterpret_cast<float*>(acc + j)[0];                                \
+    sink = sum;                                                                                             \
+  }
+
+RECURRA_READ(read_512, "avx512f", __m512, _mm512_setzero_ps(), _mm512_add_ps, _mm512_loadu_ps)
+RECURRA_READ(read_256, "avx2", __m256, _mm256_setzero_ps(), _mm256_add_ps, _mm256_loadu_ps)
+RECURRA_READ(read_128, "sse2", __m128, _mm_setzero_ps(), _mm_add_ps, _mm_loadu_ps)
+#undef RECURRA_READ
+
+Machine machine() {
+  const std::string level = isa();
+  constexpr double rounds = double(kRounds) * kChains;
+  if (level == "avx512") {
+    const bool has_bf16 = __builtin_cpu_supports("avx512bf16");
+    return {{f32_512, rounds * 32}, {has_bf16 ? bf16_512 : nullptr, rounds * 64}, {int8_512, rounds * 128}, read_512};
+  }
+  if (level == "avx2") return {{f32_256, rounds * 16}, {}, {}, read_256};
+  return {{f32_128, rounds * 8}, {}, {}, read_128};
+}
+
+#else
+
+typedef float Four __attribute__((vector_size(16)));
+
+void f32_portable() {
+  Four acc[kChains] = {};
+  for (int64_t round = 0; round < kRounds; ++round)
+    for (Four& a : acc) a = a * 0.999f + 0.001f;
+  float sum = 0;
+  for (Four a : acc) sum += a[0];
+  sink = sum;
+}
+
+void read_portable(const float* data, size_t count) {
+  Four acc[4] = {};
+  for (size_t i = 0; i + 16 <= count; i += 16)
+    for (int j = 0; j < 4; ++j) acc[j] += *reinterpret_cast<const Four*>(data + i + 4 * j);
+  sink = acc[0][0] + acc[1][0] + acc[2][0] + acc[3][0];
+}
+
+Machine machine() { return {{f32_portable, double(kRounds) * kChains * 8}, {}, {}, read_portable}; }
+
+#endif
+
+double giga_operations(const Arithmetic& arithmetic) {
+  return arithmetic.work ? arithmetic.operations / shortest(arithmetic.work) / 1e9 : 0;
+}
+
+}  // namespace
+
+Limits measure_limits() {
+  const Machine m = machine();
+  Limits limits;
+  limits.f32_gflops = giga_operations(m.f32);
+  limits.bf16_gflops = giga_operations(m.bf16);
+  limits.int8_gops = giga_operations(m.int8);
+  for (const int kib : {16, 256, 4096, 65536}) {
+    const std::vector<float> data(size_t(kib) * 256, 0.5f);
+    const int repeats = std::max(1, 8192 / kib);
+    const double time = shortest([&] {
+      for (int i = 0; i < repeats; ++i) m.read(data.data(), data.size());
+    });
+    limits.read_gbs.emplace_back(kib, double(repeats) * double(data.size()) * sizeof(float) / time / 1e9);
+  }
+  return limits;
+}
+
+}  // namespace recurra
