@@ -2,6 +2,7 @@
 // benchmarks, which show how much of it a network uses. Takes about half a second.
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
 #include "recurra/recurra.h"
 
@@ -30,6 +31,12 @@ double shortest(Work work) {
   return best;
 }
 
+float first_lane(const void* vector) {
+  float lane;
+  std::memcpy(&lane, vector, sizeof lane);
+  return lane;
+}
+
 struct Arithmetic {
   void (*work)();
   double operations;  // of one call, a multiply-add being two
@@ -43,17 +50,17 @@ struct Machine {
 #if defined(__x86_64__)
 
 // The empty asm makes `w` new in every round, so that the compiler cannot work the sums out beforehand.
-#define RECURRA_BURST(name, target_isa, type, make, factor, step)                  \
-  __attribute__((target(target_isa))) void name() {                                \
-    type acc[kChains], w = factor;                                                 \
-    for (int i = 0; i < kChains; ++i) acc[i] = make;                               \
-    for (int64_t round = 0; round < kRounds; ++round) {                            \
-      asm volatile("" : "+v"(w));                                                  \
-      _Pragma("GCC unroll 16") for (int i = 0; i < kChains; ++i) acc[i] = step;    \
-    }                                                                              \
-    float sum = 0;                                                                 \
-    for (int i = 0; i < kChains; ++i) sum += reinterpret_cast<float*>(acc + i)[0]; \
-    sink = sum;                                                                    \
+#define RECURRA_BURST(name, target_isa, type, make, factor, step)               \
+  __attribute__((target(target_isa))) void name() {                             \
+    type acc[kChains], w = factor;                                              \
+    for (int i = 0; i < kChains; ++i) acc[i] = make;                            \
+    for (int64_t round = 0; round < kRounds; ++round) {                         \
+      asm volatile("" : "+v"(w));                                               \
+      _Pragma("GCC unroll 16") for (int i = 0; i < kChains; ++i) acc[i] = step; \
+    }                                                                           \
+    float sum = 0;                                                              \
+    for (int i = 0; i < kChains; ++i) sum += first_lane(acc + i);               \
+    sink = sum;                                                                 \
   }
 
 RECURRA_BURST(f32_512, "avx512f", __m512, _mm512_set1_ps(1.0f + i), _mm512_set1_ps(0.999f), _mm512_fmadd_ps(acc[i], w, w))
@@ -73,7 +80,7 @@ RECURRA_BURST(bf16_512, "avx512f,avx512bf16", __m512, _mm512_set1_ps(1.0f + i), 
       _Pragma("GCC unroll 4") for (int j = 0; j < 4; ++j) acc[j] = add(acc[j], load(data + i + j * lanes)); \
     }                                                                                                       \
     float sum = 0;                                                                                          \
-    for (int j = 0; j < 4; ++j) sum += reinterpret_cast<float*>(acc + j)[0];                                \
+    for (int j = 0; j < 4; ++j) sum += first_lane(acc + j);                                                 \
     sink = sum;                                                                                             \
   }
 
