@@ -145,14 +145,11 @@ std::atomic<int>& thread_count() {
 
 }  // namespace
 
-void Barrier::wait() {
-  const unsigned round = round_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    round_.store(round + 1, std::memory_order_release);
-  } else {
-    spin_until([&] { return round_.load(std::memory_order_acquire) != round; });
-  }
+void Barrier::wait(int rank) {
+  const unsigned round = workers_[rank].round.load(std::memory_order_relaxed) + 1;
+  workers_[rank].round.store(round, std::memory_order_release);
+  for (int other = 0; other < size_; ++other)  // who has come already may be one round ahead
+    spin_until([&] { return int(workers_[other].round.load(std::memory_order_acquire) - round) >= 0; });
 }
 
 TeamLease::TeamLease(int wanted) {
