@@ -7,8 +7,11 @@ namespace recurra {
 namespace detail {
 namespace {
 
-// Measured in bench/NOTES.md: the input product of several steps at once pays as long as it stays in the second-level cache.
+// The input product of several steps at once reads its weights once for all their rows, and pays as long as it stays in the
+// second-level cache; for kChunkRows rows it may take more of that (bench/NOTES.md).
 constexpr int64_t kChunkBytes = 256 << 10;
+constexpr int64_t kMostChunkBytes = 1 << 20;
+constexpr int64_t kChunkRows = 64;
 constexpr int64_t kSpanBytes = 1 << 20;
 constexpr int64_t kMostSteps = 64;
 
@@ -52,7 +55,10 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
   int64_t before_width = 0;
   for (const PackedPhase<T>& p : m.layers[0].phases) before_width += int64_t(p.tile_count) * p.inputs * m.lanes;
   const int64_t output_width = c.directions * c.output_size;
-  chunk_ = std::min(steps_within(kChunkBytes, batch * before_width * int64_t(sizeof(T))), std::max<int64_t>(steps, 1));
+  const int64_t before_bytes = batch * before_width * int64_t(sizeof(T));
+  chunk_ = std::max(steps_within(kChunkBytes, before_bytes),
+                    std::min(steps_within(kMostChunkBytes, before_bytes), kChunkRows / batch));
+  chunk_ = std::min(chunk_, std::max<int64_t>(steps, 1));
   span_ = std::max(chunk_, steps_within(kSpanBytes, batch * output_width * int64_t(sizeof(T))));
   if (c.layers == 1 || c.directions == 2) span_ = std::max(span_, steps);
 

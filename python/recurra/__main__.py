@@ -1,4 +1,4 @@
-"""``python -m recurra demo`` and ``python -m recurra info``."""
+"""``python -m recurra demo``, ``python -m recurra bench`` and ``python -m recurra info``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m recurra", description="Fast recurrent networks.")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("demo", help="recognise speakers in real recordings, batched and streamed")
+    commands.add_parser("bench", help="time layers beside other libraries; bench --help says how", add_help=False)
     commands.add_parser("info", help="show what this machine runs: instruction set, threads, versions")
-    command = parser.parse_args().command
-    if command == "demo":
-        from recurra.demo.vowels import run  # here, so that info needs no demo
+    options, rest = parser.parse_known_args()
+    if options.command == "bench":
+        from recurra.bench.cli import main as bench  # here, so that the others need no benchmark
+
+        status: int = bench(rest)
+        return status
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "demo":
+        from recurra.demo.vowels import run
 
         return run()
-    if command == "info":
+    if options.command == "info":
         recurra.show_config()
     else:
         parser.print_help()

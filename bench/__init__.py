@@ -1,0 +1,8 @@
+"""``python -m recurra bench``: what recurrent layers cost here, ours and others', beside the machine's own limits.
+
+- `shapes.py` reads what to time from `shapes/*.txt`; `peers.py` sets up each library (`onnx_model.py` builds the models
+  of those that read ONNX); `run.py` times them in turns; `limits.py` says what the machine forbids; `results.py` keeps,
+  saves and compares what came out; `report.py` and `plots.py` show it; `cli.py` is the command line.
+
+Everything else in this folder is not installed: `NOTES.md`, `limits.cpp` and `subnormals.py`.
+"""

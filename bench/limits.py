@@ -1,0 +1,70 @@
+"""The least time a shape can take on this machine.
+
+The machine's limits are measured by the compiled core, in the same run: multiply-adds a second from registers, and
+bytes a second read from memory blocks of several sizes, one thread. A recurrent layer makes two products:
+
+- **recurrent**, once a step, because step t needs step t-1. Its weights are read once a step, from the level of the
+  memory where those of one layer and direction stay.
+- **input**, for many steps at once where they are known: its weights are read once per chunk of 64 steps. One step of a
+  stream has no such chunk: all the weights of all layers are read, from where all of them stay.
+
+Each product takes max(bytes / bandwidth, operations / peak), and they follow each other:
+
+    bound = sum over layers and directions of recurrent + input
+
+With n threads each core holds an n-th of the weights and adds its own bandwidth and peak; shared caches make that
+generous. Activations, inputs and outputs are not counted. So nothing can be faster, and 100 % is not quite possible.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .shapes import Shape
+
+CHUNK = 64  # steps
+GATES = {"LSTM": 4, "GRU": 3, "GRU-before": 3, "RNN": 1}
+PEAKS = {"float32": "fma_f32_gflops", "bf16": "fma_bf16_gflops", "int8": "dot_int8_gops"}
+BYTES = {"float32": 4, "bf16": 2, "int8": 1}
+
+Limits = dict[str, Any]  # PEAKS' values: 1e9 operations a second; "read_gbs": a list of (KiB, 1e9 bytes a second)
+
+
+def measure() -> Limits | None:
+    """This machine's limits as the compiled core measures them; None if it was built without."""
+    from recurra import _core
+
+    limits = getattr(_core, "limits", None)
+    return dict(limits()) if limits else None
+
+
+def bandwidth(limits: Limits, size: float) -> float:
+    """Bytes a second when `size` bytes are read again and again: as measured for the nearest size, by their ratio."""
+    octaves = math.log2(max(size, 1) / 1024)
+    return 1e9 * float(min(limits["read_gbs"], key=lambda reading: abs(math.log2(reading[0]) - octaves))[1])
+
+
+def bound(shape: Shape, limits: Limits | None, precision: str = "float32", threads: int = 1) -> float | None:
+    """Seconds that one call takes at least; None where the limit is not known."""
+    peak = limits and limits.get(PEAKS[precision])
+    if not limits or not peak or not limits.get("read_gbs"):
+        return None
+    operations: float = peak * 1e9 * threads
+
+    def product(weights: int, readings: float, rows: float, resident: int) -> float:
+        """Seconds for `weights` numbers read so many times and used for so many rows in all."""
+        size = BYTES[precision]
+        read = readings * weights * size / (bandwidth(limits, resident * size / threads) * threads)
+        return max(read, 2 * weights * rows / operations)
+
+    gates, lengths = GATES[shape.cell], shape.row_lengths()
+    rows, steps = int(lengths.sum()), int(lengths.max())
+    recurrent = gates * shape.hidden**2
+    inputs = [gates * shape.hidden * size for size in shape.stack]
+    if shape.streaming:
+        everything = sum(inputs) + shape.layers * recurrent
+        return product(everything, 1, rows, everything)
+    chunks = math.ceil(steps / CHUNK)
+    each = product(recurrent, steps, rows, recurrent)
+    return shape.directions * sum(each + product(size, chunks, rows, size) for size in inputs)

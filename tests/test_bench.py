@@ -1,0 +1,293 @@
+"""The benchmark: its shape files, its arithmetic, its files, and a small real run without peers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import run_python
+
+from recurra.bench import limits, peers, results, run, shapes
+
+LINE = "cell=LSTM T=100 B=1 I=64 H=32"
+LIMITS = {"fma_f32_gflops": 100.0, "fma_bf16_gflops": 200.0, "read_gbs": [[16, 200.0], [256, 100.0], [4096, 20.0]]}
+
+
+def shape_of(line: str) -> Any:
+    (shape,) = shapes.parse_line(line)
+    return shape
+
+
+def test_a_line_is_a_shape_and_back() -> None:
+    shape = shape_of(f"{LINE} layers=2 directions=2")
+    assert shape == ("LSTM", 100, 1, 64, 32, 2, 2, "none") and shape.stack == [64, 64]
+    assert shape_of(str(shape)) == shape
+    assert shape_of("cell=RNN T=1 B=1 H=8").inputs == 8
+
+
+def test_a_list_is_every_combination() -> None:
+    found = shapes.parse_line("cell=LSTM,GRU T=1 B=1,2 H=8,16")
+    assert len(set(found)) == 8 and {(s.hidden, s.inputs) for s in found} == {(8, 8), (16, 16)}
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("cell=LSTM T=1 B=1", "missing H"),
+        (f"{LINE} H=8", "H is given twice"),
+        (f"{LINE} size=8", "unknown key 'size'"),
+        (f"{LINE} layers", "expected key=value, got 'layers'"),
+        (f"{LINE} layers=0", "layers: expected a whole number above 0, got '0'"),
+        (f"{LINE} layers=two", "layers: expected a whole number above 0, got 'two'"),
+        (f"{LINE} directions=3", "directions: expected one of 1, 2, got '3'"),
+        (f"{LINE} lengths=words", "lengths: expected one of none, vowels, got 'words'"),
+        (f"{LINE} lengths=vowels", "T: expected 29 with lengths=vowels, got 100"),
+        ("cell=QRNN T=1 B=1 H=8", "cell: expected one of LSTM, GRU, GRU-before, RNN, got 'QRNN'"),
+        ("cell=LSTM T=1 B=1 H=8,", "H: expected a whole number above 0, got ''"),
+    ],
+)
+def test_a_bad_line_is_named(line: str, complaint: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text(f"# a comment\n\n{LINE}  # fine\n{line}\n")
+    with pytest.raises(ValueError, match=r"mine\.txt:4: ") as error:
+        shapes.select(str(file))
+    assert complaint in str(error.value)
+
+
+def test_shipped_shapes_are_all_good() -> None:
+    everything = shapes.select(",".join(shapes.names()))
+    assert {"streaming", "sequences", "batches", "stacks", "lengths", "published", "readme"} <= set(shapes.names())
+    assert len(everything) == len(set(everything)) > 80
+    assert {s.hidden for s in shapes.select("streaming") if s.cell == "LSTM"} == {16, 32, 64, 128, 256, 512, 1024}
+    with pytest.raises(ValueError, match="no shapes 'nothing'"):
+        shapes.select("streaming,nothing")
+
+
+def test_lengths_come_from_the_recordings() -> None:
+    lengths = shape_of("cell=GRU T=29 B=128 H=8 lengths=vowels").row_lengths()
+    assert lengths.shape == (128,) and lengths.min() >= 7 and lengths.max() <= 29 and len(set(lengths)) > 10
+    assert shape_of(LINE).row_lengths().tolist() == [100]
+
+
+def test_bandwidth_is_that_of_the_nearest_size() -> None:
+    sizes = {8: 200, 16: 200, 63: 200, 65: 100, 256: 100, 1000: 100, 1100: 20, 4096: 20, 1 << 20: 20}  # KiB to GB/s
+    for kib, gbs in sizes.items():
+        assert limits.bandwidth(LIMITS, kib * 1024) == pytest.approx(gbs * 1e9)
+
+
+def test_bound_of_a_stream_is_reading_all_weights() -> None:
+    shape = shape_of("cell=LSTM T=1 B=1 H=64 layers=2")  # 4 * 64 * 128 * 2 weights: 256 KiB
+    assert limits.bound(shape, LIMITS) == pytest.approx(262144 / 100e9)
+    assert limits.bound(shape, LIMITS, "bf16") == pytest.approx(131072 / 100e9)
+    assert limits.bound(shape, LIMITS, threads=2) == pytest.approx(131072 / 100e9)
+    # 32 rows: 65536 weights * 2 * 32 operations
+    assert limits.bound(shape._replace(batch=32), LIMITS) == pytest.approx(65536 * 64 / 100e9)
+
+
+def test_bound_of_a_sequence_is_reading_recurrent_weights_and_computing_inputs() -> None:
+    shape = shape_of("cell=GRU T=100 B=1 I=32 H=64")  # recurrent 3 * 64 * 64 * 4 bytes = 48 KiB, input 6144 weights
+    recurrent = 100 * 49152 / 200e9
+    inputs = 100 * 6144 * 2 / 100e9
+    assert limits.bound(shape, LIMITS) == pytest.approx(recurrent + inputs)
+    assert limits.bound(shape._replace(directions=2), LIMITS) == pytest.approx(2 * (recurrent + inputs))
+
+
+def test_bound_counts_no_padding() -> None:
+    shape = shape_of("cell=RNN T=29 B=128 H=256 lengths=vowels")
+    assert limits.bound(shape, LIMITS) == pytest.approx(shape.row_lengths().sum() * 2 * 256 * 512 / 100e9)
+
+
+def test_bound_is_unknown_without_a_measurement() -> None:
+    assert limits.bound(shape_of(LINE), None) is None
+    assert limits.bound(shape_of(LINE), LIMITS, "int8") is None
+
+
+def timing(median: float) -> Any:
+    return results.summarise(np.full(10, median), 0.0)
+
+
+def made_run(ours: float, **others: float) -> Any:
+    timings = {name: timing(median) for name, median in {"recurra": ours, **others}.items()}
+    machine = {"processor": "P", "isa": "avx2"}
+    config = {"precision": "float32", "peers": list(others), "absent": []}
+    found = results.Result(shape_of(LINE), 1, "float32", 3.0, timings, {"openvino": "is away"})
+    return results.Run(machine, {"recurra": "0"}, config, LIMITS, [found])
+
+
+def test_summary() -> None:
+    samples = np.array([1.0] * 98 + [10.0, 100.0])
+    summary = results.summarise(samples, 0.5)
+    assert (summary.median, summary.mean, summary.least, summary.samples) == (1.0, 2.08, 1.0, 100)
+    assert summary.p99 == pytest.approx(np.percentile(samples, 99)) and summary.error == 0.5
+    places = {summary.first_bin + k: count for k, count in enumerate(summary.counts) if count}
+    assert places == {0: 98, results.BINS_A_DECADE: 1, 2 * results.BINS_A_DECADE: 1}
+
+
+def test_ratio_and_per_cent_of_the_limit() -> None:
+    (result,) = made_run(4.0, torch=10.0, onnxruntime=6.0).results
+    assert result.ratio == pytest.approx(1.5) and result.percent_of_limit == pytest.approx(75)
+    (alone,) = made_run(4.0).results
+    assert alone.ratio is None
+    # Our own float32 beside our int8 is no peer.
+    both = replace(result, timings={"recurra": timing(4.0), "recurra float32": timing(2.0), "torch": timing(8.0)})
+    assert both.ratio == pytest.approx(2)
+    assert results.mean_ratio([1.0, 4.0]) == pytest.approx(2)
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    before = made_run(4.0, torch=10.0)
+    before.save(tmp_path / "run.json")
+    assert results.Run.load(tmp_path / "run.json") == before
+    for text in ("{}", "[]", "no", json.dumps({"format": 0}), json.dumps({"format": 1, "results": [{"shape": "x"}]})):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match=r"bad\.json: not a result"):
+            results.Run.load(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "percent"),
+    [
+        ({"ours": 4.0}, {"ours": 5.0}, 25),
+        ({"ours": 4.0, "torch": 10.0}, {"ours": 8.0, "torch": 20.0}, 0),  # the machine is slower, for both
+        ({"ours": 4.0, "torch": 10.0}, {"ours": 4.0, "torch": 5.0}, 100),
+        ({"ours": 4.0, "torch": 10.0}, {"ours": 2.0, "onnxruntime": 5.0}, -50),  # none in common
+    ],
+)
+def test_changes(before: dict[str, float], after: dict[str, float], percent: float) -> None:
+    (change,) = results.changes(made_run(**before), made_run(**after))
+    assert change.percent == pytest.approx(percent)
+
+
+def test_a_contestant_that_computes_something_else_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(problem: Any) -> Any:
+        return peers.Contestant(lambda: None, lambda _: np.ones_like(problem.x))
+
+    def broken(problem: Any) -> Any:
+        raise RuntimeError("no such kernel\nand more")
+
+    made = {"torch": peers.Peer(wrong, ()), "openvino": peers.Peer(broken, ())}
+    monkeypatch.setattr(run, "PEERS", made)
+    result = run.measure(shape_of("cell=RNN T=3 B=2 H=4"), made, 0.01)
+    assert list(result.timings) == ["recurra"] and result.ratio is None
+    assert result.unavailable["torch"].startswith("computes something else: off by")
+    assert result.unavailable["openvino"] == "RuntimeError: no such kernel"
+
+
+@pytest.mark.parametrize("name", [name for name in peers.PEERS if name != "torch.compile"])  # which takes half a minute
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cell=LSTM T=1 B=1 I=3 H=8 layers=2",
+        "cell=GRU T=1 B=2 I=3 H=8",
+        "cell=RNN T=5 B=2 I=3 H=8 layers=2 directions=2",
+        "cell=GRU-before T=5 B=2 I=3 H=8",
+        "cell=LSTM T=29 B=4 I=3 H=8 lengths=vowels directions=2",
+    ],
+)
+def test_peers_compute_the_same(line: str, name: str) -> None:
+    if name not in peers.installed():
+        pytest.skip(f"the parity extra is not installed: no {' or '.join(peers.PEERS[name].packages)}")
+    result = run.measure(shape_of(line), [name], 0.0)
+    if name == "torch" and "GRU-before" in line:
+        assert "resets before" in result.unavailable[name]
+    else:
+        assert not result.unavailable and result.timings[name].error < 1e-5
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """Exit status and output of the benchmark's command line, in this process."""
+    import contextlib
+    import io
+
+    from recurra.bench.cli import main
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        status = main(list(arguments))
+    return status, text.getvalue()
+
+
+@pytest.fixture
+def rich() -> None:
+    pytest.importorskip("rich", reason="the bench extra is not installed: no rich")
+
+
+@pytest.mark.usefixtures("rich")
+def test_a_run_without_peers(tmp_path: Path) -> None:
+    chosen, file = tmp_path / "mine.txt", tmp_path / "run.json"
+    chosen.write_text("cell=LSTM T=1 B=1 H=16,32\ncell=GRU T=4 B=2,4 I=3 H=8\n")
+    common = ("--shapes", str(chosen), "--peers", "", "--seconds", "0.01")
+    status, text = command(*common, "--threads", "1,all", "--json", str(file))
+    assert status == 0 and "LSTM step B=1 H=I=16" in text and "GRU T=4 B=2 I=3 H=8" in text
+    done = results.Run.load(file)
+    assert len(done.results) in (4, 8)  # on one core, "1,all" is "1"
+    assert all(r.timings["recurra"].median > 0 and r.ratio is None for r in done.results)
+    status, text = command("--load", str(file), "--markdown")
+    assert status == 0 and text.count("\n| ") == len(done.results) + 2
+
+
+def test_reduced_precision_is_timed_beside_float32() -> None:
+    import recurra
+
+    result = run.measure(shape_of("cell=LSTM T=1 B=1 H=16"), [], 0.01, precision="int8")
+    assert "recurra float32" in result.timings
+    assert ("recurra" in result.timings) == hasattr(recurra.LSTM, "quantize")
+
+
+@pytest.mark.usefixtures("rich")
+def test_compare_exits_with_1_when_something_got_slower(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    made_run(4.0, torch=10.0).save(old)
+    made_run(5.0, torch=10.0).save(new)
+    status, text = command("--load", str(new), "--compare", str(old))
+    assert status == 1 and "slower 25 %" in text and "1 slower and 0 faster" in text
+    assert command("--load", str(new), "--compare", str(old), "--threshold", "30")[0] == 0
+    status, text = command("--load", str(old), "--compare", str(new))
+    assert status == 0 and "faster 20 %" in text
+
+
+@pytest.mark.usefixtures("rich")
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the bench extra is not installed: no matplotlib")
+    lines = "cell=LSTM T=1 B=1 H=8,64\ncell=GRU T=4 B=2,4 H=8"
+    found = [
+        replace(made_run(4.0, torch=10.0).results[0], shape=shape)
+        for line in lines.splitlines()
+        for shape in shapes.parse_line(line)
+    ]
+    replace(made_run(4.0, torch=10.0), results=found).save(tmp_path / "run.json")
+    assert command("--load", str(tmp_path / "run.json"), "--plots", str(tmp_path / "plots"))[0] == 0
+    written = {path.name: path.stat().st_size for path in (tmp_path / "plots").iterdir()}
+    assert set(written) == {"latency.png", "throughput.png", "histogram.png"} and min(written.values()) > 10000
+
+
+@pytest.mark.usefixtures("rich")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--shapes", "nothing"), "no shapes 'nothing'"),
+        (("--threads", "0"), "--threads: expected 'all' or numbers from 1 to"),
+        (("--peers", "tensorflow"), "--peers: expected some of torch"),
+        (("--load", "/nowhere.json"), "/nowhere.json"),
+    ],
+)
+def test_bad_options_are_named(arguments: tuple[str, ...], complaint: str) -> None:
+    status, text = command(*arguments)
+    assert status == 2 and complaint in text
+
+
+def test_a_missing_extra_is_named() -> None:
+    script = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in ("rich", "matplotlib") else find(name, *rest)
+sys.argv = ["recurra", "bench", "--plots", "x"]
+from recurra.__main__ import main
+sys.stderr = sys.stdout
+assert main() == 2
+"""
+    assert 'needs rich and matplotlib: pip install "recurra[bench]"' in run_python(script)
