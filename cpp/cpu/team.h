@@ -6,8 +6,8 @@
 
 namespace recurra {
 
-// Lets `size` workers wait for each other. Everyone announces its round in a cache line of its own and looks at all others': the
-// news travels once from core to core, where a shared counter would take two trips.
+// Lets `size` workers wait for each other. Everyone announces its round in a cache line of its own and looks at all others':
+// the news travels once from core to core, where a shared counter would take two trips.
 class Barrier {
  public:
   explicit Barrier(int size) : size_(size), workers_(new Worker[size_t(size)]) {}

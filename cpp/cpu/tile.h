@@ -142,20 +142,33 @@ RECURRA_FN void run_tiles(const Call& call, int tile) {
   }
 }
 
-// A single row: as many tiles together as there are, because one chain alone waits for each of its multiply-adds.
+// Tiles begin .. end-1 of a single row, N at a time and the rest in halves of that, forwards or from the end.
 template <class Block, int N, class Call>
-RECURRA_FN void sweep_row(const Call& call, int& tile) {
-  for (; tile + N <= call.tile_end; tile += N) Block::template run<1, N>(call, 0, tile);
-  if constexpr (N > 1) sweep_row<Block, N / 2>(call, tile);
+RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
+  for (; begin + N <= end; backwards ? end -= N : begin += N) Block::template run<1, N>(call, 0, backwards ? end - N : begin);
+  if constexpr (N > 1) walk<Block, N / 2>(call, backwards, begin, end);
+}
+
+// A single row reads all weights of its tiles once a step. Where they stay in the first-level cache, many chains side by side
+// are best. Where they do not, reading is the limit: then few tiles at a time, to and fro on alternate steps, so that the step
+// begins with what the one before read last (11 % at H = 64, bench/NOTES.md).
+template <class Block, class Call>
+RECURRA_FN void sweep_row(const Call& call) {
+  constexpr ptrdiff_t kCached = 24 << 10;
+  constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
+  const ptrdiff_t bytes = (call.tile_end - call.tile_begin) * call.tiles.size * ptrdiff_t(sizeof(*call.tiles.base));
+  if (bytes <= kCached)
+    walk<Block, many>(call, false, call.tile_begin, call.tile_end);
+  else
+    walk<Block, few>(call, call.backwards, call.tile_begin, call.tile_end);
 }
 
 template <class Block, class Call>
 void sweep(const Call& call) {
   using Shape = typename Block::Shape;
+  if (call.rows == 1) return sweep_row<Block>(call);
   int tile = call.tile_begin;
-  if (call.rows == 1) {
-    sweep_row<Block, Shape::single_row_tiles>(call, tile);
-  } else if (Shape::tiles > 1) {
+  if (Shape::tiles > 1) {
     for (; tile + Shape::tiles <= call.tile_end; tile += Shape::tiles) run_tiles<Block, Shape::tiles>(call, tile);
   }
   for (; tile < call.tile_end; ++tile) run_tiles<Block, 1>(call, tile);

@@ -65,6 +65,7 @@ template <class T>
 struct PhaseCall {
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
+  bool backwards = false;  // the order in which tiles are visited may alternate from step to step
   int rows = 0;
   Operand<T> x;           // input rows; not read when `before` is given
   Panel<const T> before;  // bias plus input product, made earlier by input_product; base is null when it was not
@@ -83,6 +84,7 @@ template <class T>
 struct InputCall {
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
+  static constexpr bool backwards = false;
   int rows = 0;
   Operand<T> x;
   Panel<T> out;

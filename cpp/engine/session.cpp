@@ -200,6 +200,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
   const int64_t place = pass.reverse ? -step : step;
   const size_t last = pass.layer->phases.size() - 1;
   PhaseCall<T> call;
+  call.backwards = now;
   call.rows = rows;
   const Integers& integers = pass.integers;
   if (before_row < 0)
