@@ -81,7 +81,7 @@ struct PhaseBlock {
       if (!call.before.base) W::template add<InputOf<P>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size);
     W::template add<RecurrentOf<P>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size);
 
-    // Spilled so that the pointwise code below exists once and not N * R times (a quarter of the binary).
+    // Spilled so that the pointwise code below exists once and not N * R times.
     Vec<T> spilled[N * R][chains];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
