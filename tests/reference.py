@@ -1,10 +1,10 @@
-"""The oracle: every cell in NumPy float64, written from the equations of cells.md and from nothing else.
+"""The oracle: every cell in NumPy float64, written from the papers' equations and from nothing else.
 
 One function per cell computes one step of one row: it takes x [I], the states before the step, the parameters of
 its layer and direction, and the constants, and returns the states after the step, the emitted one first. `run`
 drives any of them through time, row by row, layers and directions. Speed is no aim here; being obvious is.
 
-To add a cell: write its step from cells.md and register it in `CELLS` under its name in the compiled table.
+To add a cell: write its step from its equations and register it in `CELLS` under its name in the compiled table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Step = Callable[[Array, States, Params, Constants], States]
 
 @dataclass(frozen=True)
 class Cell:
-    """A step function and what is needed to shape its parameters (cells.md 1.2, 4.1)."""
+    """A step function and what is needed to shape its parameters."""
 
     step: Step
     blocks: int  # gate blocks of weight_ih and weight_hh, each H rows
@@ -37,7 +37,7 @@ class Cell:
 CELLS: dict[str, Cell] = {}
 
 
-# -------------------------------------------------------------------------------- scalar functions, cells.md 2
+# -------------------------------------------------------------------------------- scalar functions
 
 
 def s(a: Array) -> Array:
@@ -85,7 +85,7 @@ def lstm_output(c: Array, ao: Array, p_o: int, p: Params, constants: Constants) 
     return h, c
 
 
-# ------------------------------------------------------------------------------------------------ RNN, cells.md 3
+# ------------------------------------------------------------------------------------------------ RNN
 
 
 def rnn(f: Callable[[Array], Array]) -> Step:
@@ -96,7 +96,7 @@ def rnn(f: Callable[[Array], Array]) -> Step:
     return step
 
 
-# ----------------------------------------------------------------------------------------------- LSTM, cells.md 4
+# ----------------------------------------------------------------------------------------------- LSTM
 
 
 def lstm(x: Array, states: States, p: Params, constants: Constants) -> States:
@@ -129,7 +129,7 @@ def lstm_f_from_i(x: Array, states: States, p: Params, constants: Constants) -> 
     return lstm_output(c, ao, 1, p, constants)
 
 
-# ------------------------------------------------------------------------------------------------ GRU, cells.md 5
+# ------------------------------------------------------------------------------------------------ GRU
 
 
 def gru(reset: str, update: str) -> Step:
@@ -180,7 +180,7 @@ def shapes(
     directions: int = 1,
     bias: bool = True,
 ) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, in torch's order (cells.md 1.2, 4.1, 17.1)."""
+    """Name and shape of every parameter, in torch's order."""
     kind = CELLS[cell]
     rows, output = kind.blocks * hidden_size, proj_size or hidden_size
     result: dict[str, tuple[int, ...]] = {}
@@ -209,7 +209,7 @@ def run(
 ) -> tuple[Array, States]:
     """The output [T, B, D*O] and the final states [L*D, B, .] of a stack; params carry torch's names.
 
-    cells.md 17: row b has lengths[b] valid steps. The reverse direction starts at the last of them, outputs past
+    Row b has lengths[b] valid steps. The reverse direction starts at the last of them, outputs past
     them are zero, the final state is the one after the row's own last step, and a row of length 0 keeps its state.
     """
     if x.ndim == 2:  # unbatched

@@ -1,4 +1,4 @@
-"""Identities and limiting cases of cells.md section 19 for the cells that exist."""
+"""Identities and limiting cases that every cell must obey, whatever its implementation."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from recurra import functional
 ort = pytest.importorskip("onnxruntime", reason="the parity extra is not installed: no onnxruntime")
 onnx = pytest.importorskip("onnx", reason="the parity extra is not installed: no onnx")
 
-# ONNX's block k is our block ORDER[k] (cells.md 21.2, peers-cpu: LSTM i o f c, P i o f, GRU z r h).
+# ONNX's block k is our block ORDER[k] (ONNX: LSTM i o f c, P i o f, GRU z r h).
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 PEEP_ORDER = (0, 2, 1)
 TOLERANCE = 3e-6

@@ -136,7 +136,7 @@ Limits measure_limits() {
   limits.f32_gflops = giga_operations(m.f32);
   limits.bf16_gflops = giga_operations(m.bf16);
   limits.int8_gops = giga_operations(m.int8);
-  for (const int kib : {16, 256, 4096, 65536}) {
+  for (const int kib : {16, 48, 128, 512, 1024, 2048, 8192, 32768}) {
     const std::vector<float> data(size_t(kib) * 256, 0.5f);
     const int repeats = std::max(1, 8192 / kib);
     const double time = shortest([&] {
