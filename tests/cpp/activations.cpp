@@ -51,9 +51,9 @@ struct Function {
 
 const Function functions[] = {
     {"sigmoid", [](Vec<float> x) { return sigmoid(x); }, [](Vec<double> x) { return sigmoid(x); }, true_sigmoid,
-     true_sigmoid_long, 0},
+     true_sigmoid_long, 0x3487ba6496855735},
     {"tanh", [](Vec<float> x) { return tanh(x); }, [](Vec<double> x) { return tanh(x); }, [](double x) { return std::tanh(x); },
-     [](double x) { return std::tanh((long double)x); }, 0},
+     [](double x) { return std::tanh((long double)x); }, 0x280daf473d72a8f4},
 };
 
 float as_float(uint32_t bits) {
