@@ -44,9 +44,13 @@ struct Result {
   }
 
  private:
+  // NaNs count as one: x86 makes them with the sign bit set, ARM without.
   static uint64_t fnv(uint64_t hash, const std::vector<T>& values) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
-    for (size_t i = 0; i < values.size() * sizeof(T); ++i) hash = (hash ^ bytes[i]) * 1099511628211ull;
+    for (const T value : values) {
+      unsigned char bytes[sizeof(T)] = {};
+      if (value == value) std::memcpy(bytes, &value, sizeof value);
+      for (const unsigned char byte : bytes) hash = (hash ^ byte) * 1099511628211ull;
+    }
     return hash;
   }
 };
