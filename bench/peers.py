@@ -71,7 +71,7 @@ def ours(problem: Problem) -> Contestant:
     recurra.set_num_threads(problem.threads)
     if shape.streaming:
         one = shape.batch == 1
-        step = layer.stream(None if one else shape.batch).step
+        step = layer.stream(None if one else shape.batch, threads=problem.threads).step
         frame, out = (x[0, 0], y[0, 0]) if one else (x[0], y[0])
         return Contestant(partial(step, frame, out), lambda _: y)
     lengths = problem.lengths if shape.lengths != "none" else None

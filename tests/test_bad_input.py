@@ -223,6 +223,12 @@ def test_a_stream_refuses_a_bad_batch(batch: Any) -> None:
         recurra.GRU(N, H).stream(batch)
 
 
+@pytest.mark.parametrize("threads", (0, -1, 1.5, "2", True))
+def test_a_stream_refuses_a_bad_number_of_threads(threads: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="threads"):
+        recurra.GRU(N, H).stream(threads=threads)
+
+
 CONSTRUCTIONS: list[tuple[str, Any, dict[str, Any], Any, str]] = [
     ("hidden 0", recurra.LSTM, {"hidden_size": 0}, ValueError, "hidden_size.*0"),
     ("hidden -1", recurra.GRU, {"hidden_size": -1}, ValueError, "hidden_size.*-1"),

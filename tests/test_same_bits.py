@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import CPUS, Array, assert_same_bits, isa_available, run_python, states
+from checks import CPUS, Array, arrays, assert_same_bits, copies, isa_available, run_python, states
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import CELLS
@@ -183,11 +183,24 @@ def test_one_thread_and_several_give_the_same_bits(cell: str, dtype: str, restor
             layer, output, final = whole(problem)
             results.append((output, final))
             if directions == 1:
-                stream = layer.stream(batch)
+                stream = layer.stream(batch, threads=threads)
                 stream.state = problem.state()
-                results.append((stream.run(problem.x()), stream.state))
+                results.append((np.stack([stream.step(x) for x in problem.x()]), stream.state))
         for result in results[1:]:
             assert_same_bits(result, results[0])
+
+
+@pytest.mark.parametrize("precision", (None, "bfloat16", "int8"))
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_calls_leave_no_trace_in_the_memory_they_share(cell: str, precision: str | None) -> None:
+    proj = 9 if CELLS[cell].projected else 0
+    layer = recurra.Recurrent(cell, 5, 19, 2, bidirectional=True, proj_size=proj, seed=0)
+    layer = layer.quantize(precision) if precision else layer
+    x = np.random.default_rng(0).standard_normal((7, 6, 5), dtype=np.float32)
+    want = copies(arrays(layer(x)))
+    for shape in ((7, 6), (3, 2), (40, 1), (7, 6)):
+        layer(np.full((*shape, 5), np.nan, np.float32))
+        assert_same_bits(arrays(layer(x)), want)
 
 
 def isa_problems() -> Iterator[Problem]:

@@ -61,8 +61,8 @@ std::vector<T*> pointers(const Arrays& arrays) {
 template <class T>
 class FastStream {
  public:
-  FastStream(const Network<T>& network, int64_t batch, bool unbatched)
-      : stream_(network, batch),
+  FastStream(const Network<T>& network, int64_t batch, bool unbatched, int threads)
+      : stream_(network, batch, threads),
         dtype_(py::dtype::of<T>()),
         dims_(unbatched ? 1 : 2),
         batch_(batch),
@@ -198,8 +198,8 @@ class PyNetwork {
     std::visit([&](const auto& network) { run(network, x, h0, lengths, out, hn); }, network_);
   }
 
-  PyStream stream(int64_t batch, bool unbatched) const {
-    return std::visit([&](const auto& network) { return PyStream(FastStream(network, batch, unbatched)); }, network_);
+  PyStream stream(int64_t batch, bool unbatched, int threads) const {
+    return std::visit([&](const auto& network) { return PyStream(FastStream(network, batch, unbatched, threads)); }, network_);
   }
 
   size_t weight_bytes() const {
@@ -307,6 +307,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")
-      .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"))
+      .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"))
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
 }

@@ -42,12 +42,38 @@ void spin_until(Done done) {
   }
 }
 
+// The CPU that this thread is on, or -1.
+int this_cpu() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves this thread to another CPU than `taken`, if it may use one. A kernel that looks for an idle CPU only among those that
+// share a cache can leave a thread on the CPU of the one that woke it, and the two then take turns for milliseconds.
+void leave_cpu(int taken) {
+#if defined(__linux__)
+  cpu_set_t allowed, others;
+  if (taken < 0 || sched_getcpu() != taken || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  others = allowed;
+  CPU_CLR(taken, &others);
+  if (CPU_COUNT(&others) && sched_setaffinity(0, sizeof others, &others) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+  (void)taken;
+#endif
+}
+
 class Team {
  public:
   void grow(int threads) {
     while (threads_ < threads) {
       // Never joined: at exit they are parked and touch nothing that is torn down (the team itself is never freed).
-      std::thread([this, rank = threads_ + 1, seen = ticket_.load()] { serve(rank, seen); }).detach();
+      std::thread([this, rank = threads_ + 1, seen = ticket_.load(), caller = this_cpu()] {
+        leave_cpu(caller);
+        serve(rank, seen);
+      }).detach();
       ++threads_;
     }
   }
@@ -60,6 +86,7 @@ class Team {
     ticket_.store(((ticket_.load(std::memory_order_relaxed) >> 16) + 1) << 16 | uint64_t(size));
     if (sleepers_.load() > 0) {
       std::lock_guard<std::mutex> lock(mutex_);
+      caller_cpu_ = this_cpu();
       wake_.notify_all();
     }
     call(job, 0);
@@ -87,6 +114,7 @@ class Team {
     ++sleepers_;
     wake_.wait(lock, [this, seen] { return ticket_.load() != seen; });
     --sleepers_;
+    leave_cpu(caller_cpu_);
     return ticket_.load();
   }
 
@@ -98,6 +126,7 @@ class Team {
   std::atomic<uint64_t> ticket_{0};
   std::atomic<int> pending_{0};
   std::atomic<int> sleepers_{0};
+  int caller_cpu_ = -1;  // of the last one who woke somebody; guarded by mutex_
   std::mutex mutex_;
   std::condition_variable wake_;
 };

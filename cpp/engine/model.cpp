@@ -24,6 +24,26 @@ void Buffer<T>::Free::operator()(T* p) const {
   ::operator delete[](p, kCacheLine);
 }
 
+Buffer<char> SpareMemory::take(size_t bytes) {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  for (size_t i = 0; lock && i < blocks_.size(); ++i)
+    if (blocks_[i].size() >= bytes) {
+      std::swap(blocks_[i], blocks_.back());
+      Buffer<char> block = std::move(blocks_.back());
+      blocks_.pop_back();
+      return block;
+    }
+  return Buffer<char>(bytes);
+}
+
+void SpareMemory::give(Buffer<char> block) {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock || block.size() > kMostBytes) return;
+  if (blocks_.size() < kMostBlocks) return blocks_.push_back(std::move(block));
+  for (Buffer<char>& other : blocks_)
+    if (other.size() < block.size()) return std::swap(other, block);
+}
+
 namespace {
 
 template <class T>
@@ -133,8 +153,7 @@ double Model<T>::multiplications() const {
 
 template class Buffer<float>;
 template class Buffer<double>;
-template class Buffer<ptrdiff_t>;
-template class Buffer<int8_t>;
+template class Buffer<char>;
 template struct Model<float>;
 template struct Model<double>;
 

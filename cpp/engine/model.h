@@ -1,6 +1,7 @@
 // A stack of layers made ready: sizes resolved, weights packed for the backend in use.
 #pragma once
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "backend.h"
@@ -30,6 +31,20 @@ class Buffer {
   size_t size_ = 0;
 };
 
+// Memory of calls that are over, for those to come: fresh memory costs a page fault every 4 KB, which is a third of the time of
+// a batch of 32 at H = 64 (bench/NOTES.md). Nobody waits here: a thread that finds another at it goes without.
+class SpareMemory {
+ public:
+  Buffer<char> take(size_t bytes);
+  void give(Buffer<char> block);
+
+ private:
+  static constexpr size_t kMostBytes = 8 << 20;  // of a block; larger ones are not kept
+  static constexpr size_t kMostBlocks = 16;
+  std::mutex mutex_;
+  std::vector<Buffer<char>> blocks_;
+};
+
 // One phase of one layer and direction. The first `inputs` chains have an input product.
 template <class T>
 struct PackedPhase {
@@ -56,6 +71,7 @@ struct Model {
   int lanes;
   std::vector<T> constants;
   std::vector<PackedLayer<T>> layers;  // [layer * directions + direction]
+  mutable SpareMemory spare;
 
   Model(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params);
 

@@ -21,7 +21,7 @@ namespace {
 // Below these, in multiply-adds, a second thread costs more than it saves: waking a parked worker takes some 30 us, a barrier
 // some 0.3 us, and a core does 20 to 60 thousand multiply-adds a microsecond.
 constexpr double kWorthWaking = 2e6;
-constexpr double kWorthBarrier = 1e5;
+constexpr double kWorthBarrier = 5e4;
 constexpr int64_t kRowsPerWorker = 8;
 
 // How a call is shared out: `parts` sessions that never meet, each run by `workers` workers.
@@ -122,17 +122,22 @@ void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int
 
 template <class T>
 struct Stream<T>::Live {
-  Live(std::shared_ptr<const Model<T>> model, int rows)
-      : session(std::move(model), rows, kPiece, 1), plan{rows, nullptr, nullptr} {}
+  Live(std::shared_ptr<const Model<T>> model, int rows, int threads)
+      : session(std::move(model), rows, kPiece, threads), crew(threads, 1), plan{rows, nullptr, nullptr} {
+    const TeamLease starts_threads(threads);
+  }
 
   void run(Sequence<const T> x, Sequence<T> y) {
-    session.run(crew, 0, x, y, plan);
+    TeamLease team(crew.size);
+    Crew& working = team.size() == crew.size ? crew : alone;
+    auto job = [&](int rank) { session.run(working, rank, x, y, plan); };
+    team.run(job);
     session.ran(x.steps);
   }
 
   static constexpr int64_t kPiece = 64;  // steps of a long run that share an input product
   Session<T> session;
-  Crew crew{1, 1};
+  Crew crew, alone{1, 1};
   RowPlan plan;
   std::atomic<bool> busy{false};
 };
@@ -154,9 +159,11 @@ class Use {
 }  // namespace
 
 template <class T>
-Stream<T>::Stream(const Network<T>& network, int64_t rows) {
+Stream<T>::Stream(const Network<T>& network, int64_t rows, int threads) {
   if (network.config().directions != 1) throw std::invalid_argument("stream: a bidirectional network needs the whole sequence");
-  live_ = std::make_unique<Live>(network.model_, checked_rows(rows));
+  threads = std::min(threads, num_threads());
+  const bool worth = network.multiplications_per_step() * double(rows) >= kWorthBarrier * threads;
+  live_ = std::make_unique<Live>(network.model_, checked_rows(rows), worth ? threads : 1);
 }
 
 template <class T>

@@ -62,45 +62,55 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
   span_ = std::max(chunk_, steps_within(kSpanBytes, batch * output_width * int64_t(sizeof(T))));
   if (c.layers == 1 || c.directions == 2) span_ = std::max(span_, steps);
 
-  // One block of memory, dealt out in order.
-  const size_t lane_count = m.layers.size();
-  const ptrdiff_t kept = ptrdiff_t(m.spec->kept) * hidden_;
+  deal(batch);
+  for (int row = 0; row < rows; ++row) clear_row(row);
+}
+
+template <class T>
+Session<T>::~Session() {
+  model_->spare.give(std::move(memory_));
+}
+
+// One block of memory, dealt out in order; the first round finds out how much it takes.
+template <class T>
+void Session<T>::deal(int64_t batch) {
+  const Model<T>& m = *model_;
+  const NetworkConfig& c = m.config;
+  const int64_t output_width = c.directions * c.output_size;
   const int64_t before_rows = chunk_ > 1 ? batch * chunk_ : 0;
-  const size_t lane_size = size_t(batch * (2 * stride_ + state_width()));
-  const size_t scratch_size = size_t(batch * (stride_ + kept) + before_rows * before_width);
-  const size_t between = c.layers > 1 ? size_t(span_ * batch * output_width) : 0;
-  memory_ = Buffer<T>(lane_count * lane_size + size_t(c.directions) * scratch_size + 2 * between);
-  offset_memory_ = Buffer<ptrdiff_t>(size_t(workers) * batch * (3 + chunk_));
-
-  if (c.precision == Precision::int8) {
+  if (c.precision == Precision::int8)
     integer_stride_ = padded_integers(std::max(c.input_size, std::max(output_width, c.hidden_size)));
-    integer_memory_ = Buffer<int8_t>(size_t(workers * batch * (chunk_ + 1) * integer_stride_));
-    scale_memory_ = Buffer<float>(size_t(workers * batch * (chunk_ + 1)));
-  }
+  lanes_.resize(m.layers.size());
 
-  T* at = memory_.data();
-  const auto deal = [&](ptrdiff_t stride, int64_t panel_rows) {
-    const Panel<T> panel{at, stride};
-    at += stride * panel_rows;
-    return panel;
-  };
-  lanes_.resize(lane_count);
-  for (Lane& lane : lanes_) {
-    for (Panel<T>& h : lane.h) h = deal(stride_, batch);
-    lane.states = deal(state_width(), batch);
-  }
-  for (int d = 0; d < c.directions; ++d) {
-    Scratch& scratch = scratch_[d];
-    scratch.result = deal(stride_, batch);
-    scratch.kept = deal(kept, batch);
-    for (int p = 0; p < m.spec->phases.size; ++p) {
-      const PackedPhase<T>& phase = m.layers[0].phases[p];
-      scratch.before[p] = deal(ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, before_rows);
+  for (const bool counting : {true, false}) {
+    size_t used = 0;
+    const auto take = [&](auto*& pointer, int64_t count) {
+      if (!counting) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(memory_.data() + used);
+      used += (size_t(count) * sizeof(*pointer) + 63) / 64 * 64;
+    };
+    const auto panel = [&](Panel<T>& p, ptrdiff_t stride, int64_t rows) {
+      p.stride = stride;
+      take(p.base, stride * rows);
+    };
+    for (Lane& lane : lanes_) {
+      for (Panel<T>& h : lane.h) panel(h, stride_, batch);
+      panel(lane.states, state_width(), batch);
     }
-  }
-  for (Panel<T>& panel : between_) {
-    panel = {at, output_width};
-    at += between;
+    for (int d = 0; d < c.directions; ++d) {
+      panel(scratch_[d].result, stride_, batch);
+      panel(scratch_[d].kept, ptrdiff_t(m.spec->kept) * hidden_, batch);
+      for (int p = 0; p < m.spec->phases.size; ++p) {
+        const PackedPhase<T>& phase = m.layers[0].phases[p];
+        panel(scratch_[d].before[p], ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, before_rows);
+      }
+    }
+    for (Panel<T>& between : between_) panel(between, output_width, c.layers > 1 ? span_ * batch : 0);
+    take(offsets_, workers_ * batch * (3 + chunk_));
+    if (integer_stride_) {
+      take(integers_, workers_ * batch * (chunk_ + 1) * integer_stride_);
+      take(scales_, workers_ * batch * (chunk_ + 1));
+    }
+    if (counting) memory_ = m.spare.take(used);
   }
 }
 
@@ -110,7 +120,7 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
   const Model<T>& m = *model_;
   const NetworkConfig& c = m.config;
   const Environment environment(*m.backend);
-  ptrdiff_t* table = offset_memory_.data() + ptrdiff_t(worker) * std::max(rows_, 1) * (3 + chunk_);
+  ptrdiff_t* table = offsets_ + ptrdiff_t(worker) * std::max(rows_, 1) * (3 + chunk_);
   const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_};
 
   for (int64_t first = 0; first < x.steps; first += span_) {
@@ -234,8 +244,8 @@ template <class T>
 typename Session<T>::Integers Session<T>::integers_of(int worker) const {
   if (!integer_stride_) return {};
   const ptrdiff_t batch = std::max(rows_, 1), rows = batch * (chunk_ + 1);
-  int8_t* integers = integer_memory_.data() + worker * rows * integer_stride_;
-  float* scales = scale_memory_.data() + worker * rows;
+  int8_t* integers = integers_ + worker * rows * integer_stride_;
+  float* scales = scales_ + worker * rows;
   return {{integers, integer_stride_},
           {integers + batch * chunk_ * integer_stride_, integer_stride_},
           scales,

@@ -42,6 +42,7 @@ class Session {
  public:
   // `steps` is the longest run expected: longer ones work, in pieces. With two directions it must be the longest.
   Session(std::shared_ptr<const Model<T>> model, int rows, int64_t steps, int workers);
+  ~Session();
 
   const Model<T>& model() const { return *model_; }
 
@@ -66,6 +67,7 @@ class Session {
     Panel<T> kept;
     Panel<T> before[kMaxPhases] = {};  // bias plus input product of the chunk's steps
   };
+  void deal(int64_t batch);
   struct Offsets {
     ptrdiff_t *own, *x, *y, *chunk;
   };
@@ -106,10 +108,10 @@ class Session {
   ptrdiff_t hidden_, stride_;     // padded widths: of the other states, of h and of phase results
   int64_t chunk_, span_;          // steps whose input product is made at once; steps a layer runs before the next layer does
   int parity_ = 0;
-  Buffer<T> memory_;
-  Buffer<ptrdiff_t> offset_memory_;
-  Buffer<int8_t> integer_memory_;
-  Buffer<float> scale_memory_;
+  Buffer<char> memory_;  // all of the following
+  ptrdiff_t* offsets_;
+  int8_t* integers_ = nullptr;
+  float* scales_ = nullptr;
   std::vector<Lane> lanes_;  // [layer * directions + direction]
   Scratch scratch_[2];
   Panel<T> between_[2];  // sequences on their way from layer to layer

@@ -44,7 +44,7 @@ class Network:
         """
         Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].
         """
-    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool) -> Stream:
+    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool, threads: typing.SupportsInt | typing.SupportsIndex) -> Stream:
         ...
     @property
     def weight_bytes(self) -> int:

@@ -162,13 +162,14 @@ class Recurrent:
         """
         return functional.run(self._packed, x, state, lengths=lengths, out=out, batch_first=self.batch_first)
 
-    def stream(self, batch: int | None = None) -> Stream:
+    def stream(self, batch: int | None = None, *, threads: int = 1) -> Stream:
         """A stream through this layer, its state zero: see `recurra.Stream`.
 
         Args:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.
+            threads: how many threads a step may use, for wide layers; see `recurra.Stream`.
         """
-        return Stream(self._packed, batch, self.batch_first)
+        return Stream(self._packed, batch, self.batch_first, threads)
 
     def quantize(self, precision: str) -> Self:
         """A layer like this one whose packed weights are of reduced precision; inputs, states and outputs stay float32.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _core
 from ._arrays import batched, bounded, check, contiguous, output, require_memory, require_rows, row_contiguous, vector
 from ._options import flag, integer
 from .functional import unwrapped
@@ -13,7 +14,6 @@ from .functional import unwrapped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from . import _core
     from ._arrays import Array, Input
     from .functional import Packed, State
 
@@ -31,15 +31,18 @@ class Stream:
         packed: the network.
         batch: None for one sequence without a batch axis, or the number of sequences that advance together.
         batch_first: axis order of `run`.
+        threads: how many threads a step may use, at most `recurra.get_num_threads()`; steps below some ten microseconds
+            use one all the same. Between steps the others spin for a moment and then sleep, and waking them is a
+            system call; with one thread, the default, no step makes any. No result depends on it.
 
     Raises:
-        ValueError: `batch` is less than 1; the network is bidirectional.
+        ValueError: `batch` or `threads` is less than 1; the network is bidirectional.
     """
 
     __slots__ = ("_batch", "_batch_first", "_packed", "_step", "_stream")
     _stream: _core.Stream
 
-    def __init__(self, packed: Packed, batch: int | None = None, batch_first: bool = False) -> None:
+    def __init__(self, packed: Packed, batch: int | None = None, batch_first: bool = False, threads: int = 1) -> None:
         if packed.sizes.directions != 1:
             raise ValueError(
                 "a bidirectional network cannot stream: its reverse direction starts at the last step, so it needs the"
@@ -53,7 +56,8 @@ class Stream:
         # About what the core will allocate: states, and a row for each layer's input and output.
         values = (size.layers + 1) * (size.hidden + size.output) + size.input
         require_memory(f"batch={batch}", values * rows * packed.dtype.itemsize)
-        self._stream = packed.network.stream(rows, batch is None)
+        workers = min(integer("threads", threads), _core.get_num_threads())
+        self._stream = packed.network.stream(rows, batch is None, workers)
         self._step = self._stream.step  # bound once, because `step` is the hot path
 
     def step(self, x: Input, out: Array | None = None) -> Array:

@@ -114,7 +114,9 @@ class Network {
 template <class T>
 class Stream {
  public:
-  Stream(const Network<T>& network, int64_t rows);
+  // Steps of some ten microseconds and more may use up to `threads` threads (and num_threads()). Those that wait for a step
+  // longer than a moment sleep, and waking them is a system call: with one thread, the default, no step makes any.
+  Stream(const Network<T>& network, int64_t rows, int threads = 1);
   ~Stream();
   Stream(Stream&&) noexcept;
 
