@@ -16,6 +16,7 @@ using recurra::Network;
 using recurra::NetworkConfig;
 using recurra::Sequence;
 using recurra::Stream;
+using recurra::Tape;
 
 using Arrays = std::vector<py::array>;
 using OptionalArray = std::optional<py::array>;
@@ -186,6 +187,46 @@ class PyStream {
   SharedStream stream_;
 };
 
+// ---- tapes
+
+class PyTape {
+ public:
+  using AnyTape = std::variant<Tape<float>, Tape<double>>;
+  PyTape(AnyTape tape, py::array x) : tape_(std::move(tape)), x_(std::move(x)) {}
+
+  void backward(const OptionalArray& dy, const std::vector<OptionalArray>& d_final, const OptionalArray& dx,
+                const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params) const {
+    std::visit([&](const auto& tape) { run(tape, dy, d_final, dx, d_initial, params); }, tape_);
+  }
+
+  size_t bytes() const {
+    return std::visit([](const auto& tape) { return tape.bytes(); }, tape_);
+  }
+
+ private:
+  template <class T>
+  static void run(const Tape<T>& tape, const OptionalArray& dy, const std::vector<OptionalArray>& d_final,
+                  const OptionalArray& dx, const std::optional<Arrays>& d_initial,
+                  const std::vector<std::vector<OptionalArray>>& params) {
+    const auto optional = [](const OptionalArray& array) { return array ? data<T>(*array) : nullptr; };
+    std::vector<const T*> final_states;
+    for (const OptionalArray& array : d_final) final_states.push_back(optional(array));
+    std::vector<std::vector<T*>> all;
+    for (const auto& layer : params) {
+      all.emplace_back();
+      for (const OptionalArray& array : layer) all.back().push_back(optional(array));
+    }
+    const auto initial = d_initial ? pointers<T>(*d_initial) : std::vector<T*>();
+    const auto from = dy ? input<T>(*dy) : Sequence<const T>{};
+    const auto to = dx ? sequence<T>(*dx) : Sequence<T>{};
+    const py::gil_scoped_release release;
+    tape.backward(from, final_states.data(), to, d_initial ? initial.data() : nullptr, all);
+  }
+
+  AnyTape tape_;
+  py::array x_;  // the tape reads it
+};
+
 // ---- networks
 
 class PyNetwork {
@@ -196,6 +237,11 @@ class PyNetwork {
   void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
                const py::array& out, const Arrays& hn) const {
     std::visit([&](const auto& network) { run(network, x, h0, lengths, out, hn); }, network_);
+  }
+
+  PyTape record(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
+                const py::array& out, const Arrays& hn, bool recompute) const {
+    return std::visit([&](const auto& network) { return recorded(network, x, h0, lengths, out, hn, recompute); }, network_);
   }
 
   PyStream stream(int64_t batch, bool unbatched, int threads) const {
@@ -231,6 +277,21 @@ class PyNetwork {
     without_gil_if(work > kWorthReleasing, [&] {
       network.forward(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to, final_states.data());
     });
+  }
+
+  template <class T>
+  static PyTape recorded(const Network<T>& network, const py::array& x, const std::optional<Arrays>& h0,
+                       const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn, bool recompute) {
+    const auto from = input<T>(x);
+    const auto to = sequence<T>(out);
+    const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
+    const auto final_states = pointers<T>(hn);
+    const auto tape = [&] {
+      const py::gil_scoped_release release;
+      return network.record(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to, final_states.data(),
+                            recompute);
+    }();
+    return {tape, x};
   }
 
   AnyNetwork network_;
@@ -287,6 +348,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("set_state", &PyStream::set_state, py::arg("states"), "Reads the states from arrays [L, B, width].")
       .def("reset", &PyStream::reset, py::arg("rows"), "Sets all rows, or the given ones, to zero.");
 
+  py::class_<PyTape>(m, "Tape", "What a forward pass leaves for backward.")
+      .def("backward", &PyTape::backward, py::arg("dy"), py::arg("d_final"), py::arg("dx"), py::arg("d_initial"),
+           py::arg("params"), "Writes dx and d_initial, adds to params (nested as in Network); each may be None.")
+      .def_property_readonly("nbytes", &PyTape::bytes);
+
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
@@ -307,6 +373,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")
+      .def("record", &PyNetwork::record, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
+           py::arg("recompute"), "As forward, and returns a tape.")
       .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"))
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
 }

@@ -74,16 +74,23 @@ struct Spec {
   List<Param, 8> params;
   List<State, 4> states;  // states[0] is h, as wide as the output; the others are as wide as `hidden`
   List<Constant, 2> constants;
-  int kept = 0;  // per-unit values handed from one phase to a later one of the same step
+  int kept = 0;   // per-unit values handed from one phase to a later one of the same step
+  int saved = 0;  // per-unit values that a step with a tape keeps for backward, beside its states
   List<Phase, kMaxPhases> phases;
 };
 
 // The pointwise functions of a cell's phases, in order. A phase type P has `static constexpr Phase phase` and
 //   template <class V, class Unit> static V forward(const V* a, Unit& unit)
-// where V holds one or more units (a SIMD vector, a float, a double), a[c] is chain c, and `unit` gives access to the
-// units' own values: unit.h() = h(t-1), unit.state(i) / set_state(i, v) the other states (c, ...), unit.vector(i)
-// the per-unit vectors, unit.kept(i) / keep(i, v) values for a later phase, unit.constant(i). Only a phase of `hidden` units
-// may use states and kept values.
+//   template <class V, class Unit> static void backward(V d_result, V* da, Unit& unit)
+// where V holds one or more units (a SIMD vector, a float, a double) and `unit` gives access to the units' own values.
+//
+// forward: a[c] is chain c; unit.h() = h(t-1), unit.state(i) / set_state(i, v) the other states (c, ...), unit.vector(i) the
+// per-unit vectors, unit.kept(i) / keep(i, v) values for a later phase, unit.save(i, v) values for backward, unit.constant(i).
+// backward: from the gradient of what forward returned to da[c], those of the chains. It reads h() and state(i) as before the
+// step, saved(i), vector(i), constant(i); d_state(i) is the gradient of a state after the step, set_d_state(i, v) sets that of
+// the state before it; add_d_h(v) adds what reaches h(t-1) past the chains; d_kept(i) / set_d_kept(i, v) hand gradients to an
+// earlier phase; set_d_vector(i, v) is this unit's share of a per-unit vector's gradient.
+// Only a phase of `hidden` units may use states, kept and saved values.
 template <class... P>
 struct Pointwise {
   static constexpr List<Phase, kMaxPhases> phases() { return List<Phase, kMaxPhases>({P::phase...}); }

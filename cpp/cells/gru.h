@@ -21,6 +21,20 @@ V gru_update(V z, V h_prev, V n) {
   return fma(z, n, (one - z) * h_prev);
 }
 
+// Its gradient: returns that of z, sets that of n, and passes on what h(t-1) gets directly.
+template <Update update, class V, class Unit>
+V gru_update_backward(V dh, V z, V n, V& dn, Unit& unit) {
+  const V one(1), h_prev = unit.h();
+  if constexpr (update == Update::keep) {
+    dn = dh * (one - z);
+    unit.add_d_h(dh * z);
+    return dh * (h_prev - n);
+  }
+  dn = dh * z;
+  unit.add_d_h(dh * (one - z));
+  return dh * (n - h_prev);
+}
+
 template <Update update>
 struct GruResetAfter {
   // The candidate keeps its input side (chain 2) and its recurrent side (chain 3) apart.
@@ -32,7 +46,19 @@ struct GruResetAfter {
     const V r = sigmoid(a[0]);
     const V z = sigmoid(a[1]);
     const V n = tanh(fma(r, a[3], a[2]));
+    unit.save(0, r), unit.save(1, z), unit.save(2, n), unit.save(3, a[3]);
     return gru_update<update>(z, unit.h(), n);
+  }
+
+  template <class V, class Unit>
+  static void backward(V dh, V* da, Unit& unit) {
+    const V one(1), r = unit.saved(0), z = unit.saved(1), n = unit.saved(2), q = unit.saved(3);
+    V dn;
+    const V dz = gru_update_backward<update>(dh, z, n, dn, unit);
+    da[2] = dn * ((one - n) * (one + n));
+    da[3] = da[2] * r;
+    da[1] = dz * (z * (one - z));
+    da[0] = da[2] * q * (r * (one - r));
   }
 };
 
@@ -41,9 +67,19 @@ struct GruReset {
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {
-    const V r = sigmoid(a[0]);
-    unit.keep(0, sigmoid(a[1]));  // z
+    const V r = sigmoid(a[0]), z = sigmoid(a[1]);
+    unit.keep(0, z);
+    unit.save(0, r), unit.save(1, z);
     return r * unit.h();
+  }
+
+  // Of q = r h(t-1).
+  template <class V, class Unit>
+  static void backward(V dq, V* da, Unit& unit) {
+    const V one(1), r = unit.saved(0), z = unit.saved(1);
+    da[0] = dq * unit.h() * (r * (one - r));
+    da[1] = unit.d_kept(0) * (z * (one - z));
+    unit.add_d_h(dq * r);
   }
 };
 
@@ -54,22 +90,31 @@ struct GruCandidate {
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {
     const V n = tanh(a[0]);
+    unit.save(2, n);
     return gru_update<update>(unit.kept(0), unit.h(), n);
+  }
+
+  template <class V, class Unit>
+  static void backward(V dh, V* da, Unit& unit) {
+    const V one(1), n = unit.saved(2);
+    V dn;
+    unit.set_d_kept(0, gru_update_backward<update>(dh, unit.saved(1), n, dn, unit));
+    da[0] = dn * ((one - n) * (one + n));
   }
 };
 
-template <class P, int kept>
+template <class P, int kept, int saved>
 struct GruBase {
   using Phases = P;
   static constexpr Spec spec() {
-    return {"rzn", gate_params(3), List<State, 4>({State{"h", Dim::output}}), {}, kept, Phases::phases()};
+    return {"rzn", gate_params(3), List<State, 4>({State{"h", Dim::output}}), {}, kept, saved, Phases::phases()};
   }
 };
 
 template <Update update>
-struct GruAfter : GruBase<Pointwise<GruResetAfter<update>>, 0> {};
+struct GruAfter : GruBase<Pointwise<GruResetAfter<update>>, 0, 4> {};
 
 template <Update update>
-struct GruBefore : GruBase<Pointwise<GruReset, GruCandidate<update>>, 1> {};
+struct GruBefore : GruBase<Pointwise<GruReset, GruCandidate<update>>, 1, 3> {};
 
 }  // namespace recurra

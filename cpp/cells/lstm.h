@@ -48,7 +48,34 @@ struct LstmGates {
     const V c = clip(fma(f, c_prev, i * g), unit.constant(0));
     const V o = sigmoid(peep<V>(a[o_at], unit, gates - 2, c));
     unit.set_state(0, c);
+    unit.save(0, i), unit.save(1, f), unit.save(2, g), unit.save(3, o);
     return o * tanh(c);
+  }
+
+  // The output gate first: with peepholes it sends a gradient to c.
+  template <class V, class Unit>
+  static void backward(V dq, V* da, Unit& unit) {
+    constexpr int g_at = gates - 2, o_at = gates - 1;
+    const V one(1), c_prev = unit.state(0);
+    const V i = unit.saved(0), f = unit.saved(1), g = unit.saved(2), o = unit.saved(3);
+    const V unclipped = fma(f, c_prev, i * g), c = clip(unclipped, unit.constant(0)), q = tanh(c);
+
+    da[o_at] = dq * q * (o * (one - o));
+    V dc = fma(dq * o, (one - q) * (one + q), unit.d_state(0));
+    dc = peep_backward<V>(da[o_at], unit, gates - 2, c, dc);
+    dc = where_inside(unclipped, unit.constant(0), dc);
+    V dc_prev = dc * f;
+    if constexpr (!coupled) {
+      da[0] = dc * g * (i * (one - i));
+      da[1] = dc * c_prev * (f * (one - f));
+      dc_prev = peep_backward<V>(da[0], unit, 0, c_prev, dc_prev);
+      dc_prev = peep_backward<V>(da[1], unit, 1, c_prev, dc_prev);
+    } else {
+      da[0] = dc * (coupling == Coupling::i_from_f ? c_prev - g : g - c_prev) * (i * f);
+      dc_prev = peep_backward<V>(da[0], unit, 0, c_prev, dc_prev);
+    }
+    da[g_at] = dc * i * ((one - g) * (one + g));
+    unit.set_d_state(0, dc_prev);
   }
 
  private:
@@ -56,6 +83,14 @@ struct LstmGates {
   static V peep(V a, Unit& unit, int which, V c) {
     if constexpr (peephole) return fma(unit.vector(which), c, a);
     return a;
+  }
+
+  // dc, with what comes from gate gradient da through its peephole.
+  template <class V, class Unit>
+  static V peep_backward(V da, Unit& unit, int which, V c, V dc) {
+    if constexpr (!peephole) return dc;
+    unit.set_d_vector(which, da * c);
+    return fma(unit.vector(which), da, dc);
   }
 };
 
@@ -71,6 +106,7 @@ struct Lstm {
               List<State, 4>({State{"h", Dim::output}, State{"c", Dim::hidden}}),
               List<Constant, 2>({Constant{"cell_clip", __builtin_inf()}}),
               0,
+              4,
               Phases::phases()};
     const Param peepholes[] = {{"weight_peep", Gates::gates - 1, Dim::hidden}};
     if (peephole) s.params.append(peepholes, 1);
@@ -85,6 +121,11 @@ struct Projection {
   template <class V, class Unit>
   static V forward(const V* a, Unit&) {
     return a[0];
+  }
+
+  template <class V, class Unit>
+  static void backward(V dh, V* da, Unit&) {
+    da[0] = dh;
   }
 };
 

@@ -27,6 +27,8 @@ namespace {
 #include "weights.h"
 //
 #include "tile.h"
+//
+#include "backward.h"
 
 // Subnormal numbers count as zero: on many machines each one costs a hundred cycles, so that a fading signal would
 // be slower than a loud one. Rounding is to nearest, whatever the caller has set.
@@ -84,18 +86,37 @@ constexpr KernelTable<T> table_of() {
   return k;
 }
 
-constexpr Kernels<float> float_kernels() {
-  return {Vec<float>::lanes,
-          {table_of<FullWeights, float>(), table_of<Bfloat16Weights, float>(), table_of<Int8Weights, float>()}};
+template <class T, class... P>
+constexpr void set_backward(Kernels<T>& k, int cell, Pointwise<P...>) {
+  int phase = 0;
+  ((k.backward[cell][phase++] = backward<P, T>), ...);
 }
 
-constexpr Kernels<double> double_kernels() { return {Vec<double>::lanes, {table_of<FullWeights, double>()}}; }
+template <class T>
+constexpr Kernels<T> full_kernels() {
+  Kernels<T> k;
+  k.lanes = Vec<T>::lanes;
+  k.by_precision[0] = table_of<FullWeights, T>();
+  int cell = 0;
+#define RECURRA_CELL(name, ...) set_backward(k, cell++, __VA_ARGS__::Phases());
+#include "../cells/cells.def"
+  k.transposed = sweep<TransposedBlock<T>, TransposedCall<T>>;
+  k.outer = outer<T>;
+  return k;
+}
+
+constexpr Kernels<float> float_kernels() {
+  Kernels<float> k = full_kernels<float>();
+  k.by_precision[1] = table_of<Bfloat16Weights, float>();
+  k.by_precision[2] = table_of<Int8Weights, float>();
+  return k;
+}
 
 }  // namespace
 
 extern const Backend table;
 // constexpr: a run-time initialiser would execute this instruction set on machines that lack it.
-constexpr Backend table = {RECURRA_QUOTE(RECURRA_ISA), float_kernels(), double_kernels(), quantise, enter, leave};
+constexpr Backend table = {RECURRA_QUOTE(RECURRA_ISA), float_kernels(), full_kernels<double>(), quantise, enter, leave};
 
 }  // namespace RECURRA_ISA
 }  // namespace recurra

@@ -69,6 +69,12 @@ RECURRA_FN Vec<T> clip(Vec<T> x, Vec<T> bound) {
   return select(x < -bound, -bound, x);
 }
 
+// v where |x| <= bound, 0 elsewhere: the gradient of clip.
+template <class T>
+RECURRA_FN Vec<T> where_inside(Vec<T> x, Vec<T> bound, Vec<T> v) {
+  return select(bound < abs(x), Vec<T>(0), v);
+}
+
 template <class T>
 RECURRA_FN Vec<T> relu(Vec<T> x) {
   return select(x < Vec<T>(0), Vec<T>(0), x);

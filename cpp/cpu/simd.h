@@ -51,6 +51,13 @@ struct Vec {
     __builtin_memcpy(&r.v, p, sizeof(Raw));
     return r;
   }
+  // n numbers, then zeros.
+  static RECURRA_FN Vec load(const T* p, ptrdiff_t n) {
+    if (n >= lanes) return load(p);
+    Vec r(T(0));
+    for (ptrdiff_t i = 0; i < n; ++i) r.v[i] = p[i];
+    return r;
+  }
   RECURRA_FN void store(T* p) const { __builtin_memcpy(p, &v, sizeof(Raw)); }
   // The first n lanes only.
   RECURRA_FN void store(T* p, ptrdiff_t n) const {

@@ -33,7 +33,7 @@ RECURRA_FN void start(Vec<T> (&acc)[N][R][C], const Tiles<T>& tiles, int tile, c
 }
 
 // A cell's view of the units at hand: one row's lanes of one tile.
-template <class T>
+template <class T, bool saves>
 struct Unit {
   const PhaseCall<T>& call;
   int row;
@@ -42,9 +42,12 @@ struct Unit {
 
   RECURRA_FN Vec<T> h() const { return Vec<T>::load(call.h[row] + at); }
   RECURRA_FN Vec<T> state(int i) const { return Vec<T>::load(call.states[row] + i * call.padded + at); }
-  RECURRA_FN void set_state(int i, Vec<T> v) const { v.store(call.states[row] + i * call.padded + at); }
+  RECURRA_FN void set_state(int i, Vec<T> v) const { v.store(call.new_states[row] + i * call.padded + at); }
   RECURRA_FN Vec<T> kept(int i) const { return Vec<T>::load(call.kept[row] + i * call.padded + at); }
   RECURRA_FN void keep(int i, Vec<T> v) const { v.store(call.kept[row] + i * call.padded + at); }
+  RECURRA_FN void save(int i, Vec<T> v) const {
+    if constexpr (saves) v.store(call.saved[row] + i * call.padded + at);
+  }
   RECURRA_FN Vec<T> vector(int i) const { return Vec<T>::load(vectors + i * Vec<T>::lanes); }
   RECURRA_FN Vec<T> constant(int i) const { return Vec<T>(call.constants[i]); }
 };
@@ -73,7 +76,6 @@ struct PhaseBlock {
   template <int R, int N>
   static void run(const PhaseCall<T>& call, int row, int tile) {
     constexpr Phase phase = P::phase;
-    constexpr int U = Vec<T>::lanes;
     const Tiles<T>& tiles = call.tiles;
     Vec<T> acc[N][R][chains];
     start<phase.input.count>(acc, tiles, tile, call.before, row);
@@ -81,7 +83,6 @@ struct PhaseBlock {
       if (!call.before.base) W::template add<InputOf<P>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size);
     W::template add<RecurrentOf<P>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size);
 
-    // Spilled so that the pointwise code below exists once and not N * R times.
     Vec<T> spilled[N * R][chains];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
@@ -89,11 +90,19 @@ struct PhaseBlock {
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
         for (int c = 0; c < chains; ++c) spilled[n * R + r][c] = acc[n][r][c];
-#pragma GCC unroll 1
-    for (int i = 0; i < N * R; ++i) {
-      const int r = row + i % R;
-      const ptrdiff_t at = ptrdiff_t(tile + i / R) * U;
-      Unit<T> unit{call, r, at, call.tiles.base + (tile + i / R) * call.tiles.size + chains * U};
+    (call.saved.base ? finish<true> : finish<false>)(call, row, R, tile, spilled, N * R);
+  }
+
+ private:
+  // The cell on the chains of a block; out of line, so that its code exists twice and not for every R and N.
+  template <bool saves>
+  static __attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row, int rows, int tile,
+                                                        const Vec<T> (*spilled)[chains], int count) {
+    constexpr int U = Vec<T>::lanes;
+    for (int i = 0; i < count; ++i) {
+      const int r = row + i % rows, t = tile + i / rows;
+      const ptrdiff_t at = ptrdiff_t(t) * U;
+      Unit<T, saves> unit{call, r, at, call.tiles.base + t * call.tiles.size + chains * U};
       const Vec<T> result = P::forward(spilled[i], unit);
       result.store(call.result[r] + at);
       if (call.y.base) result.store(call.y[r] + at, call.tiles.units - at);

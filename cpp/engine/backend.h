@@ -73,8 +73,10 @@ struct PhaseCall {
   Rows<const T> h;        // h(t-1)
   Panel<T> result;        // what the phase returns
   Rows<T> y;              // a second, unpadded home of the result: the layer's output; base may be null
-  Panel<T> states;        // the states after h, [state][padded units] a row, updated in place
+  Panel<const T> states;  // the states after h, [state][padded units] a row, before the step
+  Panel<T> new_states;    // and after it; may be the same memory
   Panel<T> kept;          // [kept][padded units] a row
+  Panel<T> saved;         // [saved][padded units] a row, for backward; base may be null
   ptrdiff_t padded = 0;   // units padded to whole tiles
   const T* constants = nullptr;
 };
@@ -88,6 +90,56 @@ struct InputCall {
   int rows = 0;
   Operand<T> x;
   Panel<T> out;
+};
+
+// Backward of one phase of one step, its pointwise part: rows 0 .. rows-1, unit tiles tile_begin .. tile_end-1. All panels are
+// padded to whole tiles.
+template <class T>
+struct BackwardCall {
+  Tiles<T> tiles;
+  int tile_begin = 0, tile_end = 0;
+  int rows = 0;
+  bool last = false;        // of the step's phases
+  Rows<const T> dy;         // gradient of the output, unpadded; base may be null
+  Panel<T> d_result;        // what else reaches the phase's result
+  Panel<T> d_h;             // gradient of h(t-1) as far as it is known; the last phase sets it, others add to it
+  Panel<const T> h;         // h(t-1)
+  Panel<const T> states;    // as in PhaseCall
+  Panel<const T> saved;
+  Panel<T> d_states;        // of the states after the step; then of those before it
+  Panel<T> d_kept;
+  Panel<T> da;              // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'
+  ptrdiff_t d_width = 0;    // units of the phase, padded
+  ptrdiff_t padded = 0;     // hidden units, padded
+  const T* constants = nullptr;
+};
+
+// out[r][k] = the sum over gates g, then units u, of a[r][chain[g]][u] w[g][u][k], k < columns; or that is added to out.
+// w is packed in tiles of `lanes` columns: [g][u][lane].
+template <class T>
+struct TransposedCall {
+  Tiles<T> tiles;  // base, size, and units: the number of columns
+  int tile_begin = 0, tile_end = 0;
+  static constexpr bool backwards = false;
+  int rows = 0;
+  int gates = 0;
+  int chain[kMaxChains] = {};
+  ptrdiff_t summed = 0;  // units u
+  ptrdiff_t width = 0;   // from chain to chain in a row of a
+  Rows<const T> a;
+  Rows<T> out;
+  bool add = false;
+};
+
+// out[k][c] += the sum over rows r, ascending, of x[r][k] a[r][c], for whole vectors c of columns.
+template <class T>
+struct OuterCall {
+  int rows = 0;
+  ptrdiff_t size = 0;  // numbers k in a row of x
+  Panel<const T> x;
+  Panel<const T> a;
+  Panel<T> out;
+  ptrdiff_t column_begin = 0, column_end = 0;  // multiples of lanes
 };
 
 // Rows to integers, as Operand wants them.
@@ -111,6 +163,10 @@ template <class T>
 struct Kernels {
   int lanes = 0;  // units per tile
   KernelTable<T> by_precision[kPrecisions];
+  // For training, in full precision.
+  void (*backward[kCells][kMaxPhases])(const BackwardCall<T>&) = {};
+  void (*transposed)(const TransposedCall<T>&) = nullptr;
+  void (*outer)(const OuterCall<T>&) = nullptr;
 };
 
 struct Backend {

@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -10,18 +11,19 @@
 namespace recurra {
 namespace detail {
 
-constexpr std::align_val_t kCacheLine{64};
-
+// calloc knows which memory is zero already; an aligned allocation would have to be cleared.
 template <class T>
 Buffer<T>::Buffer(size_t count) : size_(count) {
-  if (count > SIZE_MAX / sizeof(T)) throw std::bad_alloc();
-  data_.reset(static_cast<T*>(::operator new[](std::max<size_t>(count, 1) * sizeof(T), kCacheLine)));
-  std::memset(data_.get(), 0, count * sizeof(T));
+  constexpr size_t kCacheLine = 64;
+  if (count > (SIZE_MAX - kCacheLine) / sizeof(T)) throw std::bad_alloc();
+  memory_.reset(std::calloc(count * sizeof(T) + kCacheLine, 1));
+  if (!memory_) throw std::bad_alloc();
+  data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
 }
 
 template <class T>
-void Buffer<T>::Free::operator()(T* p) const {
-  ::operator delete[](p, kCacheLine);
+void Buffer<T>::Free::operator()(void* p) const {
+  std::free(p);
 }
 
 Buffer<char> SpareMemory::take(size_t bytes) {
@@ -141,6 +143,67 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
                    tiles.source_size, units);
     }
   }
+}
+
+template <class T>
+const std::vector<TransposedLayer<T>>& Model<T>::transposed() const {
+  std::call_once(once_, [&] {
+    for (const PackedLayer<T>& packed : layers) transposed_.push_back(transpose(packed));
+  });
+  return transposed_;
+}
+
+namespace {
+
+template <class T>
+int64_t tiles_of(const Tiles<T>& tiles, int lanes) {
+  return (tiles.units + lanes - 1) / lanes;
+}
+
+// Weight k of gate g and unit u, from one order of tiles to the other.
+template <class T>
+void transpose_product(T* out, const Tiles<T>& to, const Tiles<T>& from, ptrdiff_t at, int gates, int lanes) {
+  for (int64_t tile = 0; tile < tiles_of(from, lanes); ++tile) {
+    const T* read = from.base + tile * from.size + at;
+    const int64_t valid = std::min<int64_t>(lanes, from.units - tile * lanes);
+    for (int64_t k = 0; k < to.units; ++k)
+      for (int g = 0; g < gates; ++g, read += lanes) {
+        T* write = out + k / lanes * to.size + (g * int64_t(from.units) + tile * lanes) * lanes + k % lanes;
+        for (int64_t u = 0; u < valid; ++u) write[u * lanes] = read[u];
+      }
+  }
+}
+
+}  // namespace
+
+template <class T>
+TransposedLayer<T> Model<T>::transpose(const PackedLayer<T>& packed) const {
+  TransposedLayer<T> out;
+  int64_t total = 0;
+  const auto lay_out = [&](Tiles<T>& tiles, const Tiles<T>& from, int64_t columns, int gates) {
+    tiles.units = int(columns);
+    tiles.size = int64_t(gates) * from.units * lanes;
+    total += tiles.size * tiles_of(tiles, lanes);
+  };
+  for (int p = 0; p < spec->phases.size; ++p) {
+    const Tiles<T>& from = packed.phases[size_t(p)].tiles;
+    out.phases.emplace_back();
+    lay_out(out.phases.back().input, from, from.input_size, spec->phases[p].input.count);
+    lay_out(out.phases.back().recurrent, from, from.source_size, spec->phases[p].recurrent.count);
+  }
+  out.weights = Buffer<T>(size_t(total));
+  T* at = out.weights.data();
+  for (int p = 0; p < spec->phases.size; ++p) {
+    const Tiles<T>& from = packed.phases[size_t(p)].tiles;
+    TransposedPhase<T>& to = out.phases[size_t(p)];
+    to.input.base = at;
+    transpose_product(at, to.input, from, from.input_at, spec->phases[p].input.count, lanes);
+    at += to.input.size * tiles_of(to.input, lanes);
+    to.recurrent.base = at;
+    transpose_product(at, to.recurrent, from, from.recurrent_at, spec->phases[p].recurrent.count, lanes);
+    at += to.recurrent.size * tiles_of(to.recurrent, lanes);
+  }
+  return out;
 }
 
 template <class T>

@@ -14,20 +14,38 @@ int cell_number(const std::string& name);  // std::invalid_argument when there i
 
 namespace detail {
 
+// Deals out one block of memory in cache lines. A first round, without a block, finds out how much it takes.
+struct Dealer {
+  char* block = nullptr;
+  size_t used = 0;
+
+  template <class T>
+  void take(T*& pointer, int64_t count) {
+    if (block) pointer = reinterpret_cast<T*>(block + used);
+    used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
+  }
+  template <class T>
+  void panel(Panel<T>& panel, ptrdiff_t stride, int64_t rows) {
+    panel.stride = stride;
+    take(panel.base, stride * rows);
+  }
+};
+
 // Cache-line-aligned memory, zeroed.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t count);
-  T* data() const { return data_.get(); }
+  T* data() const { return data_; }
   size_t size() const { return size_; }
 
  private:
   struct Free {
-    void operator()(T* p) const;
+    void operator()(void* p) const;
   };
-  std::unique_ptr<T[], Free> data_;
+  std::unique_ptr<void, Free> memory_;
+  T* data_ = nullptr;
   size_t size_ = 0;
 };
 
@@ -62,6 +80,18 @@ struct PackedLayer {
   std::vector<PackedPhase<T>> phases;
 };
 
+// The same weights for backward: tiles over the numbers of a product's vector, [gate][unit][lane].
+template <class T>
+struct TransposedPhase {
+  Tiles<T> input, recurrent;  // `units` of a tile are those numbers
+};
+
+template <class T>
+struct TransposedLayer {
+  Buffer<T> weights;
+  std::vector<TransposedPhase<T>> phases;
+};
+
 template <class T>
 struct Model {
   NetworkConfig config;
@@ -81,9 +111,14 @@ struct Model {
   int64_t padded_hidden() const { return padded(config.hidden_size); }
   int64_t padded_output() const { return padded(config.output_size); }
   double multiplications() const;  // about: of one row's step, padding counted
+  const std::vector<TransposedLayer<T>>& transposed() const;  // made at the first call
 
  private:
   void pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& params);
+  TransposedLayer<T> transpose(const PackedLayer<T>& packed) const;
+
+  mutable std::once_flag once_;
+  mutable std::vector<TransposedLayer<T>> transposed_;
 };
 
 }  // namespace detail

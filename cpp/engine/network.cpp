@@ -7,12 +7,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "bptt.h"
 #include "session.h"
 
 namespace recurra {
 
 using detail::Crew;
 using detail::Model;
+using detail::Record;
 using detail::RowPlan;
 using detail::Session;
 
@@ -21,6 +23,7 @@ namespace {
 // Below these, in multiply-adds, a second thread costs more than it saves: waking a parked worker takes some 30 us, a barrier
 // some 0.3 us, and a core does 20 to 60 thousand multiply-adds a microsecond.
 constexpr double kWorthWaking = 2e6;
+constexpr double kWorthWakingBackward = 2e7;  // a backward pass meets at some ten barriers, on a machine that may be shared with others
 constexpr double kWorthBarrier = 5e4;
 constexpr int64_t kRowsPerWorker = 8;
 
@@ -73,18 +76,29 @@ double Network<T>::multiplications_per_step() const {
   return model_->multiplications();
 }
 
-template <class T>
-void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
-                         T* const* final_states) const {
-  const NetworkConfig& c = model_->config;
-  std::vector<int64_t> order(size_t(checked_rows(x.rows)));
-  std::iota(order.begin(), order.end(), 0);
-  if (lengths) std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
-  const int64_t steps = x.rows == 0 ? 0 : lengths ? lengths[order[0]] : x.steps;
-  x.steps = steps;
+namespace {
 
+// Rows of a call, longest first.
+struct Sorted {
+  std::vector<int64_t> order, lengths;  // lengths: none when all rows run all steps
+  int64_t steps;                        // of the longest
+
+  Sorted(int64_t rows, int64_t all_steps, const int64_t* given) : order(size_t(checked_rows(rows))), steps(rows ? all_steps : 0) {
+    std::iota(order.begin(), order.end(), 0);
+    if (!given) return;
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return given[a] > given[b]; });
+    for (const int64_t row : order) lengths.push_back(given[row]);
+    steps = rows ? lengths[0] : 0;
+  }
+};
+
+// Runs a call, shared out among threads; into a record if there is one.
+template <class T>
+void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const Sorted& sorted, Sequence<const T> x,
+              const T* const* initial, Sequence<T> y, T* const* final_states) {
+  const NetworkConfig& c = model->config;
   // Part p takes every parts-th row, so that long and short rows are shared evenly and stay sorted.
-  const Share share = share_out(c, model_->multiplications(), x.rows, steps);
+  const Share share = share_out(c, model->multiplications(), x.rows, x.steps);
   struct Part {
     std::vector<int64_t> order, lengths;
     RowPlan plan;
@@ -92,30 +106,83 @@ void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int
   };
   TeamLease team(share.parts * share.workers);
   const bool alone = team.size() == 1;
+  const int workers = alone ? 1 : share.workers;
   std::vector<Part> parts(alone ? 1 : size_t(share.parts));
-  for (size_t i = 0; i < order.size(); ++i) {
+  for (size_t i = 0; i < sorted.order.size(); ++i) {
     Part& part = parts[i % parts.size()];
-    part.order.push_back(order[i]);
-    if (lengths) part.lengths.push_back(lengths[order[i]]);
+    part.order.push_back(sorted.order[i]);
+    if (!sorted.lengths.empty()) part.lengths.push_back(sorted.lengths[i]);
   }
-  for (Part& part : parts) {
-    part.plan = {int(part.order.size()), part.order.data(), lengths ? part.lengths.data() : nullptr};
-    part.session = std::make_unique<Session<T>>(model_, part.plan.rows, steps, alone ? 1 : share.workers);
+  for (size_t p = 0; p < parts.size(); ++p) {
+    Part& part = parts[p];
+    part.plan = {int(part.order.size()), part.order.data(), sorted.lengths.empty() ? nullptr : part.lengths.data()};
+    part.session = record ? std::make_unique<Session<T>>(*record, int(p), int(parts.size()), workers)
+                          : std::make_unique<Session<T>>(model, part.plan.rows, x.steps, workers);
     if (initial) part.session->load(initial, part.plan, x.rows);
   }
 
-  Crew crew(alone ? 1 : share.workers, c.directions);
+  Crew crew(workers, c.directions);
   auto job = [&](int rank) {
     if (parts.size() == 1) return parts[0].session->run(crew, rank, x, y, parts[0].plan);
     Crew own(1, c.directions);
     parts[size_t(rank)].session->run(own, 0, x, y, parts[size_t(rank)].plan);
   };
   team.run(job);
+  for (const Part& part : parts) part.session->store(final_states, part.plan, x.rows, x.steps);
+}
 
-  for (const Part& part : parts) part.session->store(final_states, part.plan, x.rows, steps);
-  for (int64_t row = 0; lengths && row < x.rows; ++row)
+// No output past a row's length.
+template <class T>
+void clear_padding(const Sequence<T>& y, int64_t size, const int64_t* lengths) {
+  for (int64_t row = 0; lengths && row < y.rows; ++row)
     for (int64_t step = lengths[row]; step < y.steps; ++step)
-      std::memset(y.data + step * y.step_stride + row * y.row_stride, 0, size_t(c.directions * c.output_size) * sizeof(T));
+      std::memset(y.data + step * y.step_stride + row * y.row_stride, 0, size_t(size) * sizeof(T));
+}
+
+}  // namespace
+
+template <class T>
+void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
+                         T* const* final_states) const {
+  const Sorted sorted(x.rows, x.steps, lengths);
+  x.steps = sorted.steps;
+  run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states);
+  clear_padding(y, model_->config.directions * model_->config.output_size, lengths);
+}
+
+// ---- training
+
+template <class T>
+Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
+                           T* const* final_states, bool recompute) const {
+  if (model_->config.precision != Precision::full)
+    throw std::invalid_argument("record: weights of reduced precision cannot be trained");
+  const Sorted sorted(x.rows, x.steps, lengths);
+  x.steps = sorted.steps;
+  auto record = std::make_shared<Record<T>>(model_, x, sorted.order, sorted.lengths, recompute);
+  run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states);
+  clear_padding(y, model_->config.directions * model_->config.output_size, lengths);
+  return Tape<T>(std::move(record));
+}
+
+template <class T>
+void Tape<T>::backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
+                       const std::vector<std::vector<T*>>& params) const {
+  const detail::Gradients<T> gradients = {dy, d_final, dx, d_initial, &params};
+  const int64_t rows = record_->rows(), steps = record_->x.steps;
+  const double work = 2 * record_->model->multiplications() * double(rows) * double(steps);
+  TeamLease team(work < kWorthWakingBackward ? 1 : num_threads());
+  detail::Bptt<T> bptt(*record_, gradients, team.size());
+  auto job = [&](int rank) { bptt.run(rank); };
+  team.run(job);
+}
+
+template <class T>
+size_t Tape<T>::bytes() const {
+  size_t numbers = 0;
+  for (const auto& track : record_->tracks) numbers += track.memory.size();
+  for (const auto& between : record_->between) numbers += between.size();
+  return numbers * sizeof(T);
 }
 
 // ---- streams
@@ -210,6 +277,8 @@ void Stream<T>::reset(const int64_t* rows, int64_t count) {
 
 template class Network<float>;
 template class Network<double>;
+template class Tape<float>;
+template class Tape<double>;
 template class Stream<float>;
 template class Stream<double>;
 

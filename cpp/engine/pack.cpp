@@ -83,16 +83,17 @@ template <class T>
 void pack_product(Precision precision, T* out, const T* weight, const Product& product, int64_t columns,
                   const TileUnits& tile) {
   const int stride = product.count * tile.lanes;
-  const int numbers = per_word(precision);
-  for (int g = 0; g < product.count; ++g)
-    for (int64_t lane = 0; lane < tile.valid(); ++lane) {
-      const T* row = weight + ((product.first + g) * tile.units + tile.first + lane) * columns;
-      T* to = out + g * tile.lanes + lane;
-      if (precision == Precision::full)
-        for (int64_t k = 0; k < columns; ++k) to[k * stride] = row[k];
-      else
-        pack_row(precision, to, row, columns, stride, (columns + numbers - 1) / numbers);
-    }
+  const int64_t words = (columns + per_word(precision) - 1) / per_word(precision), valid = tile.valid();
+  for (int g = 0; g < product.count; ++g) {
+    const T* rows = weight + ((product.first + g) * tile.units + tile.first) * columns;
+    T* to = out + g * tile.lanes;
+    if (precision == Precision::full)
+      for (int64_t k = 0; k < columns; ++k)
+        for (int64_t lane = 0; lane < valid; ++lane) to[k * stride + lane] = rows[lane * columns + k];
+    else
+      for (int64_t lane = 0; lane < valid; ++lane)
+        pack_row(precision, to + lane, rows + lane * columns, columns, stride, words);
+  }
 }
 
 template <class T>

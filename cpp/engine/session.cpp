@@ -46,9 +46,34 @@ Crew::Crew(int size, int directions)
 template <class T>
 Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t steps, int workers)
     : model_(std::move(model)), rows_(rows), workers_(workers) {
+  size(steps);
+  deal(std::max(rows, 1));
+  for (int row = 0; row < rows; ++row) clear_row(row);
+}
+
+template <class T>
+Session<T>::Session(Record<T>& record, int part, int parts, int workers)
+    : model_(record.model),
+      rows_((record.rows() - part + parts - 1) / parts),
+      workers_(workers),
+      record_(&record),
+      part_(part),
+      parts_(parts) {
+  size(record.x.steps);
+  span_ = std::max<int64_t>(record.x.steps, 1);
+  deal(std::max(rows_, 1));
+}
+
+template <class T>
+Session<T>::~Session() {
+  model_->spare.give(std::move(memory_));
+}
+
+template <class T>
+void Session<T>::size(int64_t steps) {
   const Model<T>& m = *model_;
   const NetworkConfig& c = m.config;
-  const int64_t batch = std::max(rows, 1);
+  const int64_t batch = std::max(rows_, 1);
   hidden_ = m.padded_hidden();
   stride_ = std::max(hidden_, ptrdiff_t(m.padded_output()));
 
@@ -61,14 +86,6 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
   chunk_ = std::min(chunk_, std::max<int64_t>(steps, 1));
   span_ = std::max(chunk_, steps_within(kSpanBytes, batch * output_width * int64_t(sizeof(T))));
   if (c.layers == 1 || c.directions == 2) span_ = std::max(span_, steps);
-
-  deal(batch);
-  for (int row = 0; row < rows; ++row) clear_row(row);
-}
-
-template <class T>
-Session<T>::~Session() {
-  model_->spare.give(std::move(memory_));
 }
 
 // One block of memory, dealt out in order; the first round finds out how much it takes.
@@ -83,34 +100,27 @@ void Session<T>::deal(int64_t batch) {
   lanes_.resize(m.layers.size());
 
   for (const bool counting : {true, false}) {
-    size_t used = 0;
-    const auto take = [&](auto*& pointer, int64_t count) {
-      if (!counting) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(memory_.data() + used);
-      used += (size_t(count) * sizeof(*pointer) + 63) / 64 * 64;
-    };
-    const auto panel = [&](Panel<T>& p, ptrdiff_t stride, int64_t rows) {
-      p.stride = stride;
-      take(p.base, stride * rows);
-    };
+    Dealer deal{counting ? nullptr : memory_.data()};
     for (Lane& lane : lanes_) {
-      for (Panel<T>& h : lane.h) panel(h, stride_, batch);
-      panel(lane.states, state_width(), batch);
+      if (record_) break;
+      for (Panel<T>& h : lane.h) deal.panel(h, stride_, batch);
+      deal.panel(lane.states, state_width(), batch);
     }
     for (int d = 0; d < c.directions; ++d) {
-      panel(scratch_[d].result, stride_, batch);
-      panel(scratch_[d].kept, ptrdiff_t(m.spec->kept) * hidden_, batch);
+      deal.panel(scratch_[d].result, stride_, batch);
+      deal.panel(scratch_[d].kept, ptrdiff_t(m.spec->kept) * hidden_, batch);
       for (int p = 0; p < m.spec->phases.size; ++p) {
         const PackedPhase<T>& phase = m.layers[0].phases[p];
-        panel(scratch_[d].before[p], ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, before_rows);
+        deal.panel(scratch_[d].before[p], ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, before_rows);
       }
     }
-    for (Panel<T>& between : between_) panel(between, output_width, c.layers > 1 ? span_ * batch : 0);
-    take(offsets_, workers_ * batch * (3 + chunk_));
+    for (Panel<T>& between : between_) deal.panel(between, output_width, c.layers > 1 && !record_ ? span_ * batch : 0);
+    deal.take(offsets_, workers_ * batch * (4 + chunk_));
     if (integer_stride_) {
-      take(integers_, workers_ * batch * (chunk_ + 1) * integer_stride_);
-      take(scales_, workers_ * batch * (chunk_ + 1));
+      deal.take(integers_, workers_ * batch * (chunk_ + 1) * integer_stride_);
+      deal.take(scales_, workers_ * batch * (chunk_ + 1));
     }
-    if (counting) memory_ = m.spare.take(used);
+    if (counting) memory_ = m.spare.take(deal.used);
   }
 }
 
@@ -120,17 +130,21 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
   const Model<T>& m = *model_;
   const NetworkConfig& c = m.config;
   const Environment environment(*m.backend);
-  ptrdiff_t* table = offsets_ + ptrdiff_t(worker) * std::max(rows_, 1) * (3 + chunk_);
-  const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_};
+  ptrdiff_t* table = offsets_ + ptrdiff_t(worker) * std::max(rows_, 1) * (4 + chunk_);
+  const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_, table + 4 * rows_};
 
   for (int64_t first = 0; first < x.steps; first += span_) {
     const int64_t steps = std::min(span_, x.steps - first);
     const auto middle = [&](int layer) {
+      if (record_ && layer >= 0 && layer + 1 < c.layers) {
+        const Sequence<T> all = record_->output(layer);
+        return Sequence<T>{all.data + part_ * all.row_stride, steps, rows_, all.step_stride, all.row_stride * parts_};
+      }
       return Sequence<T>{between_[layer & 1].base, steps, rows_, rows_ * between_[0].stride, between_[0].stride};
     };
     for (int layer = 0; layer < c.layers; ++layer) {
       const bool last = layer == c.layers - 1;
-      const Sequence<T> from = middle(layer + 1), to = middle(layer);
+      const Sequence<T> from = middle(layer - 1), to = middle(layer);
       const Sequence<const T> in =
           layer ? Sequence<const T>{from.data, steps, rows_, from.step_stride, from.row_stride}
                 : Sequence<const T>{x.data + first * x.step_stride, steps, x.rows, x.step_stride, x.row_stride};
@@ -141,7 +155,7 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         Sequence<T> out = last ? Sequence<T>{y.data + first * y.step_stride, steps, y.rows, y.step_stride, y.row_stride} : to;
         out.data += d * c.output_size;
         const size_t lane = size_t(layer * c.directions + d);
-        const Pass pass = {&m.layers[lane], &lanes_[lane], &scratch_[d],        in,   out,        d == 1,
+        const Pass pass = {&m.layers[lane], lane, &scratch_[d],        in,   out,        d == 1,
                            first,           offsets,       integers_of(worker), rank, group.size, &group.barrier};
         run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
       }
@@ -155,9 +169,11 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
 template <class T>
 void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order,
                           const int64_t* y_order) {
+  const ptrdiff_t own = before(pass.lane, 0).h.stride, result = phase_result(pass, 0).stride;
   for (int r = 0; r < plan.rows; ++r) {
     const int64_t start = pass.reverse ? plan.length(r, steps) - 1 : 0;
-    pass.offsets.own[r] = r * stride_;
+    pass.offsets.own[r] = r * own;
+    pass.offsets.result[r] = r * result;
     pass.offsets.x[r] = (x_order ? x_order[r] : r) * pass.x.row_stride + start * pass.x.step_stride;
     pass.offsets.y[r] = (y_order ? y_order[r] : r) * pass.y.row_stride + start * pass.y.step_stride;
   }
@@ -204,20 +220,22 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
 
 template <class T>
 void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const {
-  const Lane& lane = *pass.lane;
   const Scratch& scratch = *pass.scratch;
-  const int now = parity_ ^ int((pass.first + step) & 1);
+  const Place now = before(pass.lane, pass.first + step), next = before(pass.lane, pass.first + step + 1);
+  const Panel<T> phase_result = this->phase_result(pass, pass.first + step);
   const int64_t place = pass.reverse ? -step : step;
   const size_t last = pass.layer->phases.size() - 1;
   PhaseCall<T> call;
-  call.backwards = now;
+  call.backwards = (parity_ ^ int(pass.first + step)) & 1;
   call.rows = rows;
   const Integers& integers = pass.integers;
   if (before_row < 0)
     call.x = operand({pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows, pass.layer->phases[0].tiles.input_size,
                      false, integers.x, integers.x_scale);
-  call.h = {lane.h[now].base, pass.offsets.own};
-  call.states = lane.states;
+  call.h = {now.h.base, pass.offsets.own};
+  call.states = {now.states.base, now.states.stride};
+  call.new_states = next.states;
+  call.saved = saved(pass.lane, pass.first + step);
   call.kept = scratch.kept;
   call.padded = hidden_;
   call.constants = model_->constants.data();
@@ -226,9 +244,11 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     call.tiles = phase.tiles;
     call.tile_begin = pass.begin(phase.tile_count);
     call.tile_end = pass.end(phase.tile_count);
-    call.source = operand({p ? scratch.result.base : lane.h[now].base, pass.offsets.own}, rows, phase.tiles.source_size,
-                          phase.source_in_unit_range, integers.source, integers.source_scale);
-    call.result = p < last ? scratch.result : lane.h[1 - now];
+    const Rows<const T> source =
+        p ? Rows<const T>{phase_result.base, pass.offsets.result} : Rows<const T>{now.h.base, pass.offsets.own};
+    call.source = operand(source, rows, phase.tiles.source_size, phase.source_in_unit_range, integers.source,
+                          integers.source_scale);
+    call.result = p < last ? phase_result : next.h;
     if (before_row >= 0 && phase.inputs)
       call.before = {scratch.before[p][before_row], scratch.before[p].stride};
     else
@@ -238,6 +258,26 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     phase.run(call);
     if (pass.size > 1) pass.barrier->wait(pass.rank);
   }
+}
+
+template <class T>
+typename Session<T>::Place Session<T>::before(size_t lane, int64_t step) const {
+  if (!record_) return {lanes_[lane].h[parity_ ^ int(step & 1)], lanes_[lane].states};
+  const Track<T>& track = record_->tracks[lane];
+  const int64_t row = record_->before(step) + part_;
+  return {every(track.h, row, parts_), every(track.states, row, parts_)};
+}
+
+template <class T>
+Panel<T> Session<T>::saved(size_t lane, int64_t step) const {
+  if (!record_ || !record_->tracks[lane].saved.base) return {};
+  return every(record_->tracks[lane].saved, record_->at(step) + part_, parts_);
+}
+
+template <class T>
+Panel<T> Session<T>::phase_result(const Pass& pass, int64_t step) const {
+  if (!record_ || !record_->tracks[pass.lane].result.base) return pass.scratch->result;
+  return every(record_->tracks[pass.lane].result, record_->at(step) + part_, parts_);
 }
 
 template <class T>
@@ -282,7 +322,8 @@ void Session<T>::load(const T* const* states, const RowPlan& plan, int64_t total
     for (int s = 0; s < spec.states.size; ++s) {
       const int64_t width = model_->width(spec.states[s].width, 0);
       for (int r = 0; r < plan.rows; ++r) {
-        T* to = s ? lanes_[lane].states[r] + (s - 1) * hidden_ : lanes_[lane].h[parity_][r];
+        const Place to_place = before(lane, 0);
+        T* to = s ? to_place.states[r] + (s - 1) * hidden_ : to_place.h[r];
         std::memcpy(to, states[s] + (int64_t(lane) * total_rows + plan.source(r)) * width, size_t(width) * sizeof(T));
       }
     }
@@ -295,8 +336,8 @@ void Session<T>::store(T* const* states, const RowPlan& plan, int64_t total_rows
     for (int s = 0; s < spec.states.size; ++s) {
       const int64_t width = model_->width(spec.states[s].width, 0);
       for (int r = 0; r < plan.rows; ++r) {
-        const int now = parity_ ^ int(plan.length(r, steps) & 1);
-        const T* from = s ? lanes_[lane].states[r] + (s - 1) * hidden_ : lanes_[lane].h[now][r];
+        const Place place = before(lane, plan.length(r, steps));
+        const T* from = s ? place.states[r] + (s - 1) * hidden_ : place.h[r];
         std::memcpy(states[s] + (int64_t(lane) * total_rows + plan.source(r)) * width, from, size_t(width) * sizeof(T));
       }
     }

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "../cpu/team.h"
-#include "model.h"
+#include "record.h"
 
 namespace recurra {
 namespace detail {
@@ -42,6 +42,8 @@ class Session {
  public:
   // `steps` is the longest run expected: longer ones work, in pieces. With two directions it must be the longest.
   Session(std::shared_ptr<const Model<T>> model, int rows, int64_t steps, int workers);
+  // A session that records: it has every parts-th row of the record from row `part` on.
+  Session(Record<T>& record, int part, int parts, int workers);
   ~Session();
 
   const Model<T>& model() const { return *model_; }
@@ -56,10 +58,13 @@ class Session {
   void clear_row(int row);
 
  private:
-  // h is kept twice: a step reads h(t-1) from one and writes h(t) to the other.
+  // h is kept twice: a step reads h(t-1) from one and writes h(t) to the other. A session that records has its states there.
   struct Lane {
     Panel<T> h[2];
     Panel<T> states;
+  };
+  struct Place {
+    Panel<T> h, states;
   };
   // What a layer needs while it runs, one for each direction.
   struct Scratch {
@@ -67,9 +72,8 @@ class Session {
     Panel<T> kept;
     Panel<T> before[kMaxPhases] = {};  // bias plus input product of the chunk's steps
   };
-  void deal(int64_t batch);
   struct Offsets {
-    ptrdiff_t *own, *x, *y, *chunk;
+    ptrdiff_t *own, *result, *x, *y, *chunk;
   };
   // A worker's own copies of rows as integers, for int8 weights.
   struct Integers {
@@ -79,7 +83,7 @@ class Session {
   // The steps of one layer and direction, from step `first` on.
   struct Pass {
     const PackedLayer<T>* layer;
-    const Lane* lane;
+    size_t lane;
     const Scratch* scratch;
     Sequence<const T> x;
     Sequence<T> y;
@@ -94,6 +98,11 @@ class Session {
     int end(int tiles) const { return int(int64_t(tiles) * (rank + 1) / size); }
   };
 
+  void size(int64_t steps);
+  void deal(int64_t batch);
+  Place before(size_t lane, int64_t step) const;  // the states before a step
+  Panel<T> saved(size_t lane, int64_t step) const;
+  Panel<T> phase_result(const Pass& pass, int64_t step) const;
   void run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
   void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;
@@ -104,6 +113,8 @@ class Session {
 
   std::shared_ptr<const Model<T>> model_;
   int rows_, workers_;
+  Record<T>* record_ = nullptr;
+  int part_ = 0, parts_ = 1;
   ptrdiff_t integer_stride_ = 0;  // bytes of a row of integers; 0 unless weights are int8
   ptrdiff_t hidden_, stride_;     // padded widths: of the other states, of h and of phase results
   int64_t chunk_, span_;          // steps whose input product is made at once; steps a layer runs before the next layer does

@@ -85,6 +85,8 @@ struct Model;
 
 template <class T>
 class Stream;
+template <class T>
+class Tape;
 
 // Packed weights of a stack of recurrent layers. Immutable: any number of threads may run one network at once. Copies share the
 // weights. T is float or double.
@@ -99,6 +101,11 @@ class Network {
   void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
                T* const* final_states) const;
 
+  // The same with a tape for backward. x must stay as it is while the tape lives. recompute: the tape holds only the states, and
+  // backward computes the rest again, with the same bits. Full precision only.
+  Tape<T> record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
+                 bool recompute) const;
+
   const NetworkConfig& config() const;
   const CellInfo& cell() const;
   size_t weight_bytes() const;
@@ -107,6 +114,28 @@ class Network {
  private:
   friend class Stream<T>;
   std::shared_ptr<const detail::Model<T>> model_;
+};
+
+namespace detail {
+template <class T>
+struct Record;
+}  // namespace detail
+
+// What Network::record leaves behind. backward may be called any number of times, and by several threads.
+template <class T>
+class Tape {
+ public:
+  // From dy (like y; data may be null) and d_final (like final_states; null, or null for some states) to dx (like x; data may be
+  // null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is added to unless it is null.
+  // Results depend neither on threads nor on the instruction set.
+  void backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
+                const std::vector<std::vector<T*>>& params) const;
+  size_t bytes() const;  // of the tape
+
+ private:
+  friend class Network<T>;
+  explicit Tape(std::shared_ptr<const detail::Record<T>> record) : record_(std::move(record)) {}
+  std::shared_ptr<const detail::Record<T>> record_;
 };
 
 // The states of some sequences that arrive piece by piece. After construction nothing is allocated or locked and no system

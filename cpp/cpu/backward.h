@@ -1,0 +1,123 @@
+// Backward: the pointwise part of a cell's phases, and the two products that BPTT needs. Included by kernels.cpp after tile.h,
+// in the same namespace.
+
+// A cell's view of the units at hand: one row's lanes of one tile.
+template <class T>
+struct BackwardUnit {
+  const BackwardCall<T>& call;
+  int row, chains;
+  ptrdiff_t at;  // the first unit
+  const T* vectors;
+  Vec<T> direct;  // what reaches h(t-1) past the chains
+
+  RECURRA_FN Vec<T> h() const { return Vec<T>::load(call.h[row] + at); }
+  RECURRA_FN Vec<T> state(int i) const { return Vec<T>::load(call.states[row] + i * call.padded + at); }
+  RECURRA_FN Vec<T> saved(int i) const { return Vec<T>::load(call.saved[row] + i * call.padded + at); }
+  RECURRA_FN Vec<T> vector(int i) const { return Vec<T>::load(vectors + i * Vec<T>::lanes); }
+  RECURRA_FN Vec<T> constant(int i) const { return Vec<T>(call.constants[i]); }
+  RECURRA_FN Vec<T> d_state(int i) const { return Vec<T>::load(call.d_states[row] + i * call.padded + at); }
+  RECURRA_FN void set_d_state(int i, Vec<T> v) const { v.store(call.d_states[row] + i * call.padded + at); }
+  RECURRA_FN Vec<T> d_kept(int i) const { return Vec<T>::load(call.d_kept[row] + i * call.padded + at); }
+  RECURRA_FN void set_d_kept(int i, Vec<T> v) const { v.store(call.d_kept[row] + i * call.padded + at); }
+  RECURRA_FN void set_d_vector(int i, Vec<T> v) const { v.store(call.da[row] + (chains + i) * call.d_width + at); }
+  RECURRA_FN void add_d_h(Vec<T> v) { direct = direct + v; }
+};
+
+template <class P, class T>
+void backward(const BackwardCall<T>& call) {
+  constexpr int chains = P::phase.chains, U = Vec<T>::lanes;
+  for (int row = 0; row < call.rows; ++row)
+    for (int tile = call.tile_begin; tile < call.tile_end; ++tile) {
+      const ptrdiff_t at = ptrdiff_t(tile) * U;
+      BackwardUnit<T> unit{call, row, chains, at, call.tiles.base + tile * call.tiles.size + chains * U, Vec<T>(0)};
+      Vec<T> d_result = Vec<T>::load(call.d_result[row] + at);
+      if (call.dy.base) d_result = d_result + Vec<T>::load(call.dy[row] + at, call.tiles.units - at);
+      Vec<T> da[chains];
+      P::backward(d_result, da, unit);
+#pragma GCC unroll 8
+      for (int c = 0; c < chains; ++c) da[c].store(call.da[row] + c * call.d_width + at);
+      T* d_h = call.d_h[row] + at;
+      (call.last ? unit.direct : Vec<T>::load(d_h) + unit.direct).store(d_h);
+    }
+}
+
+// TransposedCall, in blocks like those of a phase with one chain.
+template <class T>
+struct TransposedBlock {
+  using Shape = BlockShape<1, FullWeights::accumulators>;
+
+  template <int R, int N>
+  static void run(const TransposedCall<T>& call, int row, int tile) {
+    constexpr int U = Vec<T>::lanes;
+    Vec<T> acc[N][R][1];
+    const auto columns = [&](int n) { return call.tiles.units - ptrdiff_t(tile + n) * U; };
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+        acc[n][r][0] = call.add ? Vec<T>::load(call.out[row + r] + (tile + n) * U, columns(n)) : Vec<T>(0);
+    for (int g = 0; g < call.gates; ++g) {
+      Operand<T> a;
+      a.rows = {call.a.base + call.chain[g] * call.width, call.a.offset};
+      FullWeights::add<PlainGates<1>>(acc, a, row, call.tiles, tile, g * call.summed * U, call.summed);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) acc[n][r][0].store(call.out[row + r] + (tile + n) * U, columns(n));
+  }
+};
+
+// M numbers k by N vectors of columns, over some rows.
+template <int M, int N, class T>
+void outer_block(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
+  constexpr int U = Vec<T>::lanes;
+  Vec<T> acc[M][N];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) acc[m][n] = Vec<T>::load(call.out[k + m] + column + n * U);
+  const T* x = call.x[row_begin] + k;
+  const T* a = call.a[row_begin] + column;
+  for (int r = row_begin; r < row_end; ++r, x += call.x.stride, a += call.a.stride) {
+    Vec<T> w[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) w[n] = Vec<T>::load(a + n * U);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const Vec<T> value(x[m]);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) acc[m][n] = fma(value, w[n], acc[m][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) acc[m][n].store(call.out[k + m] + column + n * U);
+}
+
+template <int M, int N, class T>
+RECURRA_FN void outer_rest(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
+  if (call.size - k == M) return outer_block<M, N>(call, row_begin, row_end, k, column);
+  if constexpr (M > 1) outer_rest<M - 1, N>(call, row_begin, row_end, k, column);
+}
+
+template <int N, class T>
+void outer_columns(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t column) {
+  constexpr int M = 6;
+  ptrdiff_t k = 0;
+  for (; k + M <= call.size; k += M) outer_block<M, N>(call, row_begin, row_end, k, column);
+  if (k < call.size) outer_rest<M - 1, N>(call, row_begin, row_end, k, column);
+}
+
+// A few vectors of columns of some rows stay in the first-level cache while all k go by.
+template <class T>
+void outer(const OuterCall<T>& call) {
+  constexpr int N = kAccumulators / 6, U = Vec<T>::lanes, kRows = 64;
+  for (int row = 0; row < call.rows; row += kRows) {
+    const int end = row + kRows < call.rows ? row + kRows : call.rows;
+    ptrdiff_t column = call.column_begin;
+    for (; column + N * U <= call.column_end; column += N * U) outer_columns<N>(call, row, end, column);
+    for (; column < call.column_end; column += U) outer_columns<1>(call, row, end, column);
+  }
+}

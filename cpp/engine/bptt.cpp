@@ -1,0 +1,431 @@
+#include "bptt.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace recurra {
+namespace detail {
+namespace {
+
+// Rows of a chunk: enough that reading and writing a weight's gradient once a chunk is little beside its multiply-adds.
+constexpr int64_t kChunkRows = 256;
+constexpr int64_t kRowsPerWorker = 8;
+constexpr double kWorthBarrier = 5e4;  // multiply-adds of a worker's step, as in network.cpp
+
+// Rows whose width is a multiple of a page's size would all fall into the same few lines of the first-level cache.
+ptrdiff_t odd_stride(ptrdiff_t width) { return (width + 15) / 16 * 16 + 16; }
+
+}  // namespace
+
+template <class T>
+Bptt<T>::Bptt(const Record<T>& record, const Gradients<T>& gradients, int workers)
+    : record_(record),
+      gradients_(gradients),
+      model_(*record.model),
+      workers_(workers),
+      cell_(cell_number(model_.config.cell)),
+      barrier_(workers) {
+  const int rows = std::max(record.rows(), 1);
+  const double step = model_.multiplications() * rows;
+  split_ = workers == 1 || rows >= kRowsPerWorker * workers ? Split::rows
+           : step >= kWorthBarrier * workers                ? Split::tiles
+                                                            : Split::none;
+  chunk_steps_ = std::clamp<int64_t>(kChunkRows / rows, 1, std::max<int64_t>(record.x.steps, 1));
+  chunk_rows_ = int(chunk_steps_ * rows);
+  model_.transposed();
+  deal();
+}
+
+template <class T>
+Bptt<T>::~Bptt() {
+  model_.spare.give(std::move(memory_));
+}
+
+template <class T>
+void Bptt<T>::deal() {
+  const NetworkConfig& c = model_.config;
+  const Spec& spec = *model_.spec;
+  const ptrdiff_t hidden = model_.padded_hidden(), output = c.directions * c.output_size;
+  const int rows = std::max(record_.rows(), 1);
+  const int64_t input = c.layers > 1 ? std::max<int64_t>(c.input_size, output) : c.input_size;
+  const int64_t recomputed = record_.recompute ? chunk_rows_ : 0;
+  ptrdiff_t da_stride = 0;
+  phases_.resize(size_t(spec.phases.size));
+  for (int p = 0; p < spec.phases.size; ++p) {
+    const Phase& phase = phases_[size_t(p)];
+    phases_[size_t(p)].width = model_.padded(model_.width(spec.phases[p].units, 0));
+    da_stride = std::max(da_stride, odd_stride((spec.phases[p].chains + spec.phases[p].vector_count) * phase.width));
+  }
+  for (const bool counting : {true, false}) {
+    Dealer deal{counting ? nullptr : memory_.data()};
+    for (int p = 0; p < spec.phases.size; ++p) {
+      const recurra::Phase& described = spec.phases[p];
+      Phase& phase = phases_[size_t(p)];
+      deal.panel(phase.da, da_stride, chunk_rows_);
+      deal.panel(phase.d_input, described.input.count * phase.width, described.input.count ? input : 0);
+      deal.panel(phase.d_recurrent, described.recurrent.count * phase.width, record_.stride);
+      deal.panel(phase.d_sums, (described.chains + described.vector_count) * phase.width, 1);
+    }
+    deal.panel(x_, odd_stride(input), chunk_rows_);
+    deal.panel(h_, odd_stride(record_.stride), chunk_rows_);
+    deal.panel(states_, record_.state_width, recomputed);
+    deal.panel(saved_, spec.saved * hidden, recomputed);
+    deal.panel(kept_, spec.kept * hidden, recomputed);
+    for (Panel<T>& result : result_) deal.panel(result, record_.stride, recomputed);
+    deal.panel(d_h_, record_.stride, rows);
+    deal.panel(d_states_, record_.state_width, rows);
+    deal.panel(d_kept_, spec.kept * hidden, rows);
+    deal.panel(d_result_, record_.stride, rows);
+    for (Panel<T>& between : between_) deal.panel(between, output, c.layers > 1 ? record_.x.steps * rows : 0);
+    deal.take(one_, 1);
+    deal.take(tables_, workers_ * 3 * (int64_t(rows) + chunk_rows_));
+    if (counting) memory_ = model_.spare.take(deal.used);
+  }
+  *one_ = 1;
+}
+
+template <class T>
+typename Bptt<T>::Tables Bptt<T>::tables(int worker) const {
+  const int rows = std::max(record_.rows(), 1);
+  ptrdiff_t* at = tables_ + worker * 3 * (ptrdiff_t(rows) + chunk_rows_);
+  ptrdiff_t* chunk = at + 3 * rows;
+  return {at, at + rows, at + 2 * rows, chunk, chunk + chunk_rows_, chunk + 2 * chunk_rows_};
+}
+
+template <class T>
+typename Bptt<T>::Pass Bptt<T>::pass_of(int layer, int direction) {
+  const NetworkConfig& c = model_.config;
+  const bool top = layer == c.layers - 1;
+  const int rows = record_.rows();
+  const ptrdiff_t width = c.directions * c.output_size;
+  const auto between = [&](int l) {
+    return Sequence<T>{between_[l & 1].base, record_.x.steps, rows, rows * width, width};
+  };
+  Pass pass;
+  pass.lane = size_t(layer * c.directions + direction);
+  pass.reverse = direction == 1;
+  pass.packed = &model_.layers[pass.lane];
+  pass.transposed = &model_.transposed()[pass.lane];
+  pass.track = &record_.tracks[pass.lane];
+  pass.x = layer ? read_only(record_.output(layer - 1)) : record_.x;
+  pass.x_order = layer ? nullptr : record_.order.data();
+  pass.dx = layer ? between(layer - 1) : gradients_.dx;
+  pass.dy = top ? gradients_.dy : read_only(between(layer));
+  pass.y_order = top ? record_.order.data() : nullptr;
+  if (pass.dy.data) pass.dy.data += direction * c.output_size;
+  return pass;
+}
+
+template <class T>
+void Bptt<T>::run(int worker) {
+  const Environment environment(*model_.backend);
+  clear_padding(worker);
+  for (int layer = model_.config.layers - 1; layer >= 0; --layer)
+    for (int direction = 0; direction < model_.config.directions; ++direction) run_pass(pass_of(layer, direction), worker);
+}
+
+template <class T>
+void Bptt<T>::run_pass(const Pass& pass, int worker) {
+  begin(pass, worker);
+  barrier_.wait(worker);
+  const int64_t steps = record_.x.steps;
+  for (int64_t from = (steps - 1) / chunk_steps_ * chunk_steps_; steps > 0 && from >= 0; from -= chunk_steps_) {
+    const int64_t to = std::min(steps, from + chunk_steps_);
+    const Chunk chunk = {from, to, int(record_.at(to) - record_.at(from))};
+    gather(pass, chunk, worker);
+    barrier_.wait(worker);
+    if (record_.recompute) recompute(pass, chunk, worker);
+    time_loop(pass, chunk, worker);
+    barrier_.wait(worker);
+    input_gradients(pass, chunk, worker);
+    weight_gradients(pass, chunk, worker);
+    barrier_.wait(worker);
+  }
+  finish(pass, worker);
+  barrier_.wait(worker);
+}
+
+// The gradients that reach the final states, and sums of nothing.
+template <class T>
+void Bptt<T>::begin(const Pass& pass, int worker) {
+  const NetworkConfig& c = model_.config;
+  const ptrdiff_t hidden = model_.padded_hidden();
+  const int rows = record_.rows();
+  for (int r = int(share(rows, worker)); r < share(rows, worker + 1); ++r) {
+    std::memset(d_h_[r], 0, size_t(d_h_.stride) * sizeof(T));
+    std::memset(d_states_[r], 0, size_t(d_states_.stride) * sizeof(T));
+    for (int s = 0; gradients_.d_final && s < model_.spec->states.size; ++s) {
+      if (!gradients_.d_final[s]) continue;
+      const int64_t width = s ? c.hidden_size : c.output_size;
+      const T* from = gradients_.d_final[s] + (int64_t(pass.lane) * rows + record_.order[size_t(r)]) * width;
+      std::memcpy(s ? d_states_[r] + (s - 1) * hidden : d_h_[r], from, size_t(width) * sizeof(T));
+    }
+  }
+  if (worker) return;
+  const auto clear = [](const Panel<T>& panel, int64_t count) {
+    std::memset(panel.base, 0, size_t(panel.stride * count) * sizeof(T));
+  };
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    clear(phases_[p].d_input, pass.packed->phases[p].tiles.input_size);
+    clear(phases_[p].d_recurrent, pass.packed->phases[p].tiles.source_size);
+    clear(phases_[p].d_sums, 1);
+  }
+}
+
+// The chunk's inputs and previous states, side by side.
+template <class T>
+void Bptt<T>::gather(const Pass& pass, const Chunk& chunk, int worker) {
+  const int64_t inputs = pass.packed->phases[0].tiles.input_size, sources = pass.packed->phases[0].tiles.source_size;
+  const int64_t begin = share(chunk.rows, worker), end = share(chunk.rows, worker + 1);
+  for (int64_t step = chunk.from; step < chunk.to; ++step) {
+    const int64_t first = record_.at(step) - record_.at(chunk.from), before = record_.before(step);
+    const int64_t last = std::min<int64_t>(record_.active(step), end - first);
+    for (int64_t r = std::max<int64_t>(0, begin - first); r < last; ++r) {
+      const T* x = pass.x.data + offset(pass, pass.x, pass.x_order, int(r), step);
+      std::memcpy(x_[first + r], x, size_t(inputs) * sizeof(T));
+      std::memcpy(h_[first + r], pass.track->h[before + r], size_t(sources) * sizeof(T));
+      if (record_.recompute && record_.state_width)
+        std::memcpy(states_[first + r], pass.track->states[before + r], size_t(record_.state_width) * sizeof(T));
+    }
+  }
+}
+
+// What the cell would have saved, for all rows of the chunk at once: with all h known, steps do not wait for each other.
+template <class T>
+void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
+  const Tables table = tables(worker);
+  for (int r = 0; r < chunk.rows; ++r) {
+    table.chunk_a[r] = r * x_.stride;
+    table.chunk_b[r] = r * h_.stride;
+    table.chunk_c[r] = r * result_[0].stride;
+  }
+  PhaseCall<T> call;
+  call.rows = chunk.rows;
+  call.x.rows = {x_.base, table.chunk_a};
+  call.h = {h_.base, table.chunk_b};
+  call.states = read_only(states_);
+  call.new_states = states_;
+  call.kept = kept_;
+  call.saved = saved_;
+  call.padded = model_.padded_hidden();
+  call.constants = model_.constants.data();
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    const PackedPhase<T>& phase = pass.packed->phases[p];
+    call.tiles = phase.tiles;
+    call.tile_begin = int(share(phase.tile_count, worker));
+    call.tile_end = int(share(phase.tile_count, worker + 1));
+    call.source.rows = p ? Rows<const T>{result_[p - 1].base, table.chunk_c} : call.h;
+    call.result = result_[p];
+    phase.run(call);
+    barrier_.wait(worker);
+  }
+}
+
+template <class T>
+void Bptt<T>::time_loop(const Pass& pass, const Chunk& chunk, int worker) {
+  if (split_ == Split::none && worker) return;
+  const Tables table = tables(worker);
+  for (int r = 0; r < record_.rows(); ++r) {
+    table.da[r] = r * phases_[0].da.stride * ranks();
+    table.own[r] = r * record_.stride * ranks();
+  }
+  for (int64_t step = chunk.to - 1; step >= chunk.from; --step) this->step(pass, chunk, step, worker);
+}
+
+template <class T>
+void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worker) {
+  const int first = rank(worker), parts = ranks();
+  const int rows = (record_.active(step) - first + parts - 1) / parts;
+  const int64_t row = record_.at(step) - record_.at(chunk.from) + first;  // of the chunk
+  const auto mine = [&](const Panel<T>& panel, int64_t begin) { return every(panel, begin, parts); };
+  const Tables table = tables(worker);
+  const bool by_tiles = split_ == Split::tiles;
+  BackwardCall<T> call;
+  call.rows = rows;
+  if (pass.dy.data)
+    for (int r = 0; r < rows; ++r) table.dy[r] = offset(pass, pass.dy, pass.y_order, first + r * parts, step);
+  const Panel<T> d_h = mine(d_h_, first), d_result = mine(d_result_, first);
+  call.d_h = d_h;
+  call.h = read_only(mine(pass.track->h, record_.before(step) + first));
+  call.states = read_only(mine(pass.track->states, record_.before(step) + first));
+  call.saved = read_only(record_.recompute ? mine(saved_, row) : mine(pass.track->saved, record_.at(step) + first));
+  call.d_states = mine(d_states_, first);
+  call.d_kept = mine(d_kept_, first);
+  call.padded = model_.padded_hidden();
+  call.constants = model_.constants.data();
+  for (size_t p = phases_.size(); p-- > 0;) {
+    const int tiles = pass.packed->phases[p].tile_count;
+    call.tiles = pass.packed->phases[p].tiles;
+    call.tile_begin = by_tiles ? int(share(tiles, worker)) : 0;
+    call.tile_end = by_tiles ? int(share(tiles, worker + 1)) : tiles;
+    call.last = p + 1 == phases_.size();
+    call.dy = {call.last ? pass.dy.data : nullptr, table.dy};
+    call.d_result = call.last ? d_h : d_result;
+    call.da = mine(phases_[p].da, row);
+    call.d_width = phases_[p].width;
+    kernels<T>(*model_.backend).backward[cell_][p](call);
+    if (by_tiles) barrier_.wait(worker);
+    product(pass, p, call.da, p ? d_result : d_h, rows, worker);
+    if (by_tiles) barrier_.wait(worker);
+  }
+}
+
+// From the gradients of a phase's chains to that of the vector it multiplied.
+template <class T>
+void Bptt<T>::product(const Pass& pass, size_t p, const Panel<T>& da, const Panel<T>& out, int rows, int worker) {
+  const Product& recurrent = model_.spec->phases[int(p)].recurrent;
+  const Tables table = tables(worker);
+  TransposedCall<T> call;
+  call.tiles = pass.transposed->phases[p].recurrent;
+  const int64_t tiles = model_.padded(call.tiles.units) / model_.lanes;
+  const bool by_tiles = split_ == Split::tiles;
+  call.tile_begin = by_tiles ? int(share(tiles, worker)) : 0;
+  call.tile_end = int(by_tiles ? share(tiles, worker + 1) : tiles);
+  call.rows = rows;
+  call.gates = recurrent.count;
+  std::copy_n(recurrent.chain, kMaxChains, call.chain);
+  call.summed = pass.packed->phases[p].tiles.units;
+  call.width = phases_[p].width;
+  call.a = {da.base, table.da};
+  call.out = {out.base, table.own};
+  call.add = p == 0;
+  if (rows > 0) kernels<T>(*model_.backend).transposed(call);
+}
+
+template <class T>
+void Bptt<T>::input_gradients(const Pass& pass, const Chunk& chunk, int worker) {
+  if (!pass.dx.data) return;
+  const Tables table = tables(worker);
+  const int64_t begin = share(chunk.rows, worker), end = share(chunk.rows, worker + 1);
+  for (int64_t step = chunk.from; step < chunk.to; ++step) {
+    const int64_t first = record_.at(step) - record_.at(chunk.from);
+    const int64_t last = std::min<int64_t>(record_.active(step), end - first);
+    for (int64_t r = std::max<int64_t>(0, begin - first); r < last; ++r) {
+      table.chunk_a[first + r - begin] = (first + r) * phases_[0].da.stride;
+      table.chunk_b[first + r - begin] = offset(pass, pass.dx, pass.x_order, int(r), step);
+    }
+  }
+  TransposedCall<T> call;
+  call.rows = int(end - begin);
+  call.out = {pass.dx.data, table.chunk_b};
+  call.add = pass.reverse;
+  for (size_t p = 0; p < phases_.size() && call.rows; ++p) {
+    const Product& input = model_.spec->phases[int(p)].input;
+    if (!input.count) continue;
+    call.tiles = pass.transposed->phases[p].input;
+    call.tile_end = int(model_.padded(call.tiles.units) / model_.lanes);
+    call.gates = input.count;
+    std::copy_n(input.chain, kMaxChains, call.chain);
+    call.summed = pass.packed->phases[p].tiles.units;
+    call.width = phases_[p].width;
+    call.a = {phases_[p].da.base, table.chunk_a};
+    kernels<T>(*model_.backend).transposed(call);
+    call.add = true;
+  }
+}
+
+template <class T>
+void Bptt<T>::weight_gradients(const Pass& pass, const Chunk& chunk, int worker) {
+  if (!gradients_.params) return;
+  const Kernels<T>& kernel = kernels<T>(*model_.backend);
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    const recurra::Phase& described = model_.spec->phases[int(p)];
+    const Phase& phase = phases_[p];
+    const Tiles<T>& tiles = pass.packed->phases[p].tiles;
+    OuterCall<T> call;
+    call.rows = chunk.rows;
+    const auto add = [&](const Panel<T>& x, int64_t size, int chain, const Panel<T>& out, int gate, int gates) {
+      const int64_t vectors = gates * phase.width / kernel.lanes;
+      call.size = size;
+      call.x = read_only(x);
+      call.a = {phase.da.base + chain * phase.width, phase.da.stride};
+      call.out = {out.base + gate * phase.width, out.stride};
+      call.column_begin = share(vectors, worker) * kernel.lanes;
+      call.column_end = share(vectors, worker + 1) * kernel.lanes;
+      kernel.outer(call);
+    };
+    if (described.input.count) add(x_, tiles.input_size, 0, phase.d_input, 0, described.input.count);
+    const Panel<T> recorded = every(pass.track->result, record_.at(chunk.from), 1);
+    const Panel<T> source = p == 0 ? h_ : record_.recompute ? result_[0] : recorded;
+    for (int g = 0; g < described.recurrent.count; ++g)
+      add(source, tiles.source_size, described.recurrent.chain[g], phase.d_recurrent, g, 1);
+    add({one_, 0}, 1, 0, phase.d_sums, 0, described.chains + described.vector_count);
+  }
+}
+
+template <class T>
+T* Bptt<T>::param(const Pass& pass, const char* name) const {
+  for (int i = 0; name && i < model_.spec->params.size; ++i)
+    if (std::strcmp(name, model_.spec->params[i].name) == 0) return (*gradients_.params)[pass.lane][size_t(i)];
+  return nullptr;
+}
+
+template <class T>
+void Bptt<T>::add_weights(const Pass& pass, const Product& product, const Panel<T>& d, const Phase& phase, int units,
+                          int64_t columns, int worker) {
+  T* out = param(pass, product.weight);
+  if (!out) return;
+  constexpr int64_t kBlock = 16;  // units side by side: a cache line of d
+  const int64_t blocks = (units + kBlock - 1) / kBlock;
+  for (int g = 0; g < product.count; ++g)
+    for (int64_t block = share(blocks, worker); block < share(blocks, worker + 1); ++block) {
+      const int64_t first = block * kBlock, count = std::min<int64_t>(kBlock, units - first);
+      T* rows = out + ((product.first + g) * int64_t(units) + first) * columns;
+      for (int64_t k = 0; k < columns; ++k)
+        for (int64_t u = 0; u < count; ++u) rows[u * columns + k] += d[k][g * phase.width + first + u];
+    }
+}
+
+template <class T>
+void Bptt<T>::add_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase,
+                       int units) {
+  T* out = param(pass, name);
+  for (int g = 0; out && g < count; ++g)
+    for (int u = 0; u < units; ++u) out[int64_t(first + g) * units + u] += phase.d_sums.base[chain[g] * phase.width + u];
+}
+
+// Hands out the gradients of the initial states and of the parameters.
+template <class T>
+void Bptt<T>::finish(const Pass& pass, int worker) {
+  const NetworkConfig& c = model_.config;
+  const int rows = record_.rows();
+  for (int r = int(share(rows, worker)); r < share(rows, worker + 1); ++r)
+    for (int s = 0; gradients_.d_initial && s < model_.spec->states.size; ++s) {
+      const int64_t width = s ? c.hidden_size : c.output_size;
+      T* to = gradients_.d_initial[s] + (int64_t(pass.lane) * rows + record_.order[size_t(r)]) * width;
+      std::memcpy(to, s ? d_states_[r] + (s - 1) * model_.padded_hidden() : d_h_[r], size_t(width) * sizeof(T));
+    }
+  if (!gradients_.params) return;
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    const recurra::Phase& described = model_.spec->phases[int(p)];
+    const Tiles<T>& tiles = pass.packed->phases[p].tiles;
+    add_weights(pass, described.input, phases_[p].d_input, phases_[p], tiles.units, tiles.input_size, worker);
+    add_weights(pass, described.recurrent, phases_[p].d_recurrent, phases_[p], tiles.units, tiles.source_size, worker);
+    if (worker) continue;
+    int vectors[kMaxChains];
+    for (int v = 0; v < kMaxChains; ++v) vectors[v] = described.chains + v;
+    const auto sums = [&](const char* name, int first, int count, const int* chain) {
+      add_sums(pass, name, first, count, chain, phases_[p], tiles.units);
+    };
+    sums(described.input.bias, described.input.first, described.input.count, described.input.chain);
+    sums(described.recurrent.bias, described.recurrent.first, described.recurrent.count, described.recurrent.chain);
+    sums(described.vectors, 0, described.vector_count, vectors);
+  }
+}
+
+// No gradient reaches a padded step.
+template <class T>
+void Bptt<T>::clear_padding(int worker) {
+  const Sequence<T>& dx = gradients_.dx;
+  const int rows = record_.rows();
+  for (int r = int(share(rows, worker)); dx.data && r < share(rows, worker + 1); ++r)
+    for (int64_t step = record_.length(r); step < dx.steps; ++step)
+      std::memset(dx.data + step * dx.step_stride + record_.order[size_t(r)] * dx.row_stride, 0,
+                  size_t(model_.config.input_size) * sizeof(T));
+}
+
+template class Bptt<float>;
+template class Bptt<double>;
+
+}  // namespace detail
+}  // namespace recurra

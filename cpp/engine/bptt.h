@@ -1,0 +1,108 @@
+// Backpropagation through time over a record.
+#pragma once
+#include "../cpu/team.h"
+#include "record.h"
+
+namespace recurra {
+namespace detail {
+
+// Gradients that come in and go out; any may be null. Parameters' are added to, the others written.
+template <class T>
+struct Gradients {
+  Sequence<const T> dy;
+  const T* const* d_final = nullptr;
+  Sequence<T> dx;
+  T* const* d_initial = nullptr;
+  const std::vector<std::vector<T*>>* params = nullptr;
+};
+
+// One backward pass. Steps are walked in chunks from the last to the first; a chunk's rows meet the weights together. The sums
+// of weight gradients run over chunks, last first, and within a chunk over its rows, first first: an order that depends on T, B
+// and the lengths only.
+template <class T>
+class Bptt {
+ public:
+  Bptt(const Record<T>& record, const Gradients<T>& gradients, int workers);
+  ~Bptt();
+  void run(int worker);  // every worker calls it once
+
+ private:
+  enum class Split { rows, tiles, none };  // how the time loop is shared out
+  struct Phase {
+    Panel<T> da;            // [row of the chunk][chains + vectors][width]: gradients of the chains, shares of the vectors'
+    ptrdiff_t width = 0;    // units, padded
+    Panel<T> d_input;       // [number of the input][gate][width]: gradient of the input weights, transposed
+    Panel<T> d_recurrent;   // likewise
+    Panel<T> d_sums;        // one row: da, summed over rows
+  };
+  struct Pass {
+    size_t lane;
+    bool reverse;
+    const PackedLayer<T>* packed;
+    const TransposedLayer<T>* transposed;
+    const Track<T>* track;
+    Sequence<const T> x, dy;
+    Sequence<T> dx;
+    const int64_t *x_order, *y_order;
+  };
+  struct Chunk {
+    int64_t from, to;
+    int rows;
+  };
+  // A worker's tables of offsets.
+  struct Tables {
+    ptrdiff_t *dy, *da, *own;      // of a step's rows
+    ptrdiff_t *chunk_a, *chunk_b, *chunk_c;  // of a chunk's rows
+  };
+
+  void deal();
+  Pass pass_of(int layer, int direction);
+  void run_pass(const Pass& pass, int worker);
+  void begin(const Pass& pass, int worker);
+  void gather(const Pass& pass, const Chunk& chunk, int worker);
+  void recompute(const Pass& pass, const Chunk& chunk, int worker);
+  void time_loop(const Pass& pass, const Chunk& chunk, int worker);
+  void step(const Pass& pass, const Chunk& chunk, int64_t step, int worker);
+  void product(const Pass& pass, size_t p, const Panel<T>& da, const Panel<T>& out, int rows, int worker);
+  void input_gradients(const Pass& pass, const Chunk& chunk, int worker);
+  void weight_gradients(const Pass& pass, const Chunk& chunk, int worker);
+  void finish(const Pass& pass, int worker);
+  void add_weights(const Pass& pass, const Product& product, const Panel<T>& d, const Phase& phase, int units, int64_t columns,
+                   int worker);
+  void add_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase, int units);
+  void clear_padding(int worker);
+
+  const Phase& phase(size_t p) const { return phases_[p]; }
+  T* param(const Pass& pass, const char* name) const;
+  int rank(int worker) const { return split_ == Split::rows ? worker : 0; }
+  int ranks() const { return split_ == Split::rows ? workers_ : 1; }
+  int64_t share(int64_t count, int worker) const { return count * worker / workers_; }
+  // Where row r's step lies in a sequence, which the reverse direction reads from the row's last step on.
+  template <class S>
+  ptrdiff_t offset(const Pass& pass, const S& sequence, const int64_t* order, int r, int64_t step) const {
+    const int64_t t = pass.reverse ? record_.length(r) - 1 - step : step;
+    return (order ? order[r] : r) * sequence.row_stride + t * sequence.step_stride;
+  }
+  Tables tables(int worker) const;
+
+  const Record<T>& record_;
+  const Gradients<T>& gradients_;
+  const Model<T>& model_;
+  const int workers_, cell_;
+  Split split_;
+  Barrier barrier_;
+  int64_t chunk_steps_;
+  int chunk_rows_;
+
+  Buffer<char> memory_;
+  std::vector<Phase> phases_;
+  Panel<T> x_, h_;                               // rows of the chunk: inputs, h(t-1)
+  Panel<T> states_, saved_, kept_, result_[2];   // likewise, to recompute
+  Panel<T> d_h_, d_states_, d_kept_, d_result_;  // running gradients
+  Panel<T> between_[2];                          // gradients on their way from layer to layer
+  T* one_ = nullptr;
+  ptrdiff_t* tables_ = nullptr;
+};
+
+}  // namespace detail
+}  // namespace recurra

@@ -1,0 +1,68 @@
+// What a forward pass leaves behind for backward. Rows are sorted longest first as in a session, and the rows of all steps lie
+// one after another, so no padded step takes memory.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "model.h"
+
+namespace recurra {
+namespace detail {
+
+// One layer and direction.
+template <class T>
+struct Track {
+  Buffer<T> memory;
+  Panel<T> h, states;  // row before(step) + r: before that step
+  Panel<T> saved;      // row at(step) + r: what the cell saved in that step; base is null when it is to be recomputed
+  Panel<T> result;     // likewise: the result of the first of two phases
+};
+
+template <class T>
+struct Record {
+  Record(std::shared_ptr<const Model<T>> model, Sequence<const T> x, std::vector<int64_t> order, std::vector<int64_t> lengths,
+         bool recompute);
+
+  const std::shared_ptr<const Model<T>> model;
+  const Sequence<const T> x;           // the caller's memory
+  const std::vector<int64_t> order;    // row r is the caller's row order[r]
+  const std::vector<int64_t> lengths;  // of row r; empty when all run x.steps steps
+  const bool recompute;
+  std::vector<Track<T>> tracks;     // [layer * directions + direction]
+  std::vector<Buffer<T>> between;   // [layer]: what the layer above reads, [step][row][directions * output]
+  ptrdiff_t stride, state_width, saved_width;
+
+  int rows() const { return int(order.size()); }
+  int64_t length(int row) const { return lengths.empty() ? x.steps : lengths[size_t(row)]; }
+  // How many rows run at this step, and where their rows lie.
+  int active(int64_t step) const { return lengths.empty() ? rows() : int(starts_[size_t(step) + 1] - starts_[size_t(step)]); }
+  int64_t at(int64_t step) const { return lengths.empty() ? step * rows() : starts_[size_t(step)]; }
+  int64_t before(int64_t step) const { return step ? rows() + at(step - 1) : 0; }
+
+  Sequence<T> output(int layer) const {
+    const ptrdiff_t width = model->config.directions * model->config.output_size;
+    return {between[size_t(layer)].data(), x.steps, rows(), rows() * width, width};
+  }
+
+ private:
+  std::vector<int64_t> starts_;
+};
+
+template <class T>
+Sequence<const T> read_only(const Sequence<T>& s) {
+  return {s.data, s.steps, s.rows, s.step_stride, s.row_stride};
+}
+
+template <class T>
+Panel<const T> read_only(const Panel<T>& panel) {
+  return {panel.base, panel.stride};
+}
+
+// Every parts-th row of a panel from row `first` on.
+template <class T>
+Panel<T> every(Panel<T> panel, int64_t first, int64_t parts) {
+  return {panel.base + first * panel.stride, panel.stride * parts};
+}
+
+}  // namespace detail
+}  // namespace recurra
