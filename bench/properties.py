@@ -1,6 +1,6 @@
 """What is promised besides speed: accuracy of reduced precision, and costs that should be small or proportional.
 
-    python bench/properties.py            # Markdown; half a minute
+python bench/properties.py            # Markdown; half a minute
 """
 
 from __future__ import annotations

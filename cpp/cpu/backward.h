@@ -68,26 +68,28 @@ struct TransposedBlock {
   }
 };
 
-// M numbers k by N vectors of columns, over some rows.
+constexpr int kOuterRows = 256;
+
+// M numbers k by N vectors of columns, over some rows, whose columns have been copied side by side to `a`.
 template <int M, int N, class T>
-void outer_block(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
+void outer_block(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
   constexpr int U = Vec<T>::lanes;
   Vec<T> acc[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) acc[m][n] = Vec<T>::load(call.out[k + m] + column + n * U);
-  const T* x = call.x[row_begin] + k;
-  const T* a = call.a[row_begin] + column;
-  for (int r = row_begin; r < row_end; ++r, x += call.x.stride, a += call.a.stride) {
-    Vec<T> w[N];
+  // The next block's sums lie in the second-level cache or further: asked for now, they come while this one computes.
+  for (int m = 0; m < M && k + M + m < call.size; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) w[n] = Vec<T>::load(a + n * U);
+    for (int n = 0; n < N; ++n) __builtin_prefetch(call.out[k + M + m] + column + n * U, 1);
+  const T* x = call.x[row_begin] + k;
+  for (int r = row_begin; r < row_end; ++r, x += call.x.stride, ++a) {
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Vec<T> value(x[m]);
 #pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) acc[m][n] = fma(value, w[n], acc[m][n]);
+      for (int n = 0; n < N; ++n) acc[m][n] = fma(value, (*a)[n], acc[m][n]);
     }
   }
 #pragma GCC unroll 8
@@ -97,25 +99,30 @@ void outer_block(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t
 }
 
 template <int M, int N, class T>
-RECURRA_FN void outer_rest(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
-  if (call.size - k == M) return outer_block<M, N>(call, row_begin, row_end, k, column);
-  if constexpr (M > 1) outer_rest<M - 1, N>(call, row_begin, row_end, k, column);
+RECURRA_FN void outer_rest(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, int row_end, ptrdiff_t k,
+                           ptrdiff_t column) {
+  if (call.size - k == M) return outer_block<M, N>(call, a, row_begin, row_end, k, column);
+  if constexpr (M > 1) outer_rest<M - 1, N>(call, a, row_begin, row_end, k, column);
 }
 
+// N vectors of columns of some rows stay in the first-level cache while all k go by.
 template <int N, class T>
 void outer_columns(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t column) {
-  constexpr int M = 6;
+  constexpr int M = 6, U = Vec<T>::lanes;
+  Vec<T> a[kOuterRows][N];
+  for (int r = row_begin; r < row_end; ++r)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) a[r - row_begin][n] = Vec<T>::load(call.a[r] + column + n * U);
   ptrdiff_t k = 0;
-  for (; k + M <= call.size; k += M) outer_block<M, N>(call, row_begin, row_end, k, column);
-  if (k < call.size) outer_rest<M - 1, N>(call, row_begin, row_end, k, column);
+  for (; k + M <= call.size; k += M) outer_block<M, N>(call, a, row_begin, row_end, k, column);
+  if (k < call.size) outer_rest<M - 1, N>(call, a, row_begin, row_end, k, column);
 }
 
-// A few vectors of columns of some rows stay in the first-level cache while all k go by.
 template <class T>
 void outer(const OuterCall<T>& call) {
-  constexpr int N = kAccumulators / 6, U = Vec<T>::lanes, kRows = 64;
-  for (int row = 0; row < call.rows; row += kRows) {
-    const int end = row + kRows < call.rows ? row + kRows : call.rows;
+  constexpr int N = kAccumulators / 6, U = Vec<T>::lanes;
+  for (int row = 0; row < call.rows; row += kOuterRows) {
+    const int end = row + kOuterRows < call.rows ? row + kOuterRows : call.rows;
     ptrdiff_t column = call.column_begin;
     for (; column + N * U <= call.column_end; column += N * U) outer_columns<N>(call, row, end, column);
     for (; column < call.column_end; column += U) outer_columns<1>(call, row, end, column);

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Network', 'Stream', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads']
+__all__: list[str] = ['Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads']
 class Stream:
     """
     The running state of some sequences.
@@ -32,6 +32,17 @@ class Stream:
         """
         A function of (x, out) for one step.
         """
+class Tape:
+    """
+    What a forward pass leaves for backward.
+    """
+    def backward(self, dy: numpy.ndarray | None, d_final: collections.abc.Sequence[numpy.ndarray | None], dx: numpy.ndarray | None, d_initial: collections.abc.Sequence[numpy.ndarray] | None, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]]) -> None:
+        """
+        Writes dx and d_initial, adds to params (nested as in Network); each may be None.
+        """
+    @property
+    def nbytes(self) -> int:
+        ...
 class Network:
     """
     Packed weights of a stack of layers; immutable.
@@ -43,6 +54,10 @@ class Network:
     def forward(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray]) -> None:
         """
         Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].
+        """
+    def record(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray], recompute: bool) -> Tape:
+        """
+        As forward, and returns a tape.
         """
     def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool, threads: typing.SupportsInt | typing.SupportsIndex) -> Stream:
         ...

@@ -49,10 +49,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ._arrays import Array, Input
+    from .tape import Tape
 
     State: TypeAlias = Any  # h of an RNN or GRU; the tuple (h, c) of an LSTM
 
-__all__ = ["Packed", "gru", "lstm", "pack", "rnn", "run"]
+__all__ = ["Packed", "forward", "gru", "lstm", "pack", "rnn", "run"]
 
 
 class Packed:
@@ -100,11 +101,7 @@ class Packed:
             sizes.output,
             sizes.layers,
             sizes.directions,
-            [
-                [parameters.get(f"{name}_l{layer}{suffix}") for name, *_ in cell.params]
-                for layer in range(sizes.layers)
-                for suffix in sizes.suffixes
-            ],
+            _by_layer(cell, sizes, parameters),
             list(values.values()),
             precision or "full",
         )
@@ -133,6 +130,10 @@ class Packed:
     def with_precision(self, precision: str) -> Packed:
         """The same network with its weights stored in a reduced precision."""
         return Packed(self._cell, self.sizes, self.dtype, self.parameters, self.constants, precision)
+
+    def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
+        """Arrays by parameter's name in the core's order: a list for each layer and direction, None for an absent bias."""
+        return _by_layer(self._cell, self.sizes, arrays)
 
     def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
@@ -215,33 +216,67 @@ def run(
         out: array to write the output to, and to return. Must not overlap x or the state.
         batch_first: x and output are [B, T, ...] instead of [T, B, ...].
     """
-    if not isinstance(packed, Packed):
-        raise TypeError(f"packed: expected what functional.pack returns, got {type(packed).__name__}")
-    size, dtype = packed.sizes, packed.dtype
-    axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
-    x = check("x", x, dtype, (*axes, size.input), ("T", size.input))
-    sequence = batched(x, batch_first)
-    batch = sequence.shape[1:2] if x.ndim == 3 else ()
-    initial = {} if state is None else packed.check_state(state, batch)
-    if lengths is not None:
-        if not batch:
-            raise ValueError(f"lengths: expected none without a batch axis, got them with x of shape {list(x.shape)}")
-        lengths = bounded("lengths", vector("lengths", lengths, *batch), sequence.shape[0])
-    y = output(
-        out,
-        (*x.shape[:-1], size.directions * size.output),
-        dtype,
-        {"x": x, **{f"state {name}": array for name, array in initial.items()}},
-    )
+    x, batch, initial, valid = _checked_call(packed, x, state, lengths, batch_first)
+    given = {"x": x} | {f"state {name}": array for name, array in initial.items()}
+    y = output(out, (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype, given)
     final = packed.empty_state(batch)
     packed.network.forward(
-        row_contiguous(sequence),
+        row_contiguous(batched(x, batch_first)),
         None if state is None else [batched(contiguous(array)) for array in initial.values()],
-        lengths,
+        valid,
         batched(y, batch_first),
         [batched(array) for array in final],
     )
     return y, unwrapped(final)
+
+
+def forward(
+    packed: Packed,
+    x: Input,
+    state: State | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    batch_first: bool = False,
+    recompute: bool = False,
+) -> tuple[Array, State, Tape]:
+    """As `run`, for training: returns (output, final state, tape); see `Recurrent.forward`."""
+    from .tape import Tape  # here, because it needs this module
+
+    x, batch, initial, valid = _checked_call(packed, x, state, lengths, batch_first)
+    if packed.precision:
+        raise ValueError(
+            f"forward: expected weights in full precision, got {packed.precision}, which cannot be trained"
+        )
+    x = np.array(x, order="C")  # the tape's own: what the caller does with his must not change a gradient
+    y = empty("output", (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype)
+    final = packed.empty_state(batch)
+    recorded = packed.network.record(
+        batched(x, batch_first),
+        None if state is None else [batched(contiguous(array)) for array in initial.values()],
+        valid,
+        batched(y, batch_first),
+        [batched(array) for array in final],
+        flag("recompute", recompute),
+    )
+    return y, unwrapped(final), Tape(packed, recorded, x, y.shape, batch, batch_first)
+
+
+def _checked_call(
+    packed: Packed, x: Input, state: State | None, lengths: Any, batch_first: bool
+) -> tuple[Array, tuple[int, ...], dict[str, Array], Array | None]:
+    """The arguments of a call, checked: x, its batch axis, the initial state by name, lengths."""
+    if not isinstance(packed, Packed):
+        raise TypeError(f"packed: expected what functional.pack returns, got {type(packed).__name__}")
+    axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
+    array = check("x", x, packed.dtype, (*axes, packed.sizes.input), ("T", packed.sizes.input))
+    sequence = batched(array, batch_first)
+    batch = sequence.shape[1:2] if array.ndim == 3 else ()
+    initial = {} if state is None else packed.check_state(state, batch)
+    if lengths is None:
+        return array, batch, initial, None
+    if not batch:
+        raise ValueError(f"lengths: expected none without a batch axis, got them with x of shape {list(array.shape)}")
+    return array, batch, initial, bounded("lengths", vector("lengths", lengths, *batch), sequence.shape[0])
 
 
 def lstm(
@@ -315,6 +350,14 @@ def _packed(
     if isinstance(out, np.ndarray):
         check_distinct(out, {name: _parameter(name, value) for name, value in params.items()})
     return packed
+
+
+def _by_layer(cell: Cell, sizes: Sizes, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
+    return [
+        [arrays.get(f"{name}_l{layer}{suffix}") for name, *_ in cell.params]
+        for layer in range(sizes.layers)
+        for suffix in sizes.suffixes
+    ]
 
 
 def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> None:

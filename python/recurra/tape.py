@@ -1,0 +1,146 @@
+"""Backpropagation through time: what a forward pass in training leaves behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import as_array, batched, check, check_distinct, contiguous, empty, row_contiguous
+from ._options import flag
+from .functional import unwrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from . import _core
+    from ._arrays import Array, Input
+    from .functional import Packed, State
+
+__all__ = ["Gradients", "Tape"]
+
+
+class Gradients(NamedTuple):
+    """What `Tape.backward` returns.
+
+    Attributes:
+        x: gradient of the input, of its shape; None with input_grad=False. Zero at padded steps.
+        state: gradient of the initial state, in its form: h, for LSTMs (h, c).
+        params: torch's names to the gradients of the parameters.
+    """
+
+    x: Array | None
+    state: State
+    params: dict[str, Array]
+
+
+class Tape:
+    """What `layer.forward` keeps for `backward`: a copy of the input, the states of all steps and, unless they are to
+    be recomputed, the gates. Never overwritten: backward may be called again, with other gradients too.
+
+    Attributes:
+        nbytes: memory it holds, the input's copy included.
+    """
+
+    __slots__ = ("_batch", "_batch_first", "_packed", "_tape", "_x", "_y_shape")
+
+    def __init__(
+        self,
+        packed: Packed,
+        tape: _core.Tape,
+        x: Array,
+        y_shape: tuple[int, ...],
+        batch: tuple[int, ...],
+        batch_first: bool,
+    ) -> None:
+        self._packed, self._tape, self._x = packed, tape, x
+        self._y_shape, self._batch, self._batch_first = y_shape, batch, batch_first
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the tape holds, in bytes."""
+        return self._tape.nbytes + self._x.nbytes
+
+    def backward(
+        self,
+        dy: Input | None = None,
+        dstate: Any = None,
+        *,
+        input_grad: bool = True,
+        into: Mapping[str, Array] | None = None,
+    ) -> Gradients:
+        """Gradients of a loss, from those of the output and of the final state.
+
+        Args:
+            dy: dL/d output, of the output's shape and dtype; values at padded steps are ignored. Default zero.
+            dstate: dL/d final state, in the state's form: h, for LSTMs a tuple (h, c) of which one may be None. Default
+                zero.
+            input_grad: whether to compute the gradient of the input.
+            into: the parameters' names to arrays that their gradients are added to, all of them, C-contiguous and
+                writeable; default new ones. The sums begin in them, so that gradients of several batches accumulate.
+
+        Returns:
+            Gradients(x, state, params); `params` holds the arrays of `into` if they were given.
+
+        Raises:
+            TypeError, ValueError: wrong shape, dtype, names, or unusable `into`; nothing has been written.
+            ValueError: neither dy nor dstate was given.
+        """
+        packed = self._packed
+        if dy is None and dstate is None:
+            raise ValueError("dy, dstate: expected at least one of them, got neither")
+        gradient = None if dy is None else check("dy", dy, packed.dtype, self._y_shape)
+        final = self._checked_dstate(dstate)
+        params = self._new_params() if into is None else self._checked_into(into, gradient, final)
+        dx = empty("gradient of x", self._x.shape, packed.dtype) if flag("input_grad", input_grad) else None
+        initial = packed.empty_state(self._batch)
+        self._tape.backward(
+            None if gradient is None else row_contiguous(batched(gradient, self._batch_first)),
+            [None if array is None else batched(contiguous(array)) for array in final],
+            None if dx is None else batched(dx, self._batch_first),
+            [batched(array) for array in initial],
+            packed.by_layer(params),
+        )
+        return Gradients(dx, unwrapped(initial), params)
+
+    def _new_params(self) -> dict[str, Array]:
+        return {name: np.zeros_like(array) for name, array in self._packed.parameters.items()}
+
+    def _checked_dstate(self, dstate: Any) -> list[Array | None]:
+        shapes = self._packed.state_shapes(self._batch)
+        if dstate is None:
+            return [None] * len(shapes)
+        if len(shapes) == 1:
+            dstate = (dstate,)
+        elif not isinstance(dstate, (tuple, list)) or len(dstate) != len(shapes):
+            got = f"{len(dstate)} values" if isinstance(dstate, (tuple, list)) else type(dstate).__name__
+            raise TypeError(f"dstate: expected a tuple ({', '.join(shapes)}), got {got}")
+        return [
+            None if value is None else check(f"dstate {name}", value, self._packed.dtype, shape)
+            for (name, shape), value in zip(shapes.items(), dstate, strict=True)
+        ]
+
+    def _checked_into(self, into: Mapping[str, Array], dy: Array | None, final: list[Array | None]) -> dict[str, Array]:
+        parameters = self._packed.parameters
+        if set(into) != set(parameters):
+            missing, unexpected = sorted(set(parameters) - set(into)), sorted(set(into) - set(parameters))
+            raise ValueError(f"into: expected all parameters' names, missing {missing}, unexpected {unexpected}")
+        checked: dict[str, Array] = {}
+        read = {"dy": dy} | {f"dstate {k}": array for k, array in enumerate(final)}
+        others = {name: array for name, array in read.items() if array is not None}
+        for name, parameter in parameters.items():
+            title = f"into {name}"
+            if not isinstance(into[name], np.ndarray):
+                raise TypeError(f"{title}: expected a NumPy array, got {type(into[name]).__name__}")
+            array = check(title, as_array(title, into[name]), self._packed.dtype, parameter.shape)
+            if not (array.flags.writeable and array.flags.c_contiguous and array.flags.aligned):
+                raise ValueError(f"{title}: expected a writeable C-contiguous array")
+            check_distinct(array, others)
+            others[title] = checked[name] = array
+        return checked
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Tape cannot be copied or pickled")
+
+    def __repr__(self) -> str:
+        return f"Tape({self._packed.cell!r}, {self.nbytes} bytes)"
