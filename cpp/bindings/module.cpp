@@ -297,6 +297,47 @@ class PyNetwork {
   AnyNetwork network_;
 };
 
+class PyLinear {
+ public:
+  PyLinear(const py::array& weight, const OptionalArray& bias)
+      : linear_(weight.itemsize() == sizeof(double) ? AnyLinear(made<double>(weight, bias)) : AnyLinear(made<float>(weight, bias))) {}
+
+  void forward(const py::array& x, const py::array& y) const {
+    std::visit([&](const auto& linear) { run_forward(linear, x, y); }, linear_);
+  }
+  void backward(const py::array& x, const py::array& dy, const OptionalArray& dx, const py::array& d_weight,
+                const OptionalArray& d_bias) const {
+    std::visit([&](const auto& linear) { run_backward(linear, x, dy, dx, d_weight, d_bias); }, linear_);
+  }
+
+ private:
+  using AnyLinear = std::variant<recurra::Linear<float>, recurra::Linear<double>>;
+
+  template <class T>
+  static recurra::Linear<T> made(const py::array& weight, const OptionalArray& bias) {
+    return {weight.shape(1), weight.shape(0), data<T>(weight), bias ? data<T>(*bias) : nullptr};
+  }
+  template <class T>
+  static void run_forward(const recurra::Linear<T>& linear, const py::array& x, const py::array& y) {
+    const T* from = data<T>(x);
+    T* to = data<T>(y);
+    const int64_t rows = x.shape(0);
+    const py::gil_scoped_release release;
+    linear.forward(from, rows, to);
+  }
+  template <class T>
+  static void run_backward(const recurra::Linear<T>& linear, const py::array& x, const py::array& dy, const OptionalArray& dx,
+                           const py::array& d_weight, const OptionalArray& d_bias) {
+    const T *from = data<T>(x), *gradient = data<T>(dy);
+    T *to = dx ? data<T>(*dx) : nullptr, *weight = data<T>(d_weight), *bias = d_bias ? data<T>(*d_bias) : nullptr;
+    const int64_t rows = x.shape(0);
+    const py::gil_scoped_release release;
+    linear.backward(from, gradient, rows, to, weight, bias);
+  }
+
+  AnyLinear linear_;
+};
+
 recurra::Precision precision_named(const std::string& name) {
   return name == "int8"       ? recurra::Precision::int8
          : name == "bfloat16" ? recurra::Precision::bfloat16
@@ -352,6 +393,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("backward", &PyTape::backward, py::arg("dy"), py::arg("d_final"), py::arg("dx"), py::arg("d_initial"),
            py::arg("params"), "Writes dx and d_initial, adds to params (nested as in Network); each may be None.")
       .def_property_readonly("nbytes", &PyTape::bytes);
+
+  py::class_<PyLinear>(m, "Linear", "A packed affine map of rows; immutable.")
+      .def(py::init<const py::array&, const OptionalArray&>(), py::arg("weight"), py::arg("bias"), "weight [outputs, inputs].")
+      .def("forward", &PyLinear::forward, py::arg("x"), py::arg("y"), "Writes y [rows, outputs]; all C-contiguous.")
+      .def("backward", &PyLinear::backward, py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("d_weight"), py::arg("d_bias"),
+           "Writes dx unless it is None, adds to d_weight and d_bias.");
 
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,

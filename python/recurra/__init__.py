@@ -16,8 +16,10 @@ from . import _core, functional
 from ._cells import CELLS
 from ._core import get_num_threads
 from ._options import integer
+from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
+from .tape import Gradients, Tape
 
 __version__ = "0.1.0"
 
@@ -25,8 +27,12 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Embedding",
+    "Gradients",
+    "Linear",
     "Recurrent",
     "Stream",
+    "Tape",
     "cells",
     "config",
     "functional",

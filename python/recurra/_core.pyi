@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads']
+__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads']
 class Stream:
     """
     The running state of some sequences.
@@ -43,6 +43,22 @@ class Tape:
     @property
     def nbytes(self) -> int:
         ...
+class Linear:
+    """
+    A packed affine map of rows; immutable.
+    """
+    def __init__(self, weight: numpy.ndarray, bias: numpy.ndarray | None) -> None:
+        """
+        weight [outputs, inputs].
+        """
+    def backward(self, x: numpy.ndarray, dy: numpy.ndarray, dx: numpy.ndarray | None, d_weight: numpy.ndarray, d_bias: numpy.ndarray | None) -> None:
+        """
+        Writes dx unless it is None, adds to d_weight and d_bias.
+        """
+    def forward(self, x: numpy.ndarray, y: numpy.ndarray) -> None:
+        """
+        Writes y [rows, outputs]; all C-contiguous.
+        """
 class Network:
     """
     Packed weights of a stack of layers; immutable.

@@ -132,7 +132,7 @@ class Packed:
         return Packed(self._cell, self.sizes, self.dtype, self.parameters, self.constants, precision)
 
     def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
-        """Arrays by parameter's name in the core's order: a list for each layer and direction, None for an absent bias."""
+        """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
         return _by_layer(self._cell, self.sizes, arrays)
 
     def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

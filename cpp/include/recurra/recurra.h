@@ -138,6 +138,22 @@ class Tape {
   std::shared_ptr<const detail::Record<T>> record_;
 };
 
+// y = x W^T + b for many rows, W [outputs, inputs]: each y is one chain from the bias over ascending inputs, as in a cell. All
+// arrays are contiguous. Immutable.
+template <class T>
+class Linear {
+ public:
+  Linear(int64_t inputs, int64_t outputs, const T* weight, const T* bias);  // bias may be null
+
+  void forward(const T* x, int64_t rows, T* y) const;
+  // Writes dx unless it is null; adds to d_weight and, unless it is null, d_bias, summing over rows in ascending order.
+  void backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weight, T* d_bias) const;
+
+ private:
+  struct Weights;
+  std::shared_ptr<const Weights> weights_;
+};
+
 // The states of some sequences that arrive piece by piece. After construction nothing is allocated or locked and no system
 // call is made. One thread at a time: a second one gets std::runtime_error. One direction only.
 template <class T>
