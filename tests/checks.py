@@ -30,7 +30,9 @@ def isa_available() -> list[str]:
 
 
 def arrays(result: Any) -> list[Array]:
-    """The arrays in a nest of tuples and lists, in order."""
+    """The arrays in a nest of tuples, lists and dictionaries, in order."""
+    if isinstance(result, dict):
+        result = list(result.values())
     if isinstance(result, (tuple, list)):
         return [array for part in result for array in arrays(part)]
     return [np.asarray(result)]

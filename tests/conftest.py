@@ -1,10 +1,14 @@
-"""Hypothesis profiles: the default draws the same examples every time; `HYPOTHESIS_PROFILE=thorough` searches."""
+"""A fixture, and Hypothesis profiles: the default draws the same examples every time; `thorough` searches."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+import recurra
 
 settings.register_profile(
     "default",
@@ -17,3 +21,11 @@ settings.register_profile(
 )
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=300, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def restore_threads() -> Iterator[None]:
+    """Lets a test change the number of threads."""
+    before = recurra.get_num_threads()
+    yield
+    recurra.set_num_threads(before)

@@ -22,13 +22,6 @@ import recurra
 ALL_CELLS = pytest.mark.parametrize("cell", sorted(CELLS))
 
 
-@pytest.fixture
-def restore_threads() -> Iterator[None]:
-    before = recurra.get_num_threads()
-    yield
-    recurra.set_num_threads(before)
-
-
 def row(state: Any, b: int) -> Any:
     """Row b of a state, as a batch of one."""
     if state is None:

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <optional>
 #include <variant>
 
@@ -240,8 +241,9 @@ class PyNetwork {
   }
 
   PyTape record(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
-                const py::array& out, const Arrays& hn, bool recompute) const {
-    return std::visit([&](const auto& network) { return recorded(network, x, h0, lengths, out, hn, recompute); }, network_);
+                const py::array& out, const Arrays& hn, bool recompute, const std::optional<uint64_t>& seed) const {
+    return std::visit([&](const auto& network) { return recorded(network, x, h0, lengths, out, hn, recompute, seed); },
+                      network_);
   }
 
   PyStream stream(int64_t batch, bool unbatched, int threads) const {
@@ -281,7 +283,8 @@ class PyNetwork {
 
   template <class T>
   static PyTape recorded(const Network<T>& network, const py::array& x, const std::optional<Arrays>& h0,
-                       const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn, bool recompute) {
+                         const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn, bool recompute,
+                         const std::optional<uint64_t>& seed) {
     const auto from = input<T>(x);
     const auto to = sequence<T>(out);
     const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
@@ -289,7 +292,7 @@ class PyNetwork {
     const auto tape = [&] {
       const py::gil_scoped_release release;
       return network.record(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to, final_states.data(),
-                            recompute);
+                            recompute, seed ? &*seed : nullptr);
     }();
     return {tape, x};
   }
@@ -300,7 +303,8 @@ class PyNetwork {
 class PyLinear {
  public:
   PyLinear(const py::array& weight, const OptionalArray& bias)
-      : linear_(weight.itemsize() == sizeof(double) ? AnyLinear(made<double>(weight, bias)) : AnyLinear(made<float>(weight, bias))) {}
+      : linear_(weight.itemsize() == sizeof(double) ? AnyLinear(made<double>(weight, bias))
+                                                    : AnyLinear(made<float>(weight, bias))) {}
 
   void forward(const py::array& x, const py::array& y) const {
     std::visit([&](const auto& linear) { run_forward(linear, x, y); }, linear_);
@@ -403,7 +407,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
-                       std::vector<double> constants, const std::string& precision) {
+                       std::vector<double> constants, const std::string& precision,
+                       const std::array<double, 4>& regularization) {
              NetworkConfig config;
              config.cell = std::move(cell);
              config.input_size = input_size;
@@ -413,15 +418,17 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              config.directions = directions;
              config.constants = std::move(constants);
              config.precision = precision_named(precision);
+             config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};
              return PyNetwork(dtype, config, params);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"), py::arg("precision"),
+           py::arg("regularization"),
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")
       .def("record", &PyNetwork::record, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
-           py::arg("recompute"), "As forward, and returns a tape.")
+           py::arg("recompute"), py::arg("seed"), "As forward, and returns a tape.")
       .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"))
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
 }

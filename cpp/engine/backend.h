@@ -99,18 +99,18 @@ struct BackwardCall {
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
   int rows = 0;
-  bool last = false;        // of the step's phases
-  Rows<const T> dy;         // gradient of the output, unpadded; base may be null
-  Panel<T> d_result;        // what else reaches the phase's result
-  Panel<T> d_h;             // gradient of h(t-1) as far as it is known; the last phase sets it, others add to it
-  Panel<const T> h;         // h(t-1)
-  Panel<const T> states;    // as in PhaseCall
+  bool last = false;      // of the step's phases
+  Rows<const T> dy;       // gradient of the output, unpadded; base may be null
+  Panel<T> d_result;      // what else reaches the phase's result
+  Panel<T> d_h;           // gradient of h(t-1) as far as it is known; the last phase sets it, others add to it
+  Panel<const T> h;       // h(t-1)
+  Panel<const T> states;  // as in PhaseCall
   Panel<const T> saved;
-  Panel<T> d_states;        // of the states after the step; then of those before it
+  Panel<T> d_states;  // of the states after the step; then of those before it
   Panel<T> d_kept;
-  Panel<T> da;              // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'
-  ptrdiff_t d_width = 0;    // units of the phase, padded
-  ptrdiff_t padded = 0;     // hidden units, padded
+  Panel<T> da;            // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'
+  ptrdiff_t d_width = 0;  // units of the phase, padded
+  ptrdiff_t padded = 0;   // hidden units, padded
   const T* constants = nullptr;
 };
 

@@ -69,6 +69,7 @@ void Bptt<T>::deal() {
     deal.panel(x_, odd_stride(input), chunk_rows_);
     deal.panel(h_, odd_stride(record_.stride), chunk_rows_);
     deal.panel(states_, record_.state_width, recomputed);
+    deal.panel(old_h_, record_.stride, recomputed);
     deal.panel(saved_, spec.saved * hidden, recomputed);
     deal.panel(kept_, spec.kept * hidden, recomputed);
     for (Panel<T>& result : result_) deal.panel(result, record_.stride, recomputed);
@@ -76,6 +77,10 @@ void Bptt<T>::deal() {
     deal.panel(d_states_, record_.state_width, rows);
     deal.panel(d_kept_, spec.kept * hidden, rows);
     deal.panel(d_result_, record_.stride, rows);
+    const Noise& noise = record_.noise;
+    for (Panel<T>* panel : {&mask_, &d_masked_}) deal.panel(*panel, record_.stride, noise.drops_recurrent() ? rows : 0);
+    deal.panel(past_h_, record_.stride, noise.zones_out(0) ? rows : 0);
+    deal.panel(past_states_, record_.state_width, noise.zones_out(1) ? rows : 0);
     for (Panel<T>& between : between_) deal.panel(between, output, c.layers > 1 ? record_.x.steps * rows : 0);
     deal.take(one_, 1);
     deal.take(tables_, workers_ * 3 * (int64_t(rows) + chunk_rows_));
@@ -98,9 +103,7 @@ typename Bptt<T>::Pass Bptt<T>::pass_of(int layer, int direction) {
   const bool top = layer == c.layers - 1;
   const int rows = record_.rows();
   const ptrdiff_t width = c.directions * c.output_size;
-  const auto between = [&](int l) {
-    return Sequence<T>{between_[l & 1].base, record_.x.steps, rows, rows * width, width};
-  };
+  const auto between = [&](int l) { return Sequence<T>{between_[l & 1].base, record_.x.steps, rows, rows * width, width}; };
   Pass pass;
   pass.lane = size_t(layer * c.directions + direction);
   pass.reverse = direction == 1;
@@ -120,8 +123,10 @@ template <class T>
 void Bptt<T>::run(int worker) {
   const Environment environment(*model_.backend);
   clear_padding(worker);
-  for (int layer = model_.config.layers - 1; layer >= 0; --layer)
+  for (int layer = model_.config.layers - 1; layer >= 0; --layer) {
     for (int direction = 0; direction < model_.config.directions; ++direction) run_pass(pass_of(layer, direction), worker);
+    if (layer && record_.noise.drops_between()) drop_between(layer - 1, worker);
+  }
 }
 
 template <class T>
@@ -154,6 +159,8 @@ void Bptt<T>::begin(const Pass& pass, int worker) {
   for (int r = int(share(rows, worker)); r < share(rows, worker + 1); ++r) {
     std::memset(d_h_[r], 0, size_t(d_h_.stride) * sizeof(T));
     std::memset(d_states_[r], 0, size_t(d_states_.stride) * sizeof(T));
+    if (record_.noise.drops_recurrent())
+      record_.noise.recurrent_mask(mask_[r], record_.stride, pass.lane, record_.order[size_t(r)]);
     for (int s = 0; gradients_.d_final && s < model_.spec->states.size; ++s) {
       if (!gradients_.d_final[s]) continue;
       const int64_t width = s ? c.hidden_size : c.output_size;
@@ -184,6 +191,9 @@ void Bptt<T>::gather(const Pass& pass, const Chunk& chunk, int worker) {
       const T* x = pass.x.data + offset(pass, pass.x, pass.x_order, int(r), step);
       std::memcpy(x_[first + r], x, size_t(inputs) * sizeof(T));
       std::memcpy(h_[first + r], pass.track->h[before + r], size_t(sources) * sizeof(T));
+      if (record_.noise.drops_recurrent())
+        for (int64_t i = 0; i < sources; ++i) h_[first + r][i] = mask_[r][i] * h_[first + r][i];
+      if (record_.recompute) std::memcpy(old_h_[first + r], pass.track->h[before + r], size_t(record_.stride) * sizeof(T));
       if (record_.recompute && record_.state_width)
         std::memcpy(states_[first + r], pass.track->states[before + r], size_t(record_.state_width) * sizeof(T));
     }
@@ -202,7 +212,7 @@ void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
   PhaseCall<T> call;
   call.rows = chunk.rows;
   call.x.rows = {x_.base, table.chunk_a};
-  call.h = {h_.base, table.chunk_b};
+  call.h = {old_h_.base, table.chunk_c};
   call.states = read_only(states_);
   call.new_states = states_;
   call.kept = kept_;
@@ -214,7 +224,7 @@ void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
     call.tiles = phase.tiles;
     call.tile_begin = int(share(phase.tile_count, worker));
     call.tile_end = int(share(phase.tile_count, worker + 1));
-    call.source.rows = p ? Rows<const T>{result_[p - 1].base, table.chunk_c} : call.h;
+    call.source.rows = p ? Rows<const T>{result_[p - 1].base, table.chunk_c} : Rows<const T>{h_.base, table.chunk_b};
     call.result = result_[p];
     phase.run(call);
     barrier_.wait(worker);
@@ -263,9 +273,17 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
     call.d_result = call.last ? d_h : d_result;
     call.da = mine(phases_[p].da, row);
     call.d_width = phases_[p].width;
+    if (call.last && record_.noise.zones_out(0)) {
+      zone_out(pass, call, 0, step, first);
+      call.dy = {};
+    }
+    if (p == 0 && record_.noise.zones_out(1)) zone_out(pass, call, 1, step, first);
     kernels<T>(*model_.backend).backward[cell_][p](call);
+    if (call.last && record_.noise.zones_out(0)) past_zoneout(call, 0, first);
+    if (p == 0 && record_.noise.zones_out(1)) past_zoneout(call, 1, first);
     if (by_tiles) barrier_.wait(worker);
-    product(pass, p, call.da, p ? d_result : d_h, rows, worker);
+    const bool masked = p == 0 && record_.noise.drops_recurrent();
+    product(pass, p, call.da, masked ? mine(d_masked_, first) : p ? d_result : d_h, rows, worker);
     if (by_tiles) barrier_.wait(worker);
   }
 }
@@ -288,8 +306,61 @@ void Bptt<T>::product(const Pass& pass, size_t p, const Panel<T>& da, const Pane
   call.width = phases_[p].width;
   call.a = {da.base, table.da};
   call.out = {out.base, table.own};
-  call.add = p == 0;
+  const bool masked = p == 0 && record_.noise.drops_recurrent();
+  call.add = p == 0 && !masked;
   if (rows > 0) kernels<T>(*model_.backend).transposed(call);
+  const int64_t begin = call.tile_begin * int64_t(model_.lanes), end = call.tile_end * int64_t(model_.lanes);
+  for (int r = 0; masked && r < rows; ++r) {
+    const int row = rank(worker) + r * ranks();
+    for (int64_t i = begin; i < end; ++i) d_h_[row][i] = d_h_[row][i] + mask_[row][i] * d_masked_[row][i];
+  }
+}
+
+// Before the phase that made a state: what zoneout lets pass the step by, and what reaches the cell.
+template <class T>
+void Bptt<T>::zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, int first) {
+  const ptrdiff_t begin = ptrdiff_t(call.tile_begin) * model_.lanes, end = ptrdiff_t(call.tile_end) * model_.lanes;
+  const ptrdiff_t valid = std::min<ptrdiff_t>(end, call.tiles.units);
+  for (int r = 0; r < call.rows; ++r) {
+    const int row = first + r * ranks();
+    const int64_t caller_row = record_.order[size_t(row)];
+    if (state == 0) {
+      for (ptrdiff_t i = begin; call.dy.base && i < valid; ++i) d_h_[row][i] = d_h_[row][i] + call.dy[r][i];
+      record_.noise.zone_out_backward(d_h_[row], past_h_[row], begin, end, 0, pass.lane, caller_row, step);
+    } else {
+      for (ptrdiff_t at = 0; at < record_.state_width; at += call.padded)
+        record_.noise.zone_out_backward(d_states_[row] + at, past_states_[row] + at, begin, end, 1, pass.lane, caller_row,
+                                        step);
+    }
+  }
+}
+
+template <class T>
+void Bptt<T>::past_zoneout(const BackwardCall<T>& call, int state, int first) {
+  const ptrdiff_t begin = ptrdiff_t(call.tile_begin) * model_.lanes, end = ptrdiff_t(call.tile_end) * model_.lanes;
+  for (int r = 0; r < call.rows; ++r) {
+    const int row = first + r * ranks();
+    if (state == 0)
+      for (ptrdiff_t i = begin; i < end; ++i) d_h_[row][i] = d_h_[row][i] + past_h_[row][i];
+    else
+      for (ptrdiff_t at = 0; at < record_.state_width; at += call.padded)
+        for (ptrdiff_t i = at + begin; i < at + end; ++i) d_states_[row][i] = d_states_[row][i] + past_states_[row][i];
+  }
+}
+
+// The gradient of a layer's output as it was before dropout.
+template <class T>
+void Bptt<T>::drop_between(int layer, int worker) {
+  const NetworkConfig& c = model_.config;
+  const int rows = record_.rows();
+  const int64_t size = c.output_size, width = c.directions * size;
+  for (int r = int(share(rows, worker)); r < share(rows, worker + 1); ++r)
+    for (int64_t t = 0; t < record_.length(r); ++t)
+      for (int d = 0; d < c.directions; ++d) {
+        T* row = between_[layer & 1].base + (t * rows + r) * width + d * size;
+        record_.noise.drop_between(row, 0, size, size_t(layer * c.directions + d), record_.order[size_t(r)], t);
+      }
+  barrier_.wait(worker);
 }
 
 template <class T>

@@ -29,11 +29,11 @@ class Bptt {
  private:
   enum class Split { rows, tiles, none };  // how the time loop is shared out
   struct Phase {
-    Panel<T> da;            // [row of the chunk][chains + vectors][width]: gradients of the chains, shares of the vectors'
-    ptrdiff_t width = 0;    // units, padded
-    Panel<T> d_input;       // [number of the input][gate][width]: gradient of the input weights, transposed
-    Panel<T> d_recurrent;   // likewise
-    Panel<T> d_sums;        // one row: da, summed over rows
+    Panel<T> da;           // [row of the chunk][chains + vectors][width]: gradients of the chains, shares of the vectors'
+    ptrdiff_t width = 0;   // units, padded
+    Panel<T> d_input;      // [number of the input][gate][width]: gradient of the input weights, transposed
+    Panel<T> d_recurrent;  // likewise
+    Panel<T> d_sums;       // one row: da, summed over rows
   };
   struct Pass {
     size_t lane;
@@ -51,7 +51,7 @@ class Bptt {
   };
   // A worker's tables of offsets.
   struct Tables {
-    ptrdiff_t *dy, *da, *own;      // of a step's rows
+    ptrdiff_t *dy, *da, *own;                // of a step's rows
     ptrdiff_t *chunk_a, *chunk_b, *chunk_c;  // of a chunk's rows
   };
 
@@ -63,6 +63,9 @@ class Bptt {
   void recompute(const Pass& pass, const Chunk& chunk, int worker);
   void time_loop(const Pass& pass, const Chunk& chunk, int worker);
   void step(const Pass& pass, const Chunk& chunk, int64_t step, int worker);
+  void zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, int first);
+  void past_zoneout(const BackwardCall<T>& call, int state, int first);
+  void drop_between(int layer, int worker);
   void product(const Pass& pass, size_t p, const Panel<T>& da, const Panel<T>& out, int rows, int worker);
   void input_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void weight_gradients(const Pass& pass, const Chunk& chunk, int worker);
@@ -99,6 +102,9 @@ class Bptt {
   Panel<T> x_, h_;                               // rows of the chunk: inputs, h(t-1)
   Panel<T> states_, saved_, kept_, result_[2];   // likewise, to recompute
   Panel<T> d_h_, d_states_, d_kept_, d_result_;  // running gradients
+  Panel<T> old_h_;                               // h(t-1) before variational dropout, to recompute
+  Panel<T> mask_, d_masked_;                     // of h(t-1), a row each; the gradient of h(t-1) so masked
+  Panel<T> past_h_, past_states_;                // gradients that pass a step by, in zoneout
   Panel<T> between_[2];                          // gradients on their way from layer to layer
   T* one_ = nullptr;
   ptrdiff_t* tables_ = nullptr;

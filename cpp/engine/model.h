@@ -110,7 +110,7 @@ struct Model {
   int64_t padded(int64_t units) const { return (units + lanes - 1) / lanes * lanes; }
   int64_t padded_hidden() const { return padded(config.hidden_size); }
   int64_t padded_output() const { return padded(config.output_size); }
-  double multiplications() const;  // about: of one row's step, padding counted
+  double multiplications() const;                             // about: of one row's step, padding counted
   const std::vector<TransposedLayer<T>>& transposed() const;  // made at the first call
 
  private:

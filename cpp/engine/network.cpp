@@ -23,7 +23,8 @@ namespace {
 // Below these, in multiply-adds, a second thread costs more than it saves: waking a parked worker takes some 30 us, a barrier
 // some 0.3 us, and a core does 20 to 60 thousand multiply-adds a microsecond.
 constexpr double kWorthWaking = 2e6;
-constexpr double kWorthWakingBackward = 2e7;  // a backward pass meets at some ten barriers, on a machine that may be shared with others
+constexpr double kWorthWakingBackward =
+    2e7;  // a backward pass meets at some ten barriers, on a machine that may be shared with others
 constexpr double kWorthBarrier = 5e4;
 constexpr int64_t kRowsPerWorker = 8;
 
@@ -83,7 +84,8 @@ struct Sorted {
   std::vector<int64_t> order, lengths;  // lengths: none when all rows run all steps
   int64_t steps;                        // of the longest
 
-  Sorted(int64_t rows, int64_t all_steps, const int64_t* given) : order(size_t(checked_rows(rows))), steps(rows ? all_steps : 0) {
+  Sorted(int64_t rows, int64_t all_steps, const int64_t* given)
+      : order(size_t(checked_rows(rows))), steps(rows ? all_steps : 0) {
     std::iota(order.begin(), order.end(), 0);
     if (!given) return;
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return given[a] > given[b]; });
@@ -154,12 +156,12 @@ void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int
 
 template <class T>
 Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
-                           T* const* final_states, bool recompute) const {
+                           T* const* final_states, bool recompute, const uint64_t* seed) const {
   if (model_->config.precision != Precision::full)
     throw std::invalid_argument("record: weights of reduced precision cannot be trained");
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
-  auto record = std::make_shared<Record<T>>(model_, x, sorted.order, sorted.lengths, recompute);
+  auto record = std::make_shared<Record<T>>(model_, x, sorted.order, sorted.lengths, recompute, seed);
   run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states);
   clear_padding(y, model_->config.directions * model_->config.output_size, lengths);
   return Tape<T>(std::move(record));

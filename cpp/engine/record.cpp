@@ -7,12 +7,13 @@ namespace detail {
 
 template <class T>
 Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> the_x, std::vector<int64_t> the_order,
-                  std::vector<int64_t> the_lengths, bool recompute)
+                  std::vector<int64_t> the_lengths, bool recompute, const uint64_t* seed)
     : model(std::move(the_model)),
       x(the_x),
       order(std::move(the_order)),
       lengths(std::move(the_lengths)),
-      recompute(recompute) {
+      recompute(recompute),
+      noise(model->config.regularization, seed) {
   const NetworkConfig& c = model->config;
   const ptrdiff_t hidden = model->padded_hidden();
   stride = std::max(hidden, ptrdiff_t(model->padded_output()));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model.h"
+#include "noise.h"
 
 namespace recurra {
 namespace detail {
@@ -21,15 +22,16 @@ struct Track {
 template <class T>
 struct Record {
   Record(std::shared_ptr<const Model<T>> model, Sequence<const T> x, std::vector<int64_t> order, std::vector<int64_t> lengths,
-         bool recompute);
+         bool recompute, const uint64_t* seed);
 
   const std::shared_ptr<const Model<T>> model;
   const Sequence<const T> x;           // the caller's memory
   const std::vector<int64_t> order;    // row r is the caller's row order[r]
   const std::vector<int64_t> lengths;  // of row r; empty when all run x.steps steps
   const bool recompute;
-  std::vector<Track<T>> tracks;     // [layer * directions + direction]
-  std::vector<Buffer<T>> between;   // [layer]: what the layer above reads, [step][row][directions * output]
+  const Noise noise;
+  std::vector<Track<T>> tracks;    // [layer * directions + direction]
+  std::vector<Buffer<T>> between;  // [layer]: what the layer above reads, [step][row][directions * output]
   ptrdiff_t stride, state_width, saved_width;
 
   int rows() const { return int(order.size()); }

@@ -45,7 +45,7 @@ Crew::Crew(int size, int directions)
 
 template <class T>
 Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t steps, int workers)
-    : model_(std::move(model)), rows_(rows), workers_(workers) {
+    : model_(std::move(model)), rows_(rows), workers_(workers), noise_(model_->config.regularization, nullptr) {
   size(steps);
   deal(std::max(rows, 1));
   for (int row = 0; row < rows; ++row) clear_row(row);
@@ -58,7 +58,8 @@ Session<T>::Session(Record<T>& record, int part, int parts, int workers)
       workers_(workers),
       record_(&record),
       part_(part),
-      parts_(parts) {
+      parts_(parts),
+      noise_(record.noise) {
   size(record.x.steps);
   span_ = std::max<int64_t>(record.x.steps, 1);
   deal(std::max(rows_, 1));
@@ -109,13 +110,16 @@ void Session<T>::deal(int64_t batch) {
     for (int d = 0; d < c.directions; ++d) {
       deal.panel(scratch_[d].result, stride_, batch);
       deal.panel(scratch_[d].kept, ptrdiff_t(m.spec->kept) * hidden_, batch);
+      deal.panel(scratch_[d].old_states, state_width(), noise_.zones_out(1) ? batch : 0);
       for (int p = 0; p < m.spec->phases.size; ++p) {
         const PackedPhase<T>& phase = m.layers[0].phases[p];
         deal.panel(scratch_[d].before[p], ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, before_rows);
       }
     }
     for (Panel<T>& between : between_) deal.panel(between, output_width, c.layers > 1 && !record_ ? span_ * batch : 0);
-    deal.take(offsets_, workers_ * batch * (4 + chunk_));
+    for (Panel<T>* panel : {&masked_.mask, &masked_.h})
+      deal.panel(*panel, stride_, noise_.drops_recurrent() ? workers_ * batch : 0);
+    deal.take(offsets_, workers_ * batch * (5 + chunk_));
     if (integer_stride_) {
       deal.take(integers_, workers_ * batch * (chunk_ + 1) * integer_stride_);
       deal.take(scales_, workers_ * batch * (chunk_ + 1));
@@ -130,8 +134,8 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
   const Model<T>& m = *model_;
   const NetworkConfig& c = m.config;
   const Environment environment(*m.backend);
-  ptrdiff_t* table = offsets_ + ptrdiff_t(worker) * std::max(rows_, 1) * (4 + chunk_);
-  const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_, table + 4 * rows_};
+  ptrdiff_t* table = offsets_ + ptrdiff_t(worker) * std::max(rows_, 1) * (5 + chunk_);
+  const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_, table + 4 * rows_, table + 5 * rows_};
 
   for (int64_t first = 0; first < x.steps; first += span_) {
     const int64_t steps = std::min(span_, x.steps - first);
@@ -155,9 +159,12 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         Sequence<T> out = last ? Sequence<T>{y.data + first * y.step_stride, steps, y.rows, y.step_stride, y.row_stride} : to;
         out.data += d * c.output_size;
         const size_t lane = size_t(layer * c.directions + d);
-        const Pass pass = {&m.layers[lane], lane, &scratch_[d],        in,   out,        d == 1,
-                           first,           offsets,       integers_of(worker), rank, group.size, &group.barrier};
+        const Masked masked = {every(masked_.mask, ptrdiff_t(worker) * rows_, 1),
+                               every(masked_.h, ptrdiff_t(worker) * rows_, 1)};
+        const Pass pass = {&m.layers[lane],     lane,   &scratch_[d], in,   out,        d == 1,        first, offsets,
+                           integers_of(worker), masked, plan.order,   rank, group.size, &group.barrier};
         run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
+        if (!last && noise_.drops_between()) drop_between(pass, plan, steps);
       }
       if (crew.side_by_side) crew.all.wait(worker);
     }
@@ -173,7 +180,9 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
   for (int r = 0; r < plan.rows; ++r) {
     const int64_t start = pass.reverse ? plan.length(r, steps) - 1 : 0;
     pass.offsets.own[r] = r * own;
+    if (noise_.drops_recurrent()) noise_.recurrent_mask(pass.masked.mask[r], stride_, pass.lane, pass.rows ? pass.rows[r] : r);
     pass.offsets.result[r] = r * result;
+    pass.offsets.masked[r] = r * stride_;
     pass.offsets.x[r] = (x_order ? x_order[r] : r) * pass.x.row_stride + start * pass.x.step_stride;
     pass.offsets.y[r] = (y_order ? y_order[r] : r) * pass.y.row_stride + start * pass.y.step_stride;
   }
@@ -244,10 +253,11 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     call.tiles = phase.tiles;
     call.tile_begin = pass.begin(phase.tile_count);
     call.tile_end = pass.end(phase.tile_count);
-    const Rows<const T> source =
-        p ? Rows<const T>{phase_result.base, pass.offsets.result} : Rows<const T>{now.h.base, pass.offsets.own};
-    call.source = operand(source, rows, phase.tiles.source_size, phase.source_in_unit_range, integers.source,
-                          integers.source_scale);
+    const Rows<const T> source = p                          ? Rows<const T>{phase_result.base, pass.offsets.result}
+                                 : noise_.drops_recurrent() ? masked(pass, now.h, rows)
+                                                            : Rows<const T>{now.h.base, pass.offsets.own};
+    call.source =
+        operand(source, rows, phase.tiles.source_size, phase.source_in_unit_range, integers.source, integers.source_scale);
     call.result = p < last ? phase_result : next.h;
     if (before_row >= 0 && phase.inputs)
       call.before = {scratch.before[p][before_row], scratch.before[p].stride};
@@ -255,9 +265,56 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
       call.before = {};
     if (p == last) call.y = {pass.y.data + place * pass.y.step_stride, pass.offsets.y};
     if (pass.size > 1) fetch(call.source.rows, rows, phase.tiles.source_size);
+    if (p == 0 && noise_.zones_out(1)) keep_old_states(pass, call);
     phase.run(call);
+    zone_out(pass, call, now, pass.first + step, p);
     if (pass.size > 1) pass.barrier->wait(pass.rank);
   }
+}
+
+// h(t-1) as recurrent products read it under variational dropout.
+template <class T>
+Rows<const T> Session<T>::masked(const Pass& pass, const Panel<T>& h, int rows) const {
+  for (int r = 0; r < rows; ++r)
+    for (ptrdiff_t i = 0; i < stride_; ++i) pass.masked.h[r][i] = pass.masked.mask[r][i] * h[r][i];
+  return {pass.masked.h.base, pass.offsets.masked};
+}
+
+// The units of this worker, before they are updated in place.
+template <class T>
+void Session<T>::keep_old_states(const Pass& pass, const PhaseCall<T>& call) const {
+  const ptrdiff_t begin = ptrdiff_t(call.tile_begin) * model_->lanes, end = ptrdiff_t(call.tile_end) * model_->lanes;
+  for (int r = 0; r < call.rows; ++r)
+    for (ptrdiff_t at = 0; at < state_width(); at += hidden_)
+      std::copy(call.states[r] + at + begin, call.states[r] + at + end, pass.scratch->old_states[r] + at + begin);
+}
+
+// After a phase: the last one has made h, the first one the other states.
+template <class T>
+void Session<T>::zone_out(const Pass& pass, const PhaseCall<T>& call, const Place& now, int64_t step, size_t p) const {
+  const ptrdiff_t begin = ptrdiff_t(call.tile_begin) * model_->lanes;
+  const ptrdiff_t end = std::min<ptrdiff_t>(ptrdiff_t(call.tile_end) * model_->lanes, call.tiles.units);
+  for (int r = 0; r < call.rows; ++r) {
+    const int64_t row = pass.rows ? pass.rows[r] : r;
+    if (p == 0 && noise_.zones_out(1))
+      for (ptrdiff_t at = 0; at < state_width(); at += hidden_)
+        noise_.zone_out(call.new_states[r] + at, pass.scratch->old_states[r] + at, begin, end, 1, pass.lane, row, step);
+    if (p + 1 < pass.layer->phases.size() || !noise_.zones_out(0)) continue;
+    noise_.zone_out(call.result[r], now.h[r], begin, end, 0, pass.lane, row, step);
+    std::copy(call.result[r] + begin, call.result[r] + std::max(begin, end), call.y[r] + begin);
+  }
+}
+
+// Dropout on a layer's output, once it is complete.
+template <class T>
+void Session<T>::drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const {
+  const int64_t size = model_->config.output_size, begin = size * pass.rank / pass.size;
+  const int64_t end = size * (pass.rank + 1) / pass.size;
+  for (int r = 0; r < plan.rows; ++r)
+    for (int64_t t = 0; t < plan.length(r, steps); ++t)
+      noise_.drop_between(pass.y.data + t * pass.y.step_stride + r * pass.y.row_stride, begin, end, pass.lane, plan.source(r),
+                          t);
+  if (pass.size > 1) pass.barrier->wait(pass.rank);
 }
 
 template <class T>

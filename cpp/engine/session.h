@@ -70,10 +70,15 @@ class Session {
   struct Scratch {
     Panel<T> result;  // of the first of two phases
     Panel<T> kept;
+    Panel<T> old_states;               // before the step, for zoneout
     Panel<T> before[kMaxPhases] = {};  // bias plus input product of the chunk's steps
   };
+  // A worker's own, for variational dropout.
+  struct Masked {
+    Panel<T> mask, h;
+  };
   struct Offsets {
-    ptrdiff_t *own, *result, *x, *y, *chunk;
+    ptrdiff_t *own, *result, *masked, *x, *y, *chunk;
   };
   // A worker's own copies of rows as integers, for int8 weights.
   struct Integers {
@@ -91,6 +96,8 @@ class Session {
     int64_t first;
     Offsets offsets;
     Integers integers;
+    Masked masked;
+    const int64_t* rows;  // numbers that the caller gives to rows; null: as they are
     int rank, size;
     Barrier* barrier;
 
@@ -106,6 +113,10 @@ class Session {
   void run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
   void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;
+  Rows<const T> masked(const Pass& pass, const Panel<T>& h, int rows) const;
+  void keep_old_states(const Pass& pass, const PhaseCall<T>& call) const;
+  void zone_out(const Pass& pass, const PhaseCall<T>& call, const Place& now, int64_t step, size_t p) const;
+  void drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const;
   Integers integers_of(int worker) const;
   Operand<T> operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<int8_t>& integers,
                      float* scale) const;
@@ -115,6 +126,7 @@ class Session {
   int rows_, workers_;
   Record<T>* record_ = nullptr;
   int part_ = 0, parts_ = 1;
+  Noise noise_;
   ptrdiff_t integer_stride_ = 0;  // bytes of a row of integers; 0 unless weights are int8
   ptrdiff_t hidden_, stride_;     // padded widths: of the other states, of h and of phase results
   int64_t chunk_, span_;          // steps whose input product is made at once; steps a layer runs before the next layer does
@@ -123,6 +135,7 @@ class Session {
   ptrdiff_t* offsets_;
   int8_t* integers_ = nullptr;
   float* scales_ = nullptr;
+  Masked masked_;            // of all workers
   std::vector<Lane> lanes_;  // [layer * directions + direction]
   Scratch scratch_[2];
   Panel<T> between_[2];  // sequences on their way from layer to layer

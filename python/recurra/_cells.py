@@ -28,6 +28,15 @@ class Sizes(NamedTuple):
         return ("", "_reverse")[: self.directions]
 
 
+class Regularization(NamedTuple):
+    """Chances, each in 0..1; what they mean is told by `Recurrent`."""
+
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+
+
 class Cell(NamedTuple):
     """One line of the compiled table."""
 

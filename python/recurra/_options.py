@@ -39,6 +39,14 @@ def real(name: str, value: Any) -> float:
     return number
 
 
+def chance(name: str, value: Any) -> float:
+    """`value` as a float in 0..1."""
+    number = real(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a number in 0..1, got {value}")
+    return number
+
+
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool; anything else is refused, so that a misplaced positional argument is noticed."""
     if not isinstance(value, (bool, np.bool_)):

@@ -41,8 +41,8 @@ from ._arrays import (
     row_contiguous,
     vector,
 )
-from ._cells import CELLS, Cell, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import choice, flag, float_dtype
+from ._cells import CELLS, Cell, Regularization, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
+from ._options import chance, choice, flag, float_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,7 +53,9 @@ if TYPE_CHECKING:
 
     State: TypeAlias = Any  # h of an RNN or GRU; the tuple (h, c) of an LSTM
 
-__all__ = ["Packed", "forward", "gru", "lstm", "pack", "rnn", "run"]
+__all__ = ["Packed", "Regularization", "forward", "gru", "lstm", "pack", "rnn", "run"]
+
+NO_REGULARIZATION = Regularization()
 
 
 class Packed:
@@ -69,9 +71,20 @@ class Packed:
         parameters: torch's names to read-only copies of the arrays.
         network: the compiled network.
         precision: None, "bfloat16" or "int8": how the packed weights are stored. `parameters` are always unrounded.
+        regularization: chances of dropout and zoneout.
     """
 
-    __slots__ = ("_cell", "_states", "constants", "dtype", "network", "parameters", "precision", "sizes")
+    __slots__ = (
+        "_cell",
+        "_states",
+        "constants",
+        "dtype",
+        "network",
+        "parameters",
+        "precision",
+        "regularization",
+        "sizes",
+    )
     _cell: Cell
     _states: list[tuple[str, int]]
     sizes: Sizes
@@ -80,6 +93,7 @@ class Packed:
     parameters: Mapping[str, Array]
     network: _core.Network
     precision: str | None
+    regularization: Regularization
 
     def __init__(
         self,
@@ -89,6 +103,7 @@ class Packed:
         params: Mapping[str, Input],
         constants: Mapping[str, float] | None,
         precision: str | None = None,
+        regularization: Regularization = NO_REGULARIZATION,
     ) -> None:
         parameters = _copied(params, cell.shapes(sizes), dtype)
         values = cell.constant_values(constants)
@@ -104,6 +119,7 @@ class Packed:
             _by_layer(cell, sizes, parameters),
             list(values.values()),
             precision or "full",
+            list(regularization),
         )
         fields = {
             "_cell": cell,
@@ -112,6 +128,7 @@ class Packed:
             "dtype": dtype,
             "constants": MappingProxyType(values),
             "precision": precision,
+            "regularization": regularization,
             "parameters": MappingProxyType(parameters),
             "network": network,
         }
@@ -125,11 +142,13 @@ class Packed:
 
     def with_parameters(self, params: Mapping[str, Input]) -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype."""
-        return Packed(self._cell, self.sizes, self.dtype, params, self.constants, self.precision)
+        return Packed(self._cell, self.sizes, self.dtype, params, self.constants, self.precision, self.regularization)
 
     def with_precision(self, precision: str) -> Packed:
         """The same network with its weights stored in a reduced precision."""
-        return Packed(self._cell, self.sizes, self.dtype, self.parameters, self.constants, precision)
+        return Packed(
+            self._cell, self.sizes, self.dtype, self.parameters, self.constants, precision, self.regularization
+        )
 
     def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
         """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
@@ -167,7 +186,7 @@ class Packed:
         self.__setattr__(name, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pack, (self.cell, dict(self.parameters), dict(self.constants), self.precision)
+        return pack, (self.cell, dict(self.parameters), dict(self.constants), self.precision, self.regularization)
 
     def __repr__(self) -> str:
         return f"Packed({self.cell!r}, {self.sizes}, dtype={self.dtype})"
@@ -178,6 +197,7 @@ def pack(
     params: Mapping[str, Input],
     constants: Mapping[str, float] | None = None,
     precision: str | None = None,
+    regularization: Regularization = NO_REGULARIZATION,
 ) -> Packed:
     """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection and dtype are read off them.
 
@@ -187,6 +207,7 @@ def pack(
             NumPy, torch or other DLPack arrays, all float32 or all float64.
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
         precision: None, or "bfloat16" or "int8" for float32 parameters: see `Recurrent.quantize`.
+        regularization: chances of dropout and zoneout, default none: see `Recurrent`.
 
     Raises:
         ValueError: unknown cell, constant or precision; parameters missing, unexpected, misshapen or of mixed dtypes,
@@ -194,7 +215,8 @@ def pack(
         TypeError: `params` is no mapping, or its dtype is not float32 or float64.
     """
     spec = choice("cell", cell, CELLS)
-    return Packed(spec, *_inferred(spec, params), params, constants, precision)
+    rates = Regularization(*(chance(name, value) for name, value in regularization._asdict().items()))
+    return Packed(spec, *_inferred(spec, params), params, constants, precision, rates)
 
 
 def run(
@@ -238,6 +260,7 @@ def forward(
     lengths: Sequence[int] | Input | None = None,
     batch_first: bool = False,
     recompute: bool = False,
+    rng: int | np.random.Generator | None = None,
 ) -> tuple[Array, State, Tape]:
     """As `run`, for training: returns (output, final state, tape); see `Recurrent.forward`."""
     from .tape import Tape  # here, because it needs this module
@@ -247,6 +270,7 @@ def forward(
         raise ValueError(
             f"forward: expected weights in full precision, got {packed.precision}, which cannot be trained"
         )
+    seed = _noise_seed(rng)
     x = np.array(x, order="C")  # the tape's own: what the caller does with his must not change a gradient
     y = empty("output", (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype)
     final = packed.empty_state(batch)
@@ -257,8 +281,18 @@ def forward(
         batched(y, batch_first),
         [batched(array) for array in final],
         flag("recompute", recompute),
+        seed,
     )
     return y, unwrapped(final), Tape(packed, recorded, x, y.shape, batch, batch_first)
+
+
+def _noise_seed(rng: Any) -> int | None:
+    """64 bits that decide all that is left out at random."""
+    if isinstance(rng, np.random.Generator):
+        return int(rng.integers(1 << 64, dtype=np.uint64))
+    if rng is None or (isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and 0 <= rng < 1 << 64):
+        return None if rng is None else int(rng)
+    raise TypeError(f"rng: expected None, an integer in 0..2**64-1 or a numpy.random.Generator, got {rng!r}")
 
 
 def _checked_call(

@@ -10,8 +10,8 @@ import numpy as np
 
 from . import functional
 from ._arrays import require_memory
-from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import choice, flag, float_dtype, integer, real
+from ._cells import CELLS, Cell, Regularization, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
+from ._options import chance, choice, flag, float_dtype, integer, real
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -43,10 +43,16 @@ class Recurrent:
         num_layers: L, layers on top of each other; each reads the output of the one below.
         bias: whether there are the two bias vectors bias_ih and bias_hh.
         batch_first: input and output are [B, T, ...] instead of [T, B, ...]. States never are.
-        dropout: accepted and kept for torch's sake; inference drops nothing. In [0, 1].
+        dropout: chance that in training (`forward` with rng) a number on its way from one layer to the next becomes 0;
+            the others grow by 1 / (1 - dropout). As torch's.
         bidirectional: a second network reads the sequence backwards; outputs are concatenated, D = 2.
         proj_size: P, size of the output projection of the *_projected cells, 0 < P < H; 0 for all others.
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
+        recurrent_dropout: variational dropout: chance that in training a number of h(t-1) counts as 0 in the recurrent
+            product, the same numbers at all steps of a sequence (Gal, Ghahramani 2016, arXiv:1512.05287).
+        zoneout: chance that in training a unit keeps its old state in a step; a number for all states, or for LSTMs a
+            pair (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old state, the
+            expectation (Krueger et al. 2017, arXiv:1606.01305).
         dtype: float32 or float64, of parameters, inputs and outputs.
         seed: for numpy.random.default_rng; default fresh entropy.
         rng: the numpy.random.Generator to draw from, in place of a seed.
@@ -65,6 +71,8 @@ class Recurrent:
     bias: bool
     batch_first: bool
     dropout: float
+    recurrent_dropout: float
+    zoneout: float | tuple[float, float]
     bidirectional: bool
     proj_size: int
     constants: dict[str, float] | None
@@ -85,6 +93,8 @@ class Recurrent:
         proj_size: int = 0,
         *,
         constants: Mapping[str, float] | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         dtype: DTypeLike = "float32",
         seed: Seed = None,
         rng: np.random.Generator | None = None,
@@ -104,9 +114,7 @@ class Recurrent:
             directions=2 if flag("bidirectional", bidirectional) else 1,
             bias=flag("bias", bias),
         )
-        chance = real("dropout", dropout)
-        if not 0 <= chance <= 1:
-            raise ValueError(f"dropout: expected a number in 0..1, got {dropout}")
+        rates = _regularization(spec, dropout, recurrent_dropout, zoneout)
         values_dtype = float_dtype("dtype", dtype)
         configuration = {
             "cell": cell,
@@ -115,7 +123,9 @@ class Recurrent:
             "num_layers": sizes.layers,
             "bias": sizes.bias,
             "batch_first": flag("batch_first", batch_first),
-            "dropout": chance,
+            "dropout": rates.dropout,
+            "recurrent_dropout": rates.recurrent_dropout,
+            "zoneout": zoneout,
             "bidirectional": bool(bidirectional),
             "proj_size": proj,
             "constants": dict(constants) if constants else None,
@@ -131,7 +141,7 @@ class Recurrent:
             name: generator.uniform(-bound, bound, shape).astype(values_dtype)
             for name, shape in spec.shapes(sizes).items()
         }
-        packed = functional.Packed(spec, sizes, values_dtype, initial, constants)
+        packed = functional.Packed(spec, sizes, values_dtype, initial, constants, None, rates)
         self.__dict__.update(configuration, precision=None, _packed=packed)
 
     def __call__(
@@ -170,19 +180,23 @@ class Recurrent:
         *,
         lengths: Sequence[int] | Input | None = None,
         recompute: bool = False,
+        rng: int | np.random.Generator | None = None,
     ) -> tuple[Array, State, Tape]:
         """Run whole sequences for training: as a call, with a tape to go back over.
 
             y, state, tape = layer.forward(x)
             gradients = tape.backward(dy)            # .x, .state, .params
 
-        The output has the bits of a call. Gradients depend neither on threads nor on the instruction set, and a row's
-        input gradient not on its batch (backpropagation through time: P. Werbos, Proc. IEEE 78(10), 1990).
+        Without rng the output has the bits of a call. Gradients depend neither on threads nor on the instruction set,
+        and a row's input gradient not on its batch (backpropagation through time: P. Werbos, Proc. IEEE 78(10), 1990).
 
         Args:
             x, state, lengths: as of a call. x is copied.
             recompute: keep only the states of all steps and compute gates again in backward, to the same bits: 2
                 values a unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time.
+
+            rng: what dropout and zoneout draw from: a Generator, or a seed in 0..2**64-1, which draws the same every
+                time. Default None: nothing is left out. Draws are hashes of their place, not stored.
 
         Returns:
             (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`.
@@ -191,7 +205,7 @@ class Recurrent:
             TypeError, ValueError: as a call; ValueError also for a quantized layer.
         """
         return functional.forward(
-            self._packed, x, state, lengths=lengths, batch_first=self.batch_first, recompute=recompute
+            self._packed, x, state, lengths=lengths, batch_first=self.batch_first, recompute=recompute, rng=rng
         )
 
     def stream(self, batch: int | None = None, *, threads: int = 1) -> Stream:
@@ -272,6 +286,16 @@ class Recurrent:
         return f"{type(self).__name__}({', '.join(shown)}){precision}"
 
 
+def _regularization(cell: Cell, dropout: Any, recurrent_dropout: Any, zoneout: Any) -> Regularization:
+    if not isinstance(zoneout, tuple):
+        rates = (chance("zoneout", zoneout),) * 2
+    elif len(zoneout) == len(cell.states) == 2:
+        rates = (chance("zoneout of h", zoneout[0]), chance("zoneout of c", zoneout[1]))
+    else:
+        raise ValueError(f"zoneout: expected a number for cell {cell.name!r}, got {zoneout!r}")
+    return Regularization(chance("dropout", dropout), chance("recurrent_dropout", recurrent_dropout), *rates)
+
+
 class LSTM(Recurrent):
     """Long short-term memory, with torch.nn.LSTM's signature, parameters and results.
 
@@ -316,6 +340,8 @@ class LSTM(Recurrent):
         coupled: bool | str = False,
         cell_clip: float | None = None,
         forget_bias: float | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         dtype: DTypeLike = "float32",
         seed: Seed = None,
         rng: np.random.Generator | None = None,
@@ -326,7 +352,8 @@ class LSTM(Recurrent):
                 raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias}")
         cell, constants = lstm_cell(coupled, peephole, projected=bool(proj_size)), lstm_constants(cell_clip)
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        super().__init__(cell, *shape, constants=constants, dtype=dtype, seed=seed, rng=rng)
+        noise: dict[str, Any] = {"recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+        super().__init__(cell, *shape, constants=constants, dtype=dtype, seed=seed, rng=rng, **noise)
         self.__dict__.update(peephole=bool(peephole), coupled=coupled, cell_clip=cell_clip)
         if forget_bias is not None:
             self.load_state_dict(self._with_forget_bias(forget_bias))
@@ -377,12 +404,15 @@ class GRU(Recurrent):
         *,
         reset: str = "after",
         update: str = "keep",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         dtype: DTypeLike = "float32",
         seed: Seed = None,
         rng: np.random.Generator | None = None,
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        super().__init__(gru_cell(reset, update), *shape, dtype=dtype, seed=seed, rng=rng)
+        noise: dict[str, Any] = {"recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+        super().__init__(gru_cell(reset, update), *shape, dtype=dtype, seed=seed, rng=rng, **noise)
         self.__dict__.update(reset=reset, update=update)
 
 
@@ -410,12 +440,15 @@ class RNN(Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         dtype: DTypeLike = "float32",
         seed: Seed = None,
         rng: np.random.Generator | None = None,
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        super().__init__(rnn_cell(nonlinearity), *shape, dtype=dtype, seed=seed, rng=rng)
+        noise: dict[str, Any] = {"recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+        super().__init__(rnn_cell(nonlinearity), *shape, dtype=dtype, seed=seed, rng=rng, **noise)
         self.__dict__.update(nonlinearity=nonlinearity)
 
 

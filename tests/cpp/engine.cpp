@@ -60,7 +60,8 @@ class Trial {
  public:
   Trial(const CellInfo& cell, int directions, bool with_lengths, recurra::Precision precision)
       : cell_(cell),
-        config_{cell.name, random_int(1, 40), random_int(2, 70), 0, random_int(1, 3), directions, {}, recurra::Precision::full},
+        config_{cell.name, random_int(1, 40), random_int(2, 70), 0, random_int(1, 3), directions, {}, recurra::Precision::full,
+                {}},
         steps_(random_int(1, 80)),
         rows_(random_int(1, 40)) {
     config_.precision = precision;

@@ -85,7 +85,8 @@ class Example {
 
  private:
   recurra::Network<T> make(const recurra::CellInfo& cell, recurra::Precision precision) {
-    recurra::NetworkConfig config{cell.name, kInput, kHidden, cell.projected ? kOutput : kHidden, kLayers, 1, {}, precision};
+    recurra::NetworkConfig config{cell.name, kInput,    kHidden, cell.projected ? kOutput : kHidden, kLayers, 1,
+                                  {},        precision, {}};
     for (const auto& constant : cell.constants) config.constants.push_back(constant.second);
     std::vector<std::vector<T>> storage;
     std::vector<std::vector<const T*>> params(kLayers);

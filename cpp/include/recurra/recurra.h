@@ -58,6 +58,15 @@ Limits measure_limits();
 // int8 has a scale per unit, takes h with a fixed scale where it lies in -1 .. 1 and other vectors with a scale per row.
 enum class Precision { full, bfloat16, int8 };
 
+// Chances, 0 .. 1.
+struct Regularization {
+  double dropout = 0;  // in training: that a number on its way from layer to layer becomes 0
+  double recurrent_dropout =
+      0;                 // in training: that a number of h(t-1) counts as 0 in recurrent products, in all steps of a row
+  double zoneout_h = 0;  // that a unit keeps its old h in a step; outside of training, its share of the old h
+  double zoneout_c = 0;  // the same for the other states
+};
+
 struct NetworkConfig {
   std::string cell;
   int64_t input_size = 0;
@@ -67,6 +76,7 @@ struct NetworkConfig {
   int directions = 1;             // 2: every layer runs both ways, outputs side by side
   std::vector<double> constants;  // as CellInfo::constants
   Precision precision = Precision::full;
+  Regularization regularization;
 };
 
 template <class T>
@@ -101,10 +111,11 @@ class Network {
   void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
                T* const* final_states) const;
 
-  // The same with a tape for backward. x must stay as it is while the tape lives. recompute: the tape holds only the states, and
-  // backward computes the rest again, with the same bits. Full precision only.
+  // The same with a tape for backward. x must stay as it is while the tape lives. recompute: the tape holds only the states,
+  // and backward computes the rest again, with the same bits. seed: of what is left out at random; null: nothing is. Full
+  // precision only.
   Tape<T> record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
-                 bool recompute) const;
+                 bool recompute, const uint64_t* seed) const;
 
   const NetworkConfig& config() const;
   const CellInfo& cell() const;
@@ -125,9 +136,9 @@ struct Record;
 template <class T>
 class Tape {
  public:
-  // From dy (like y; data may be null) and d_final (like final_states; null, or null for some states) to dx (like x; data may be
-  // null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is added to unless it is null.
-  // Results depend neither on threads nor on the instruction set.
+  // From dy (like y; data may be null) and d_final (like final_states; null, or null for some states) to dx (like x; data may
+  // be null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is added to unless it is
+  // null. Results depend neither on threads nor on the instruction set.
   void backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
                 const std::vector<std::vector<T*>>& params) const;
   size_t bytes() const;  // of the tape
