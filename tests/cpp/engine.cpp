@@ -1,7 +1,7 @@
 // Every cell, both types, random shapes, lengths, directions and threads through the C++ interface: whole sequences against the
-// same in chunks, on one thread and from several threads at once. All must agree to the bit, and the hash of all outputs
-// printed at the end must be the same on every instruction set with fused multiply-add, NEON included. Built with sanitizers it
-// also shows stray memory accesses and data races.
+// same in chunks, on one thread and from several threads at once; and the gradients of training, with and without recomputing.
+// All must agree to the bit, and the hash of all results printed at the end must be the same on every instruction set with
+// fused multiply-add, NEON included. Built with sanitizers it also shows stray memory accesses and data races.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -65,6 +65,7 @@ class Trial {
         steps_(random_int(1, 80)),
         rows_(random_int(1, 40)) {
     config_.precision = precision;
+    if (random_int(0, 1)) config_.regularization = {0.3, 0.2, 0.1, 0.2};
     config_.output_size = cell.projected ? random_int(1, int(config_.hidden_size) - 1) : config_.hidden_size;
     for (const auto& constant : cell.constants) config_.constants.push_back(constant.second);
     x_ = random_values<T>(size_t(steps_) * rows_ * config_.input_size);
@@ -90,10 +91,50 @@ class Trial {
                   cell_.name.c_str(), 8 * sizeof(T), int(config_.input_size), int(config_.hidden_size),
                   int(config_.output_size), config_.layers, config_.directions, steps_, rows_, int(!lengths_.empty()),
                   int(config_.precision));
-    return good ? whole.hash() : 0;
+    return good ? whole.hash() ^ (config_.precision == recurra::Precision::full ? train(network) : 1) : 0;
   }
 
  private:
+  // The hash of all gradients; 0 when any two runs differ.
+  uint64_t train(const Network<T>& network) const {
+    recurra::set_num_threads(1);
+    const Result<T> one = gradients(network, false);
+    bool good = gradients(network, true) == one;
+    recurra::set_num_threads(64);
+    for (const bool recompute : {false, true}) good = good && gradients(network, recompute) == one;
+    if (!good) std::printf("%s float%zu: gradients differ\n", cell_.name.c_str(), 8 * sizeof(T));
+    return good ? one.hash() : 0;
+  }
+
+  // dx, then those of the initial states and of the parameters.
+  Result<T> gradients(const Network<T>& network, bool recompute) const {
+    Result<T> forward = empty_result(), result{x_, initial_};
+    std::vector<const T*> initial, d_final;
+    std::vector<T*> final_states, d_initial;
+    for (const auto& state : initial_) initial.push_back(state.data()), d_final.push_back(state.data());
+    for (auto& state : forward.states) final_states.push_back(state.data());
+    std::vector<std::vector<int64_t>> sizes{size_t(lanes())};
+    for (int lane = 0; lane < lanes(); ++lane)
+      for (const auto& p : cell_.params) sizes[size_t(lane)].push_back(count(p, lane));
+    for (const auto& lane : sizes)
+      for (const int64_t size : lane) result.states.emplace_back(size_t(size));
+    std::vector<std::vector<T*>> params;
+    size_t next = initial_.size();
+    for (const auto& lane : sizes) {
+      params.emplace_back();
+      for (size_t i = 0; i < lane.size(); ++i) params.back().push_back(result.states[next++].data());
+    }
+    for (size_t s = 0; s < initial_.size(); ++s) d_initial.push_back(result.states[s].data());
+    const ptrdiff_t in = config_.input_size, out = config_.directions * config_.output_size;
+    const uint64_t seed = 3;
+    const auto tape =
+        network.record({x_.data(), steps_, rows_, rows_ * in, in}, initial.data(), lengths_.empty() ? nullptr : lengths_.data(),
+                       {forward.y.data(), steps_, rows_, rows_ * out, out}, final_states.data(), recompute, &seed);
+    tape.backward({forward.y.data(), steps_, rows_, rows_ * out, out}, d_final.data(),
+                  {result.y.data(), steps_, rows_, rows_ * in, in}, d_initial.data(), params);
+    return result;
+  }
+
   int lanes() const { return config_.layers * config_.directions; }
   int64_t width(const std::string& dim) const {
     return dim == "hidden"   ? config_.hidden_size
@@ -102,14 +143,17 @@ class Trial {
                              : config_.input_size;
   }
 
+  int64_t count(const recurra::ParamInfo& p, int lane) const {
+    const bool upper = p.cols == "input" && lane >= config_.directions;
+    return p.blocks * width(p.rows) * (upper ? config_.directions * config_.output_size : width(p.cols));
+  }
+
   Network<T> make() const {
     std::vector<std::vector<T>> storage;
     std::vector<std::vector<const T*>> params{size_t(lanes())};
     for (int lane = 0; lane < lanes(); ++lane)
       for (const auto& p : cell_.params) {
-        const int64_t columns =
-            p.cols == "input" && lane >= config_.directions ? config_.directions * config_.output_size : width(p.cols);
-        storage.push_back(random_values<T>(size_t(p.blocks * width(p.rows) * columns)));
+        storage.push_back(random_values<T>(size_t(count(p, lane))));
         params[size_t(lane)].push_back(storage.back().data());
       }
     return Network<T>(config_, params);
