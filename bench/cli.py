@@ -16,7 +16,7 @@ from .results import Run, changes, describe_machine
 if TYPE_CHECKING:
     from rich.console import Console
 
-EVERYTHING = "streaming,sequences,batches,stacks,lengths,published"
+EVERYTHING = "streaming,sequences,batches,stacks,lengths,published,training"
 USUAL = {"shapes": EVERYTHING, "seconds": 3.0}
 QUICK = {"shapes": "quick", "seconds": 0.5}
 

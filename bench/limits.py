@@ -67,4 +67,9 @@ def bound(shape: Shape, limits: Limits | None, precision: str = "float32", threa
         return product(everything, 1, rows, everything)
     chunks = math.ceil(steps / CHUNK)
     each = product(recurrent, steps, rows, recurrent)
-    return shape.directions * sum(each + product(size, chunks, rows, size) for size in inputs)
+    forward = sum(each + product(size, chunks, rows, size) for size in inputs)
+    if not shape.training:
+        return shape.directions * forward
+    # Backward: the same two products with transposed weights, and a multiply-add a weight and row for its gradient.
+    weights = sum(2 * (recurrent + size) * rows / operations for size in inputs)
+    return shape.directions * (2 * forward + weights)

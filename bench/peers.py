@@ -41,6 +41,12 @@ class Problem(NamedTuple):
     threads: int = 1
     precision: str = "float32"
 
+    @property
+    def dy(self) -> Array:
+        """A gradient of the output, to train with; the same every time."""
+        shape = (self.shape.steps, self.shape.batch, self.shape.directions * self.shape.hidden)
+        return np.random.default_rng(2).standard_normal(shape, dtype=np.float32)
+
 
 class Contestant(NamedTuple):
     """`call` does the work once; `output` makes an array [T, B, D*H] of what it returned, and is not timed."""
@@ -63,6 +69,8 @@ def ours(problem: Problem) -> Contestant:
     """recurra, into an array that is there already."""
     shape, layer, x = problem.shape, problem.layer, problem.x
     if problem.precision != "float32":
+        if shape.training:
+            raise Unavailable("trains in full precision only")
         quantize = getattr(layer, "quantize", None)
         if not quantize:
             raise Unavailable("this recurra has no quantize() yet")
@@ -75,7 +83,17 @@ def ours(problem: Problem) -> Contestant:
         frame, out = (x[0, 0], y[0, 0]) if one else (x[0], y[0])
         return Contestant(partial(step, frame, out), lambda _: y)
     lengths = problem.lengths if shape.lengths != "none" else None
-    return Contestant(partial(layer, x, lengths=lengths, out=y), lambda _: y)
+    if not shape.training:
+        return Contestant(partial(layer, x, lengths=lengths, out=y), lambda _: y)
+
+    dy = problem.dy
+
+    def train() -> Any:
+        tape = layer.forward(x, lengths=lengths)[2]
+        dx: Any = tape.backward(dy).x
+        return dx
+
+    return Contestant(train, lambda dx: dx)
 
 
 def _torch_layer(problem: Problem) -> Any:
@@ -105,6 +123,8 @@ def _torch_contestant(problem: Problem, layer: Any) -> Contestant:
 
     shape = problem.shape
     torch.set_num_threads(problem.threads)
+    if shape.training and problem.precision != "float32":
+        raise Unavailable("is timed in training in float32 only")
     dtype = torch.bfloat16 if problem.precision == "bf16" else torch.float32
     x = torch.from_numpy(problem.x).to(dtype)
     zeros = torch.zeros(shape.layers * shape.directions, shape.batch, shape.hidden, dtype=dtype)
@@ -125,13 +145,39 @@ def _torch_contestant(problem: Problem, layer: Any) -> Contestant:
 
     if shape.streaming:
         return Contestant(step, output)
+    if shape.training:
+        return Contestant(_torch_training(problem, layer, x), output)
     if shape.lengths != "none":
         return Contestant(partial(ragged, torch.from_numpy(problem.lengths)), output)
     return Contestant(lambda: layer(x, state)[0], output)
 
 
+def _torch_training(problem: Problem, layer: Any, x: Any) -> Callable[[], Any]:
+    """Forward and backward, to the gradients of input and parameters; returns that of the input."""
+    import torch
+
+    layer.train()
+    x.requires_grad_()
+    dy = torch.from_numpy(problem.dy)
+    lengths = torch.from_numpy(problem.lengths)
+
+    def train() -> Any:
+        layer.zero_grad()
+        x.grad = None
+        with torch.inference_mode(False), torch.enable_grad():
+            if problem.shape.lengths == "none":
+                y = layer(x)[0]
+            else:
+                packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+                y = torch.nn.utils.rnn.pad_packed_sequence(layer(packed)[0], total_length=problem.shape.steps)[0]
+            y.backward(dy)
+        return x.grad
+
+    return train
+
+
 def torch_eager(problem: Problem) -> Contestant:
-    """PyTorch as it is, in inference mode; int8 by its dynamic quantisation."""
+    """PyTorch as it is, in inference mode unless it trains; int8 by its dynamic quantisation."""
     return _torch_contestant(problem, _torch_layer(problem))
 
 
@@ -166,7 +212,7 @@ def torch_compiled(problem: Problem) -> Contestant:
 
     if problem.precision != "float32":
         raise Unavailable("is timed in float32 only")
-    if problem.shape.steps > 1:
+    if problem.shape.steps > 1 or problem.shape.training:
         raise Unavailable("leaves whole sequences to eager PyTorch (or, with allow_rnn, unrolls every step)")
     layer = _torch_layer(problem)
     torch._dynamo.reset()
@@ -181,6 +227,8 @@ def torch_compiled(problem: Problem) -> Contestant:
 def _onnx_model(problem: Problem) -> bytes:
     from . import onnx_model
 
+    if problem.shape.training:
+        raise Unavailable("only infers")
     model = onnx_model.build(problem.shape, problem.layer.state_dict())
     if problem.precision == "int8":
         if problem.shape.cell != "LSTM":

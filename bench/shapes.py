@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 FOLDER = Path(__file__).parent / "shapes"
 CELLS = ("LSTM", "GRU", "GRU-before", "RNN")
 LENGTHS = ("none", "vowels")
+PASSES = ("forward", "train")
 LONGEST_VOWEL = 29  # steps of the longest utterance in recurra.demo
-FIELDS = {"cell": "cell", "T": "steps", "B": "batch", "I": "inputs", "H": "hidden"}
-DEFAULTS = {"layers": "1", "directions": "1", "lengths": "none"}  # and I, which is H
+FIELDS = {"cell": "cell", "T": "steps", "B": "batch", "I": "inputs", "H": "hidden", "pass": "passes"}
+DEFAULTS = {"pass": "forward", "layers": "1", "directions": "1", "lengths": "none"}  # and I, which is H
 
 
 class Shape(NamedTuple):
-    """One call: a sequence [steps, batch, inputs] through a stack of layers; one step is timed as a stream's."""
+    """One call: a sequence [steps, batch, inputs] through a stack of layers; one step is timed as a stream's.
+
+    With passes="train" it is forward and backward, to the gradients of input and parameters.
+    """
 
     cell: str
     steps: int
@@ -28,11 +32,17 @@ class Shape(NamedTuple):
     layers: int = 1
     directions: int = 1
     lengths: str = "none"
+    passes: str = "forward"
 
     @property
     def streaming(self) -> bool:
         """Whether this is one step of a stream, which hands its state on."""
-        return self.steps == 1 and self.directions == 1 and self.lengths == "none"
+        return self.steps == 1 and self.directions == 1 and self.lengths == "none" and not self.training
+
+    @property
+    def training(self) -> bool:
+        """Whether this goes backward too."""
+        return self.passes == "train"
 
     @property
     def stack(self) -> list[int]:
@@ -61,6 +71,7 @@ class Shape(NamedTuple):
         words += [f"layers={self.layers}"] * (self.layers > 1)
         words += ["bidirectional"] * (self.directions == 2)
         words += [f"lengths={self.lengths}"] * (self.lengths != "none")
+        words += ["train"] * self.training
         return " ".join(words)
 
 
@@ -82,7 +93,7 @@ def parse_line(line: str) -> list[Shape]:
             raise ValueError(f"{key} is given twice")
         given.add(key)
         words[key] = value
-    if missing := [key for key in FIELDS if key not in words and key != "I"]:
+    if missing := [key for key in FIELDS if key not in words and key not in ("I", "pass")]:
         raise ValueError(f"missing {', '.join(missing)}")
     shapes = []
     for values in product(*(value.split(",") for value in words.values())):
@@ -95,14 +106,14 @@ def parse_line(line: str) -> list[Shape]:
 def _checked(words: dict[str, str]) -> Shape:
     fields: dict[str, Any] = {}
     for key, value in words.items():
-        if key in ("cell", "lengths"):
+        if key in ("cell", "lengths", "pass"):
             fields[FIELDS.get(key, key)] = value
         elif value.isascii() and value.isdigit() and int(value) > 0:
             fields[FIELDS.get(key, key)] = int(value)
         else:
             raise ValueError(f"{key}: expected a whole number above 0, got {value!r}")
     shape = Shape(**fields)
-    for name, known in (("cell", CELLS), ("lengths", LENGTHS), ("directions", ("1", "2"))):
+    for name, known in (("cell", CELLS), ("lengths", LENGTHS), ("directions", ("1", "2")), ("pass", PASSES)):
         if words[name] not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {words[name]!r}")
     if shape.lengths == "vowels" and shape.steps != LONGEST_VOWEL:

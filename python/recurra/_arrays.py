@@ -118,11 +118,11 @@ def output(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Ma
     return out
 
 
-def check_distinct(out: Array, inputs: Mapping[str, Array]) -> None:
-    """ValueError naming the first of `inputs` that shares memory with `out`."""
+def check_distinct(out: Array, inputs: Mapping[str, Array], title: str = "out") -> None:
+    """ValueError naming the first of `inputs` that shares memory with `out`, which errors call by its title."""
     for name, array in inputs.items():
         if np.may_share_memory(out, array, max_work=_OVERLAP_WORK):  # type: ignore[arg-type,unused-ignore]
-            raise ValueError(f"out: expected memory of its own, got an array that overlaps {name}")
+            raise ValueError(f"{title}: expected memory of its own, got an array that overlaps {name}")
 
 
 def vector(name: str, value: object, size: int | None, kinds: str = "iu") -> Array:

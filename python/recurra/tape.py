@@ -135,7 +135,7 @@ class Tape:
             array = check(title, as_array(title, into[name]), self._packed.dtype, parameter.shape)
             if not (array.flags.writeable and array.flags.c_contiguous and array.flags.aligned):
                 raise ValueError(f"{title}: expected a writeable C-contiguous array")
-            check_distinct(array, others)
+            check_distinct(array, others, title)
             others[title] = checked[name] = array
         return checked
 

@@ -1,0 +1,37 @@
+"""What a training loop needs around `layer.forward` and `tape.backward`, in NumPy.
+
+    params = layer.state_dict()
+    optimizer = training.Adam(params)
+    for x, targets in batches:
+        y, state, tape = layer.forward(x)
+        loss, dy = training.softmax_cross_entropy(y, targets)
+        gradients = tape.backward(dy).params
+        training.clip_grad_norm(gradients, 1.0)
+        optimizer.step(gradients)                # in place
+        layer.load_state_dict(params)
+
+Wrong arguments raise a TypeError or ValueError that names the argument, what was expected and what came. Numbers that
+are not finite raise a FloatingPointError that says where they arose. In both cases nothing has been changed.
+"""
+
+from __future__ import annotations
+
+from .losses import check_finite, last_step, max_over_time, mean_squared_error, softmax_cross_entropy, step_mask
+from .optimisers import SGD, Adam, clip_grad_norm, clip_grad_value
+from .truncated import Window, tbptt, windows
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Window",
+    "check_finite",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "last_step",
+    "max_over_time",
+    "mean_squared_error",
+    "softmax_cross_entropy",
+    "step_mask",
+    "tbptt",
+    "windows",
+]

@@ -1,0 +1,154 @@
+"""Truncated backpropagation through time, and windows of a series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._arrays import as_array, check
+from .._options import flag, integer
+from ..functional import _checked_call
+from ..layers import Recurrent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from .._arrays import Array, Input
+    from ..functional import State
+    from ..tape import Gradients, Tape
+
+    Lengths = Sequence[int] | Input
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Window:
+    """A window of `tbptt`.
+
+    Attributes:
+        start, stop: the steps start..stop-1 of the series are this window's own: those of `y`, and of its loss.
+        origin: the first step that gradients reach, at most start; the state there counts as constant.
+        y: the output at its own steps, [stop - start, B, O], with batch_first [B, stop - start, O].
+        state: the state after them, which is carried on; to be read only.
+    """
+
+    start: int
+    stop: int
+    origin: int
+    y: Array
+    state: State
+    _axis: int
+    _tape: Tape
+
+    def backward(self, dy: Input, *, input_grad: bool = True, into: Mapping[str, Array] | None = None) -> Gradients:
+        """Gradients over the steps origin..stop-1 of the loss of the window's own steps.
+
+        Args:
+            dy: dL/dy, of the shape and dtype of `y`.
+            input_grad, into: as of `Tape.backward`.
+
+        Returns:
+            Gradients(x, state, params): `x` is of the input at origin..stop-1, `state` of the state before origin.
+        """
+        gradient = check("dy", dy, self.y.dtype, self.y.shape)
+        if self.origin < self.start:  # no loss, and so no gradient, at the steps before its own
+            shape = list(self.y.shape)
+            shape[self._axis] = self.start - self.origin
+            gradient = np.concatenate([np.zeros(shape, gradient.dtype), gradient], axis=self._axis)
+        return self._tape.backward(gradient, input_grad=input_grad, into=into)
+
+
+def tbptt(
+    layer: Recurrent,
+    x: Input,
+    k1: int,
+    k2: int | None = None,
+    state: State | None = None,
+    *,
+    lengths: Lengths | None = None,
+    recompute: bool = False,
+) -> Iterator[Window]:
+    """Truncated backpropagation through time: every k1 steps, gradients go back over k2 steps.
+
+        for window in training.tbptt(layer, x, k1=20):
+            loss, dy = training.mean_squared_error(window.y, target[window.start : window.stop])
+            optimizer.step(window.backward(dy).params)
+            layer.load_state_dict(params)
+
+    The state is carried forward, gradients are cut. Each window uses the parameters that the layer has when it begins.
+    With k2 > k1 it runs the k2 - k1 steps before it again, from the state that was remembered there; as long as
+    parameters stay the same, outputs are those of one call over all steps, to the bit, whatever k1 and k2. Loss is that
+    of a window's own k1 steps only, so nothing counts twice. (R. Williams, J. Peng 1990, Neural Computation 2(4).)
+
+    Args:
+        layer: one-directional, in full precision.
+        x: the series, as of a call of the layer: [T, B, I], with batch_first [B, T, I], or [T, I].
+        k1: steps from one window to the next; the last window may have fewer.
+        k2: steps that gradients go back over, at least k1; the first windows have fewer. Default k1.
+        state: initial state, default zeros.
+        lengths: valid steps of each sequence, B integers in 0..T; default all.
+        recompute: as of `layer.forward`.
+
+    Returns:
+        An iterator over the `Window`s.
+    """
+    if not isinstance(layer, Recurrent):
+        raise TypeError(f"layer: expected a recurra layer, got {type(layer).__name__}")
+    if layer.bidirectional or layer.precision:
+        raise ValueError(f"layer: expected one direction and full precision, got {layer!r}")
+    stride = integer("k1", k1)
+    reach = stride if k2 is None else integer("k2", k2, stride)
+    again = flag("recompute", recompute)
+    array, batch, _, valid = _checked_call(layer._packed, x, state, lengths, layer.batch_first)
+    return _tbptt(layer, array, stride, reach, state, valid, again, 1 if batch and layer.batch_first else 0)
+
+
+def _tbptt(
+    layer: Recurrent, x: Array, k1: int, k2: int, state: Any, lengths: Array | None, recompute: bool, axis: int
+) -> Iterator[Window]:
+    def part(begin: int, end: int) -> tuple[Array, Array | None]:
+        valid = None if lengths is None else np.clip(lengths - begin, 0, end - begin)
+        return _cut(x, axis, begin, end), valid
+
+    steps, origin = x.shape[axis], 0
+    for start in range(0, steps, k1):  # here `state` is that before step `origin`
+        stop = min(start + k1, steps)
+        inputs, valid = part(origin, stop)
+        outputs, final, tape = layer.forward(inputs, state, lengths=valid, recompute=recompute)
+        y = _cut(outputs, axis, start - origin, stop - origin)
+        window = Window(start, stop, origin, y, final, axis, tape)
+        following = max(0, min(stop + k1, steps) - k2)
+        if following == stop:
+            state = final
+        elif following > origin:  # with the parameters of now: those of the next window may be others
+            inputs, valid = part(origin, following)
+            state = layer(inputs, state, lengths=valid)[1]
+        origin = following
+        yield window
+
+
+def windows(x: Input, length: int, stride: int | None = None, horizon: int = 0) -> tuple[Array, Array]:
+    """Overlapping windows of a series, and the steps that follow each. Split train and test by time before.
+
+    Args:
+        x: [T, F], of any dtype, with T at least length + horizon.
+        length: steps of a window.
+        stride: steps from one window to the next; default length // 2, at least 1.
+        horizon: steps after a window that are its target; default 0. No window sees any of its own.
+
+    Returns:
+        (inputs, targets): read-only views of x, [N, length, F] and [N, horizon, F], for all N windows that fit whole.
+    """
+    series = as_array("x", x)
+    check("x", series, series.dtype, ("T", "F"))
+    size, ahead = integer("length", length), integer("horizon", horizon, 0)
+    step = max(1, size // 2) if stride is None else integer("stride", stride)
+    if len(series) < size + ahead:
+        raise ValueError(f"x: expected at least length + horizon = {size + ahead} steps, got {len(series)}")
+    cut = np.lib.stride_tricks.sliding_window_view(series, size + ahead, axis=0)[::step].swapaxes(1, 2)
+    return cut[:, :size], cut[:, size:]
+
+
+def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
+    return array[:, start:stop] if axis else array[start:stop]

@@ -1,0 +1,667 @@
+"""recurra.training: optimisers and losses against torch, clipping, pooling, truncated BPTT by hand, windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import Array, arrays, assert_close, assert_same_bits, copies
+from hypothesis import given
+from hypothesis import strategies as st
+
+import recurra
+from recurra import training
+
+DTYPES = pytest.mark.parametrize("dtype", ("float32", "float64"))
+SHAPES = {"matrix": (3, 5), "vector": (7,), "one": (1,), "none": (0, 4)}
+WEIGHT_IH, WEIGHT_HH, BIAS = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"
+
+
+def normal(*shape: int, seed: int = 0, dtype: str = "float64", scale: float = 1.0) -> Array:
+    return np.random.default_rng(seed).normal(0, scale, shape).astype(dtype)
+
+
+def gradients(seed: int, dtype: str = "float64", scale: float = 1.0) -> dict[str, Array]:
+    return {name: normal(*shape, seed=seed, dtype=dtype, scale=scale) for name, shape in SHAPES.items()}
+
+
+# Optimisers
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"lr": 0.1}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9}),
+        ("Adam", {}),
+        ("Adam", {"lr": 0.1, "betas": (0.5, 0.75), "eps": 1e-2}),
+        ("Adam", {"lr": 0.1, "betas": (0.0, 0.0)}),
+    ],
+)
+def test_optimisers_are_those_of_torch(name: str, options: dict[str, Any], dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    params = gradients(0, dtype)
+    twins = {key: torch.nn.Parameter(torch.from_numpy(array.copy())) for key, array in params.items()}
+    ours = getattr(training, name)(params, **options)
+    theirs = getattr(torch.optim, name)(twins.values(), **{"lr": 1e-3} | options)
+    for step in range(8):
+        grads = gradients(step + 1, dtype, scale=10.0 ** (step % 3 - 2))
+        for key, twin in twins.items():
+            twin.grad = torch.from_numpy(grads[key].copy())
+        if step == 5:
+            ours.lr = theirs.param_groups[0]["lr"] = 0.025
+        before = copies(list(grads.values()))
+        ours.step(grads)
+        theirs.step()
+        assert_same_bits(list(grads.values()), before)
+        tolerance = 1e-12 if dtype == "float64" else 1e-6
+        assert_close(list(params.values()), [twin.detach().numpy() for twin in twins.values()], tolerance)
+
+
+@pytest.mark.parametrize("make", (lambda p: training.SGD(p, 0.1, momentum=0.5), training.Adam))
+def test_optimisers_write_strided_and_mixed_parameters_in_place(make: Callable[[Any], Any]) -> None:
+    memory = normal(6, 8)
+    plain = {"a": memory[::2, ::2].copy(), "b": normal(3, dtype="float32")}
+    strided = {"a": memory[::2, ::2], "b": plain["b"].copy()}
+    grads = {"a": normal(4, 3, seed=1).T, "b": normal(3, seed=2, dtype="float32")}
+    untouched = memory[1::2].copy()
+    for params in (plain, strided):
+        optimiser = make(params)
+        for _ in range(3):
+            optimiser.step(grads)
+    assert_same_bits(list(strided.values()), list(plain.values()))
+    assert_same_bits(memory[1::2], untouched)
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
+@pytest.mark.parametrize("make", (lambda p: training.SGD(p, 0.1, momentum=0.5), training.Adam))
+def test_a_gradient_that_is_not_finite_is_named_and_updates_nothing(make: Callable[[Any], Any], bad: float) -> None:
+    (params, optimiser), (twins, twin) = ((p, make(p)) for p in (gradients(0), gradients(0)))
+    spoilt = gradients(1)
+    spoilt["vector"][3] = bad
+    with pytest.raises(FloatingPointError, match="vector"):
+        optimiser.step(spoilt)
+    assert_same_bits(list(params.values()), list(gradients(0).values()))
+    for seed in (2, 3):  # nor do moments and the count of steps remember it
+        optimiser.step(gradients(seed))
+        twin.step(gradients(seed))
+    assert_same_bits(list(params.values()), list(twins.values()))
+
+
+def test_finite_gradients_whose_sum_overflows_are_not_refused() -> None:
+    params = {"w": np.zeros(4, "float32")}
+    training.SGD(params, 1e-38).step({"w": np.full(4, 3e38, "float32")})
+    assert_close(params["w"], np.full(4, -3, "float32"), 1e-6)
+
+
+# Clipping
+
+
+@DTYPES
+@given(max_norm=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+def test_clip_grad_norm_is_that_of_torch(dtype: str, max_norm: float, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    grads = gradients(seed, dtype)
+    twins = [torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES.values()]
+    for twin, array in zip(twins, grads.values(), strict=True):
+        twin.data = torch.from_numpy(array.copy())
+        twin.grad = torch.from_numpy(array.copy())
+    norm = training.clip_grad_norm(grads, max_norm)
+    tolerance = 1e-12 if dtype == "float64" else 1e-6
+    assert_close(norm, torch.nn.utils.clip_grad_norm_(twins, max_norm).item(), tolerance)
+    assert_close(list(grads.values()), [twin.grad.numpy() for twin in twins], tolerance)
+
+
+@given(max_norm=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+def test_clip_grad_norm_bounds_the_common_norm_and_keeps_the_direction(max_norm: float, seed: int) -> None:
+    several = [gradients(seed), gradients(seed + 1, "float32")]
+    before = np.concatenate([array.astype("float64").ravel() for grads in several for array in grads.values()])
+    norm = training.clip_grad_norm(several, max_norm)
+    after = np.concatenate([array.astype("float64").ravel() for grads in several for array in grads.values()])
+    assert_close(norm, np.linalg.norm(before), 1e-12)
+    assert np.linalg.norm(after) <= max_norm * (1 + 1e-6)
+    if norm + 1e-6 <= max_norm:
+        assert_same_bits(after, before)
+    else:
+        assert_close(after / np.linalg.norm(after), before / norm, 1e-6)
+
+
+def test_norms_beyond_float32_are_measured() -> None:
+    grads = {"w": np.full(4, 1e30, "float32")}
+    assert_close(training.clip_grad_norm(grads, math.inf), 2e30, 1e-6)
+    assert_same_bits(grads["w"], np.full(4, 1e30, "float32"))
+    training.clip_grad_norm(grads, 1.0)
+    assert_close(grads["w"], np.full(4, 0.5, "float32"), 1e-6)
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf, 1e200))
+def test_a_norm_that_is_not_finite_is_reported_and_nothing_clipped(bad: float) -> None:
+    several = [gradients(0), gradients(1)]
+    several[1]["vector"][2] = bad
+    before = copies([array for grads in several for array in grads.values()])
+    with pytest.raises(FloatingPointError, match=r"grads\[1\] vector"):
+        training.clip_grad_norm(several, 1.0)
+    if not np.isfinite(bad):
+        with pytest.raises(FloatingPointError, match=r"grads\[1\] vector"):
+            training.clip_grad_value(several, 1.0)
+    assert_same_bits([array for grads in several for array in grads.values()], before)
+
+
+@DTYPES
+def test_clip_grad_value_clamps_in_place(dtype: str) -> None:
+    grads = gradients(0, dtype)
+    expected = [
+        np.maximum(np.minimum(array, array.dtype.type(0.5)), array.dtype.type(-0.5)) for array in grads.values()
+    ]
+    training.clip_grad_value(grads, 0.5)
+    assert_same_bits(list(grads.values()), expected)
+    assert np.abs(grads["matrix"]).max() == 0.5
+
+
+# Exploding gradients: h' = relu(x + W h) with W = 1.5 I, whose Jacobian over n steps is 1.5^n where h > 0
+
+
+def exploding(dtype: str = "float64") -> recurra.RNN:
+    layer = recurra.RNN(2, 2, nonlinearity="relu", bias=False, dtype=dtype)
+    layer.load_state_dict({WEIGHT_IH: np.eye(2, dtype=dtype), WEIGHT_HH: 1.5 * np.eye(2, dtype=dtype)})
+    return layer
+
+
+def gradient_of_the_last_step(steps: int, dtype: str = "float64", x: float = 1e-30) -> Any:
+    y, _, tape = exploding(dtype).forward(np.full((steps, 1, 2), x, dtype))
+    dy = np.zeros_like(y)
+    dy[-1] = 1
+    return tape.backward(dy)
+
+
+def test_exploding_gradients_explode_as_predicted_and_clipping_bounds_them() -> None:
+    for steps in (10, 60):
+        gradient = gradient_of_the_last_step(steps, x=1.0)
+        assert_close(gradient.x[:, 0, 0], 1.5 ** np.arange(steps - 1, -1, -1.0), 1e-12)
+        norm = training.clip_grad_norm(gradient.params, 1.0)
+        assert norm > 1.5 ** (steps - 1)
+        total = sum(np.square(array).sum() for array in gradient.params.values())
+        assert 0.999 < math.sqrt(total) <= 1
+
+
+def test_the_step_at_which_numbers_overflow_is_named_forwards_and_backwards() -> None:
+    steps = 300
+    gradient = gradient_of_the_last_step(steps, "float32")
+    value, back = np.float32(1), 0
+    with np.errstate(over="ignore"):
+        while np.isfinite(value):
+            value, back = value * np.float32(1.5), back + 1
+    with pytest.raises(FloatingPointError, match=rf"g\.x: .* step {steps - 1 - back}$"):
+        training.check_finite("g.x", gradient.x, backward=True)
+    with pytest.raises(FloatingPointError, match=WEIGHT_IH):
+        training.clip_grad_norm(gradient.params, 1.0)
+
+    y, _ = exploding("float32")(np.full((steps, 1, 2), 1e10, "float32"))
+    first = next(t for t in range(steps) if not np.isfinite(y[t]).all())
+    assert 100 < first < steps - 1
+    with pytest.raises(FloatingPointError, match=rf"y: .* step {first}$"):
+        training.check_finite("y", y)
+    with pytest.raises(FloatingPointError, match=rf"loss: .* step {first}$"):
+        training.mean_squared_error(y, np.zeros_like(y))
+    with pytest.raises(FloatingPointError, match=rf"step {first}$"):
+        training.softmax_cross_entropy(y.swapaxes(0, 1), np.zeros((1, steps), int), time_axis=1)
+    training.mean_squared_error(y, np.zeros_like(y), training.step_mask([first], steps))
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
+@pytest.mark.parametrize("axis", (0, 1, 2))
+def test_check_finite_names_the_first_or_the_last_step(axis: int, bad: float) -> None:
+    array = normal(6, 7, 8, dtype="float32")
+    training.check_finite("y", array, axis)
+    training.check_finite("y", np.full((3, 2), 3e38, "float32"))  # finite, though its sum is not
+    np.moveaxis(array, axis, 0)[[2, 4], 1, 3] = bad
+    for backward, step in ((False, 2), (True, 4)):
+        with pytest.raises(FloatingPointError, match=rf"y: .* step {step}$"):
+            training.check_finite("y", array, axis, backward=backward)
+
+
+# Losses
+
+
+def central_differences(loss: Callable[[Array], float], at: Array) -> Array:
+    gradient, step = np.zeros_like(at), 1e-6
+    for index in np.ndindex(at.shape):
+        up, down = at.copy(), at.copy()
+        up[index] += step
+        down[index] -= step
+        gradient[index] = (loss(up) - loss(down)) / (2 * step)
+    return gradient
+
+
+def counted(shape: tuple[int, ...], masked: bool, seed: int) -> Array | None:
+    if not masked:
+        return None
+    mask = np.asarray(np.random.default_rng(seed).random(shape) < 0.5)
+    mask.flat[seed % mask.size] = True
+    return mask
+
+
+leading = st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple)
+
+
+@DTYPES
+@given(shape=leading, classes=st.integers(1, 9), masked=st.booleans(), seed=st.integers(0, 99))
+def test_losses_are_those_of_torch(dtype: str, shape: tuple[int, ...], classes: int, masked: bool, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    tolerance = 1e-12 if dtype == "float64" else 2e-6
+    mask = counted(shape, masked, seed)
+    selected = torch.from_numpy(np.ones(shape, np.bool_) if mask is None else mask)
+    y, target = normal(*shape, classes, seed=seed, dtype=dtype), normal(*shape, classes, seed=seed + 1, dtype=dtype)
+    labels = np.random.default_rng(seed).integers(0, classes, shape)
+    if mask is not None:
+        labels = np.where(mask, labels, -100)
+    twin = torch.tensor(y, requires_grad=True)
+
+    expected = torch.nn.functional.cross_entropy(twin[selected], torch.from_numpy(labels)[selected])
+    expected.backward()
+    loss, gradient = training.softmax_cross_entropy(y, labels, mask)
+    assert_close([loss, gradient], [expected.item(), twin.grad.numpy()], tolerance)
+    assert gradient.dtype == y.dtype
+
+    twin.grad = None
+    expected = torch.nn.functional.mse_loss(twin[selected], torch.from_numpy(target)[selected])
+    expected.backward()
+    loss, gradient = training.mean_squared_error(y, target, mask)
+    assert_close([loss, gradient], [expected.item(), twin.grad.numpy()], tolerance)
+    assert gradient.dtype == y.dtype
+
+
+@pytest.mark.parametrize("masked", (False, True))
+def test_gradients_of_losses_are_central_differences(masked: bool) -> None:
+    y, target, labels = normal(4, 3, 5), normal(4, 3, 5, seed=1), np.arange(12, dtype="uint8").reshape(4, 3) % 5
+    mask = counted((4, 3), masked, 1)
+    losses: list[tuple[Callable[..., tuple[float, Array]], Array]] = [
+        (training.softmax_cross_entropy, labels),
+        (training.mean_squared_error, target),
+    ]
+    for loss, wanted in losses:
+        _, gradient = loss(y, wanted, mask)
+        np.testing.assert_allclose(gradient, central_differences(lambda at: loss(at, wanted, mask)[0], y), atol=1e-8)  # noqa: B023
+
+
+def test_what_does_not_count_may_be_anything() -> None:
+    mask = np.array([True, False, False])
+    y = np.array([[1.0, 2.0], [np.nan, 0.0], [np.inf, np.inf]], "float32")
+    for loss, gradient in (
+        training.softmax_cross_entropy(y, np.array([0, -7, 99]), mask),
+        training.mean_squared_error(y, np.full((3, 2), 0.5, "float32"), mask),
+    ):
+        assert np.isfinite(loss)
+        assert np.isfinite(gradient).all()
+        assert (gradient[1:] == 0).all()
+
+
+def test_cross_entropy_of_large_logits_is_exact() -> None:
+    logits = np.array([[3e38, 0.0, -3e38], [-1e4, 1e4, 1e4], [0.0, -np.inf, 0.0]], "float32")
+    loss, gradient = training.softmax_cross_entropy(logits, np.array([0, 1, 2]))
+    assert_close(loss, 2 * math.log(2) / 3, 1e-7)
+    assert_close(gradient, np.array([[0, 0, 0], [0, -0.5, 0.5], [0.5, 0, -0.5]], "float32") / 3, 1e-6)
+
+
+@pytest.mark.parametrize("axis", (0, 1))
+def test_the_first_step_whose_loss_is_not_finite_is_named(axis: int) -> None:
+    y = normal(6, 6, 3)
+    np.moveaxis(y, axis, 0)[[3, 5], 2, 1] = np.nan
+    with pytest.raises(FloatingPointError, match=r"step 3$"):
+        training.softmax_cross_entropy(y, np.zeros((6, 6), int), time_axis=axis)
+    with pytest.raises(FloatingPointError, match=r"step 3$"):
+        training.mean_squared_error(y, np.zeros_like(y), time_axis=axis)
+
+
+# Masks and pooling
+
+
+def ragged(seed: int, steps: int, batch: int, least: int = 1) -> list[int]:
+    return [int(n) for n in np.random.default_rng(seed).integers(least, steps + 1, batch)]
+
+
+@given(steps=st.integers(0, 9), batch=st.integers(0, 5), seed=st.integers(0, 99))
+def test_step_mask(steps: int, batch: int, seed: int) -> None:
+    lengths = ragged(seed, steps, batch, least=0)
+    mask = training.step_mask(lengths, steps)
+    assert mask.dtype == np.bool_
+    assert mask.shape == (steps, batch)
+    assert mask.tolist() == [[t < length for length in lengths] for t in range(steps)]
+
+
+@DTYPES
+@given(steps=st.integers(1, 9), batch=st.integers(0, 5), features=st.integers(1, 7), seed=st.integers(0, 99))
+@pytest.mark.parametrize("with_lengths", (False, True))
+def test_pooling(dtype: str, with_lengths: bool, steps: int, batch: int, features: int, seed: int) -> None:
+    y = np.round(normal(steps, batch, features, seed=seed, dtype=dtype))  # rounded: there are ties
+    lengths = ragged(seed, steps, batch) if with_lengths else [steps] * batch
+    for b, length in enumerate(lengths):
+        y[length:, b] = np.nan
+    dpooled = normal(batch, features, seed=seed + 1, dtype=dtype)
+    last, last_dy, largest, largest_dy = (np.zeros_like(a) for a in (dpooled, y, dpooled, y))
+    for b, length in enumerate(lengths):
+        last[b], last_dy[length - 1, b] = y[length - 1, b], dpooled[b]
+        for f in range(features):
+            values = y[:length, b, f].tolist()
+            first = values.index(max(values))
+            largest[b, f], largest_dy[first, b, f] = values[first], dpooled[b, f]
+    given_lengths = lengths if with_lengths else None
+    pooled, backward = training.last_step(y, given_lengths)
+    assert_same_bits([pooled, backward(dpooled)], [last, last_dy])
+    pooled, backward = training.max_over_time(y, given_lengths)
+    assert_same_bits([pooled, backward(dpooled)], [largest, largest_dy])
+
+
+def test_max_over_time_of_nothing_but_minus_infinity_stays_inside_the_sequence() -> None:
+    y = np.full((3, 1, 1), -np.inf)
+    y[2] = 1
+    pooled, backward = training.max_over_time(y, [2])
+    assert pooled[0, 0] == -np.inf
+    assert backward(np.ones((1, 1))).ravel().tolist() == [1, 0, 0]
+
+
+def test_pooling_backward_refuses_other_shapes_and_dtypes() -> None:
+    for pool in (training.last_step, training.max_over_time):
+        _, backward = pool(normal(4, 2, 3))
+        with pytest.raises(ValueError, match=r"dpooled: .*\[2, 3\].*\[3, 2\]"):
+            backward(normal(3, 2))
+        with pytest.raises(TypeError, match=r"dpooled: .*float64.*float32"):
+            backward(normal(2, 3, dtype="float32"))
+
+
+# Truncated BPTT. The oracle is Elman's network, written out: h_t = tanh(x_t U' + h_(t-1) W' + b)
+
+
+def elman(seed: int = 0, **options: Any) -> recurra.RNN:
+    return recurra.RNN(3, 4, dtype="float64", seed=seed, **options)
+
+
+def elman_forward(params: dict[str, Array], x: Array, h: Array) -> list[Array]:
+    """All states, the initial one first."""
+    states = [h]
+    for x_t in x:
+        bias = params[BIAS] + params["bias_hh_l0"]
+        states.append(np.tanh(x_t @ params[WEIGHT_IH].T + states[-1] @ params[WEIGHT_HH].T + bias))
+    return states
+
+
+def elman_backward(params: dict[str, Array], x: Array, states: list[Array], dy: Array) -> list[Array]:
+    """Gradients of x, of the initial state, of the parameters by name."""
+    grads = {name: np.zeros_like(array) for name, array in params.items()}
+    dx, dh = np.zeros_like(x), np.zeros_like(states[0])
+    for t in range(len(x) - 1, -1, -1):
+        da = (dh + dy[t]) * (1 - states[t + 1] ** 2)
+        grads[WEIGHT_IH] += da.T @ x[t]
+        grads[WEIGHT_HH] += da.T @ states[t]
+        for name in (BIAS, "bias_hh_l0"):
+            grads[name] += da.sum(axis=0)
+        dx[t], dh = da @ params[WEIGHT_IH], da @ params[WEIGHT_HH]
+    return [dx, dh[None], *(grads[name] for name in sorted(grads))]
+
+
+def listed(gradient: Any) -> list[Array]:
+    return [gradient.x, *arrays(gradient.state), *(gradient.params[name] for name in sorted(gradient.params))]
+
+
+def updated(layer: recurra.Recurrent, window: int) -> None:
+    layer.load_state_dict({name: array * (1 + 0.05 * window) for name, array in layer.state_dict().items()})
+
+
+@given(steps=st.integers(0, 13), k1=st.integers(1, 6), extra=st.integers(0, 9), seed=st.integers(0, 99))
+@pytest.mark.parametrize("training_goes_on", (False, True))
+def test_tbptt_is_what_one_computes_by_hand(training_goes_on: bool, steps: int, k1: int, extra: int, seed: int) -> None:
+    k2, layer = k1 + extra, elman(seed)
+    x, h = normal(steps, 2, 3, seed=seed), normal(1, 2, 4, seed=seed + 1, scale=0.3)
+    known, stops = {0: h[0]}, []  # known: the state before each step, as last computed
+    for window in training.tbptt(layer, x, k1, k2, h):
+        stop = min(window.start + k1, steps)
+        origin = max(0, stop - k2)
+        assert (window.stop, window.origin) == (stop, origin)
+        stops.append(stop)
+        params = layer.state_dict()
+        states = elman_forward(params, x[origin:stop], known[origin])
+        known.update({origin + t: state for t, state in enumerate(states)})
+        own = np.stack(states[1 + window.start - origin :])
+        assert_close([window.y, window.state], [own, states[-1][None]], 1e-12)
+        dy = normal(*own.shape, seed=stop)
+        full = np.zeros((stop - origin, *own.shape[1:]))
+        full[window.start - origin :] = dy
+        expected = elman_backward(params, x[origin:stop], states, full)
+        if training_goes_on:
+            updated(layer, len(stops))  # must not reach a window that has begun
+        assert_close(listed(window.backward(dy)), expected, 1e-11)
+    assert stops == [*range(k1, steps, k1), *([steps] if steps else [])]
+
+
+def lstm(**options: Any) -> recurra.LSTM:
+    return recurra.LSTM(3, 5, 2, seed=3, **options)
+
+
+@given(k1=st.integers(1, 12), extra=st.integers(0, 12))
+@pytest.mark.parametrize("batch_first", (False, True))
+@pytest.mark.parametrize("lengths", (None, [11, 0, 6]))
+def test_outputs_depend_on_neither_k1_nor_k2(batch_first: bool, lengths: list[int] | None, k1: int, extra: int) -> None:
+    layer, axis = lstm(batch_first=batch_first), int(batch_first)
+    x = normal(*((3, 11, 3) if batch_first else (11, 3, 3)), dtype="float32")
+    state = tuple(normal(2, 3, 5, seed=seed, dtype="float32") for seed in (1, 2))
+    seen = list(training.tbptt(layer, x, k1, k1 + extra, state, lengths=lengths))
+    y, final = layer(x, state, lengths=lengths)
+    assert_same_bits(np.concatenate([window.y for window in seen], axis), y)
+    assert_same_bits(seen[-1].state, final)
+
+
+@pytest.mark.parametrize("batch_first", (False, True))
+@pytest.mark.parametrize("recompute", (False, True))
+def test_one_window_is_the_full_gradient(batch_first: bool, recompute: bool) -> None:
+    layer = lstm(batch_first=batch_first)
+    x, lengths = normal(7, 7, 3, dtype="float32"), [7, 1, 0, 3, 7, 4, 2]
+    y, _, tape = layer.forward(x, lengths=lengths, recompute=recompute)
+    dy = normal(*y.shape, dtype="float32")
+    for k1 in (7, 50):
+        (window,) = training.tbptt(layer, x, k1, lengths=lengths, recompute=recompute)
+        assert_same_bits(window.y, y)
+        assert window._tape.nbytes == tape.nbytes
+        assert_same_bits(listed(window.backward(dy)), listed(tape.backward(dy)))
+
+
+@pytest.mark.parametrize("batch_first", (False, True))
+def test_windows_reach_back_in_every_layout(batch_first: bool) -> None:
+    """The last window, of k2 > k1 steps, is the plain gradient from the state that the steps before leave."""
+    layer, lengths = lstm(batch_first=batch_first), [9, 7, 3]
+
+    def laid(x: Array) -> Array:
+        return x.swapaxes(0, 1) if batch_first else x
+
+    x = normal(9, 3, 3, dtype="float32")
+    *_, window = training.tbptt(layer, laid(x), 2, 5, lengths=lengths)
+    _, state = layer(laid(x[:4]), lengths=[4, 4, 3])
+    y, _, tape = layer.forward(laid(x[4:]), state, lengths=[5, 3, 0])
+    dy = np.zeros((5, 3, 5), "float32")
+    dy[-1] = normal(3, 5, dtype="float32")
+    assert (window.start, window.stop, window.origin) == (8, 9, 4)
+    assert_same_bits(window.y, laid(laid(y)[-1:]))
+    assert_same_bits(listed(window.backward(laid(dy[-1:]))), listed(tape.backward(laid(dy))))
+
+
+def test_tbptt_without_a_batch_axis_also_if_batch_first() -> None:
+    x = normal(7, 3)
+    for batch_first in (False, True):
+        layer = elman(batch_first=batch_first)
+        seen = list(training.tbptt(layer, x, 3, 4))
+        assert_same_bits(np.concatenate([window.y for window in seen]), layer(x)[0])
+        states = elman_forward(layer.state_dict(), x[:, None], np.zeros((1, 4)))
+        dy = np.zeros((4, 1, 4))
+        dy[-1] = 1
+        expected = elman_backward(layer.state_dict(), x[3:, None], states[3:], dy)
+        assert_close(
+            listed(seen[-1].backward(np.ones((1, 4)))), [expected[0][:, 0], expected[1][:, 0], *expected[2:]], 1e-12
+        )
+
+
+def test_a_windows_gradients_accumulate_into_given_arrays() -> None:
+    layer = elman()
+    into = {name: np.zeros_like(array) for name, array in layer.state_dict().items()}
+    total = {name: np.zeros_like(array) for name, array in into.items()}
+    for window in training.tbptt(layer, normal(8, 2, 3), 2, 4):
+        got = window.backward(np.ones_like(window.y), input_grad=False, into=into)
+        assert got.x is None
+        for name, array in window.backward(np.ones_like(window.y)).params.items():
+            total[name] += array
+    assert_close(list(into.values()), list(total.values()), 1e-13)
+
+
+def test_training_with_tbptt_learns_to_remember() -> None:
+    """All parts together: repeat the input of two steps ago."""
+    layer = recurra.GRU(1, 8, dtype="float64", seed=0)
+    params, head = layer.state_dict(), {"head": normal(8, 1, scale=0.3)}
+    x = np.random.default_rng(1).choice([-1.0, 1.0], (60, 16, 1))
+    target = np.concatenate([np.zeros((2, 16, 1)), x[:-2]])
+    optimisers, losses = (training.Adam(params, 0.02), training.Adam(head, 0.02)), []
+    for _ in range(25):
+        for window in training.tbptt(layer, x, 10, 15):
+            y = window.y.reshape(-1, 8)
+            wanted = target[window.start : window.stop].reshape(-1, 1)
+            loss, dout = training.mean_squared_error(y @ head["head"], wanted)
+            losses.append(loss)
+            grads = window.backward((dout @ head["head"].T).reshape(window.y.shape)).params
+            head_grads = {"head": y.T @ dout}
+            training.clip_grad_norm([grads, head_grads], 1.0)
+            for optimiser, part in zip(optimisers, (grads, head_grads), strict=True):
+                optimiser.step(part)
+            layer.load_state_dict(params)
+    assert losses[0] > 0.7
+    assert max(losses[-6:]) < 0.1
+
+
+# Sliding windows
+
+
+@given(
+    steps=st.integers(1, 30),
+    length=st.integers(1, 9),
+    stride=st.none() | st.integers(1, 12),
+    horizon=st.integers(0, 5),
+)
+def test_windows_are_slices_that_do_not_look_ahead(steps: int, length: int, stride: int | None, horizon: int) -> None:
+    x = np.arange(steps * 2).reshape(steps, 2)
+    if steps < length + horizon:
+        with pytest.raises(ValueError, match=f"x: .*{length + horizon}.*{steps}"):
+            training.windows(x, length, stride, horizon)
+        return
+    inputs, targets = training.windows(x, length, stride, horizon)
+    starts = range(0, steps - length - horizon + 1, stride or max(1, length // 2))
+    assert inputs.tolist() == [x[i : i + length].tolist() for i in starts]
+    assert targets.tolist() == [x[i + length : i + length + horizon].tolist() for i in starts]
+    assert (inputs.shape[1:], targets.shape) == ((length, 2), (len(starts), horizon, 2))
+
+
+def test_windows_are_read_only_views_that_layers_take() -> None:
+    x = normal(20, 3)
+    inputs, targets = training.windows(x, 6, horizon=1)
+    for view in (inputs, targets):
+        assert np.shares_memory(view, x)
+        assert not view.flags.writeable
+    layer = elman(batch_first=True)
+    assert_same_bits(layer(inputs)[0], layer(inputs.copy())[0])
+
+
+# Wrong input: the call, the error, and what its message says: the argument, what was expected, what came.
+
+
+def read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
+
+
+X, F32 = normal(4, 2, 3), normal(2, 3, dtype="float32")
+STEPPER = training.SGD({"w": np.zeros(3)}, 0.1)
+WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: training.SGD([X], 0.1), TypeError, "params: .*mapping.*list"),  # type: ignore[arg-type]
+    (lambda: training.SGD({"w": [1.0]}, 0.1), TypeError, "params w: .*NumPy.*list"),  # type: ignore[dict-item]
+    (lambda: training.SGD({"w": np.zeros(3, int)}, 0.1), TypeError, "params w: .*float32.*int64"),
+    (lambda: training.SGD({"w": read_only(np.zeros(3))}, 0.1), ValueError, "params w: .*writeable"),
+    (lambda: training.SGD({"w": np.zeros(3)}, -0.1), ValueError, "lr: .*-0.1"),
+    (lambda: training.SGD({"w": np.zeros(3)}, math.inf), ValueError, "lr: .*inf"),
+    (lambda: training.SGD({"w": np.zeros(3)}, "0.1"), TypeError, "lr: .*number.*'0.1'"),  # type: ignore[arg-type]
+    (lambda: training.SGD({"w": np.zeros(3)}, 0.1, -1), ValueError, "momentum: .*-1"),
+    (lambda: training.Adam({"w": np.zeros(3)}, betas=(0.9, 1.0)), ValueError, r"betas: .*1, got 1\.0"),
+    (lambda: training.Adam({"w": np.zeros(3)}, betas=0.9), TypeError, r"betas: .*two.*0\.9"),  # type: ignore[arg-type]
+    (lambda: training.Adam({"w": np.zeros(3)}, eps=-1), ValueError, "eps: .*-1"),
+    (lambda: setattr(STEPPER, "lr", math.nan), ValueError, "lr: .*NaN"),
+    (lambda: STEPPER.step([]), TypeError, "grads: .*mapping.*list"),  # type: ignore[arg-type]
+    (lambda: STEPPER.step({"v": np.ones(3)}), ValueError, r"grads: .*missing \['w'\], unexpected \['v'\]"),
+    (lambda: STEPPER.step({"w": np.ones(4)}), ValueError, r"grads w: .*\[3\].*\[4\]"),
+    (lambda: STEPPER.step({"w": np.ones(3, "float32")}), TypeError, "grads w: .*float64.*float32"),
+    (lambda: training.clip_grad_norm({"w": np.ones(3)}, 0), ValueError, "max_norm: .*0"),
+    (lambda: training.clip_grad_norm({"w": np.ones(3)}, math.nan), ValueError, "max_norm: .*NaN"),
+    (lambda: training.clip_grad_norm({"w": np.ones(3), "v": 1}, 0.1), TypeError, "grads v: .*int"),  # type: ignore[arg-type]
+    (lambda: training.clip_grad_norm(5, 1.0), TypeError, "grads: .*mapping.*int"),  # type: ignore[arg-type]
+    (lambda: training.clip_grad_norm([X], 1.0), TypeError, r"grads\[0\]: .*mapping.*ndarray"),  # type: ignore[list-item]
+    (lambda: training.clip_grad_value({"w": read_only(np.ones(3))}, 1.0), ValueError, "grads w: .*writeable"),
+    (lambda: training.clip_grad_value({"w": np.ones(3)}, -1.0), ValueError, r"value: .*-1\.0"),
+    (lambda: training.softmax_cross_entropy(F32, np.zeros(3, int)), ValueError, r"targets: .*\[2\].*\[3\]"),
+    (lambda: training.softmax_cross_entropy(F32, np.zeros(2)), TypeError, "targets: .*integers.*float64"),
+    (lambda: training.softmax_cross_entropy(F32, np.array([0, 3])), ValueError, r"targets: .*0\.\.2.*3 at position 1"),
+    (lambda: training.softmax_cross_entropy(F32, np.array([-1, 0])), ValueError, r"targets: .*0\.\.2.*-1"),
+    (lambda: training.softmax_cross_entropy(F32.astype(int), np.zeros(2, int)), TypeError, "logits: .*float32.*int64"),
+    (lambda: training.softmax_cross_entropy(F32[:, :0], np.zeros(2, int)), ValueError, r"logits: .*\[2, 0\]"),
+    (lambda: training.mean_squared_error(F32, F32.T), ValueError, r"target: .*\[2, 3\].*\[3, 2\]"),
+    (lambda: training.mean_squared_error(F32, F32.astype(float)), TypeError, "target: .*float32.*float64"),
+    (lambda: training.mean_squared_error(F32, F32, np.ones(3, bool)), ValueError, r"mask: .*\[2\].*\[3\]"),
+    (lambda: training.mean_squared_error(F32, F32, np.ones(2)), TypeError, "mask: .*bool.*float64"),
+    (lambda: training.mean_squared_error(F32, F32, np.zeros(2, bool)), ValueError, "mask: .*at least one"),
+    (lambda: training.mean_squared_error(F32, F32, time_axis=1), ValueError, "time_axis: .*1"),
+    (lambda: training.step_mask([5], 4), ValueError, r"lengths: .*0\.\.4.*5"),
+    (lambda: training.step_mask([1.5], 4), TypeError, "lengths: .*integers.*float64"),  # type: ignore[list-item]
+    (lambda: training.step_mask([1], -1), ValueError, "steps: .*-1"),
+    (lambda: training.last_step(F32), ValueError, r"y: .*\[T, B, F\].*\[2, 3\]"),
+    (lambda: training.last_step(X[:0]), ValueError, r"y: .*at least one step.*\[0, 2, 3\]"),
+    (lambda: training.last_step(X, [1, 0]), ValueError, "lengths: .*at least 1, got 0 at position 1"),
+    (lambda: training.max_over_time(X, [0, 1]), ValueError, "lengths: .*at least 1, got 0 at position 0"),
+    (lambda: training.max_over_time(X, [5, 1]), ValueError, r"lengths: .*0\.\.4.*5"),
+    (lambda: training.max_over_time(X, [1]), ValueError, r"lengths: .*\[2\].*\[1\]"),
+    (lambda: training.check_finite("y", X.astype(int)), TypeError, "y: .*float32.*int64"),
+    (lambda: training.check_finite("y", X, 3), ValueError, "time_axis: .*3"),
+    (lambda: training.check_finite("y", X, backward=1), TypeError, "backward: .*1"),  # type: ignore[arg-type]
+    (lambda: training.tbptt(X, X, 2), TypeError, "layer: .*ndarray"),  # type: ignore[arg-type]
+    (lambda: training.tbptt(elman(bidirectional=True), X, 2), ValueError, "layer: .*one direction.*bidirectional=True"),
+    (lambda: training.tbptt(lstm().quantize("int8"), F32, 2), ValueError, "layer: .*precision.*int8"),
+    (lambda: training.tbptt(elman(), X, 0), ValueError, "k1: .*0"),
+    (lambda: training.tbptt(elman(), X, 3, 2), ValueError, "k2: .*at least 3, got 2"),
+    (lambda: training.tbptt(elman(), F32, 3), TypeError, "x: .*float64.*float32"),
+    (lambda: training.tbptt(elman(), X, 3, state=X), ValueError, r"state h: .*\[1, 2, 4\].*\[4, 2, 3\]"),
+    (lambda: training.tbptt(elman(), X, 3, lengths=[5, 1]), ValueError, r"lengths: .*0\.\.4.*5"),
+    (lambda: training.tbptt(elman(), X, 3, recompute=1), TypeError, "recompute: .*1"),  # type: ignore[arg-type]
+    (lambda: next(training.tbptt(elman(), X, 3)).backward(X), ValueError, r"dy: .*\[3, 2, 4\].*\[4, 2, 3\]"),
+    (lambda: training.windows(X, 2), ValueError, r"x: .*\[T, F\].*\[4, 2, 3\]"),
+    (lambda: training.windows(F32, 0), ValueError, "length: .*0"),
+    (lambda: training.windows(F32, 1, 0), ValueError, "stride: .*0"),
+    (lambda: training.windows(F32, 1, horizon=-1), ValueError, "horizon: .*-1"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG, ids=(f"{k}-{row[2][:20]}" for k, row in enumerate(WRONG)))
+def test_wrong_input_is_refused_by_name(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+    assert STEPPER.lr == 0.1
+
+
+def test_refused_gradients_change_nothing() -> None:
+    params, grads = {"a": np.zeros(2), "b": np.zeros(3)}, {"a": np.ones(2), "b": np.ones(4)}
+    with pytest.raises(ValueError, match="grads b"):
+        training.Adam(params).step(grads)
+    for clip in (training.clip_grad_norm, training.clip_grad_value):
+        with pytest.raises(ValueError, match="grads c"):
+            clip({**grads, "c": read_only(np.ones(1))}, 0.1)
+    assert_same_bits([*params.values(), *grads.values()], [np.zeros(2), np.zeros(3), np.ones(2), np.ones(4)])
+
+
+def test_tbptt_is_lazy() -> None:
+    seen: Iterator[training.Window] = training.tbptt(elman(), X, 1)
+    assert iter(seen) is seen
+    assert [window.start for window in seen] == [0, 1, 2, 3]
