@@ -138,10 +138,7 @@ def gru(reset: str, update: str) -> Step:
         xr, xz, xn = blocks(input_side(x, p), 3)
         hr, hz, hn = blocks(recurrent_side(h_prev, p), 3)
         r, z = s(xr + hr), s(xz + hz)
-        if reset == "before":
-            n = tanh(xn + blocks(recurrent_side(r * h_prev, p), 3)[2])
-        else:
-            n = tanh(xn + r * hn)
+        n = tanh(xn + (r * hn if reset == "after" else blocks(recurrent_side(r * h_prev, p), 3)[2]))
         kept = z if update == "keep" else 1 - z
         h = kept * h_prev + (1 - kept) * n
 
@@ -252,10 +249,10 @@ def gradients(
     """
     if x.ndim == 2:  # unbatched
         one = None if state is None else [h[:, None] for h in state]
-        dfinal = None if dstate is None else [None if d is None else d[:, None] for d in dstate]
+        last = None if dstate is None else [None if d is None else d[:, None] for d in dstate]
         above = None if dy is None else dy[:, None]
-        dx, dinitial, dparams = gradients(cell, x[:, None], params, above, dfinal, state=one, constants=constants)
-        return Gradients(dx[:, 0], tuple(d[:, 0] for d in dinitial), dparams)
+        got = gradients(cell, x[:, None], params, above, last, state=one, constants=constants)
+        return Gradients(got.x[:, 0], tuple(d[:, 0] for d in got.state), got.params)
 
     def time_major(array: NDArray[Any]) -> Array:
         return np.asarray(array.swapaxes(0, 1) if batch_first else array, np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,6 @@ from ._options import flag
 from .functional import unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from . import _core
     from ._arrays import Array, Input
     from .functional import Packed, State
@@ -122,12 +121,14 @@ class Tape:
 
     def _checked_into(self, into: Mapping[str, Array], dy: Array | None, final: list[Array | None]) -> dict[str, Array]:
         parameters = self._packed.parameters
+        if not isinstance(into, Mapping):
+            raise TypeError(f"into: expected a mapping of names to arrays, got {type(into).__name__}")
         if set(into) != set(parameters):
             missing, unexpected = sorted(set(parameters) - set(into)), sorted(set(into) - set(parameters))
             raise ValueError(f"into: expected all parameters' names, missing {missing}, unexpected {unexpected}")
         checked: dict[str, Array] = {}
-        read = {"dy": dy} | {f"dstate {k}": array for k, array in enumerate(final)}
-        others = {name: array for name, array in read.items() if array is not None}
+        names = ["dy", *(f"dstate {name}" for name in self._packed.state_shapes(self._batch))]
+        others = {name: array for name, array in zip(names, [dy, *final], strict=True) if array is not None}
         for name, parameter in parameters.items():
             title = f"into {name}"
             if not isinstance(into[name], np.ndarray):
