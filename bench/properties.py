@@ -5,8 +5,13 @@ python bench/properties.py            # Markdown; half a minute
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,8 +118,61 @@ def resets() -> None:
         print(f"| T={steps} B={batch} H=I={hidden} | {median['before'] / median['after']:.2f} |")
 
 
+def status(key: str) -> int:
+    """A line of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def trainer(who: str, kind: str, hidden: int) -> Callable[[Floats], object]:
+    """Forward and backward of "recurra", "recompute" or "torch"."""
+    if who == "torch":
+        torch = importlib.import_module("torch")
+        theirs = getattr(torch.nn, kind)(hidden, hidden)
+
+        def step(x: Floats) -> None:
+            y = theirs(torch.from_numpy(x).requires_grad_())[0]
+            y.backward(y.detach())
+
+        return step
+    layer: recurra.Recurrent = getattr(recurra, kind)(hidden, hidden, seed=0)
+
+    def train(x: Floats) -> object:
+        y, _, tape = layer.forward(x, recompute=who == "recompute")
+        return tape.backward(y)
+
+    return train
+
+
+def peak(who: str, kind: str, steps: int, batch: int, hidden: int) -> float:
+    """MiB by which this process, a fresh one, grows at most in one forward and backward (Linux)."""
+    trainer(who, kind, 8)(random(2, 2, 8))  # what a library sets up once does not count
+    train, x = trainer(who, kind, hidden), random(steps, batch, hidden)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    kept = train(x)
+    assert kept is None or kept
+    return (status("VmHWM") - before) / 1024
+
+
+def training_memory() -> None:
+    """Peak of forward and backward, beside PyTorch's if it is installed, each in a process of its own."""
+    who = ["recurra", "recompute", *(["torch"] if importlib.util.find_spec("torch") else [])]
+    print(f"\n| train, MiB at the peak | {' | '.join(who)} |\n|---|{'---|' * len(who)}")
+    sizes = [(kind, *size) for size in ((200, 32, 256), (5000, 1, 256), (2000, 8, 64)) for kind in ("LSTM", "GRU")]
+    for size in sizes:
+        peaks = []
+        for name in who:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                peaks.append(pool.submit(peak, name, *size).result())
+        kind, steps, batch, hidden = size
+        print(f"| {kind} T={steps} B={batch} H=I={hidden} | " + " | ".join(f"{value:.0f}" for value in peaks) + " |")
+
+
 if __name__ == "__main__":
     accuracy()
     packing()
     lengths()
     resets()
+    if Path("/proc/self/clear_refs").exists():
+        training_memory()
