@@ -28,22 +28,23 @@ void Buffer<T>::Free::operator()(void* p) const {
 
 Buffer<char> SpareMemory::take(size_t bytes) {
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  for (size_t i = 0; lock && i < blocks_.size(); ++i)
-    if (blocks_[i].size() >= bytes) {
-      std::swap(blocks_[i], blocks_.back());
-      Buffer<char> block = std::move(blocks_.back());
-      blocks_.pop_back();
-      return block;
-    }
-  return Buffer<char>(bytes);
+  auto best = blocks_.end();
+  if (lock)
+    for (auto block = blocks_.begin(); block != blocks_.end(); ++block)
+      if (block->size() >= bytes && (best == blocks_.end() || block->size() < best->size())) best = block;
+  if (best == blocks_.end()) return Buffer<char>(bytes);
+  Buffer<char> block = std::move(*best);
+  blocks_.erase(best);
+  return block;
 }
 
 void SpareMemory::give(Buffer<char> block) {
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (!lock || block.size() > kMostBytes) return;
-  if (blocks_.size() < kMostBlocks) return blocks_.push_back(std::move(block));
-  for (Buffer<char>& other : blocks_)
-    if (other.size() < block.size()) return std::swap(other, block);
+  blocks_.push_back(std::move(block));
+  size_t all = 0;
+  for (const Buffer<char>& kept : blocks_) all += kept.size();
+  for (; all > kMostBytes || blocks_.size() > kMostBlocks; blocks_.erase(blocks_.begin())) all -= blocks_.front().size();
 }
 
 namespace {

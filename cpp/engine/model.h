@@ -57,7 +57,7 @@ class SpareMemory {
   void give(Buffer<char> block);
 
  private:
-  static constexpr size_t kMostBytes = 8 << 20;  // of a block; larger ones are not kept
+  static constexpr size_t kMostBytes = 64 << 20;  // of all blocks; the oldest go first
   static constexpr size_t kMostBlocks = 16;
   std::mutex mutex_;
   std::vector<Buffer<char>> blocks_;

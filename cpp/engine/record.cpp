@@ -32,15 +32,24 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
   const int64_t all = at(x.steps);
   tracks.resize(size_t(c.layers) * size_t(c.directions));
   for (Track<T>& track : tracks) {
-    track.memory = Buffer<T>(size_t((all + rows()) * (stride + state_width) + all * (saved_width + result_width)));
-    track.h = {track.memory.data(), stride};
-    track.states = {track.h[all + rows()], state_width};
-    T* rest = track.states[all + rows()];
-    track.saved = {saved_width ? rest : nullptr, saved_width};
-    track.result = {result_width ? rest + all * saved_width : nullptr, result_width};
+    for (const bool counting : {true, false}) {
+      Dealer deal{counting ? nullptr : track.memory.data()};
+      deal.panel(track.h, stride, all + rows());
+      deal.panel(track.states, state_width, all + rows());
+      if (saved_width) deal.panel(track.saved, saved_width, all);
+      if (result_width) deal.panel(track.result, result_width, all);
+      if (counting) track.memory = model->spare.take(deal.used);
+    }
+    std::fill_n(track.h.base, rows() * stride, T(0));
+    std::fill_n(track.states.base, rows() * state_width, T(0));
   }
   for (int layer = 0; layer + 1 < c.layers; ++layer)
     between.emplace_back(size_t(x.steps * rows()) * size_t(c.directions * c.output_size));
+}
+
+template <class T>
+Record<T>::~Record() {
+  for (Track<T>& track : tracks) model->spare.give(std::move(track.memory));
 }
 
 template struct Record<float>;

@@ -13,7 +13,7 @@ namespace detail {
 // One layer and direction.
 template <class T>
 struct Track {
-  Buffer<T> memory;
+  Buffer<char> memory;
   Panel<T> h, states;  // row before(step) + r: before that step
   Panel<T> saved;      // row at(step) + r: what the cell saved in that step; base is null when it is to be recomputed
   Panel<T> result;     // likewise: the result of the first of two phases
@@ -23,6 +23,8 @@ template <class T>
 struct Record {
   Record(std::shared_ptr<const Model<T>> model, Sequence<const T> x, std::vector<int64_t> order, std::vector<int64_t> lengths,
          bool recompute, const uint64_t* seed);
+  ~Record();
+  Record(const Record&) = delete;
 
   const std::shared_ptr<const Model<T>> model;
   const Sequence<const T> x;           // the caller's memory
