@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+from pathlib import Path
 
 import recurra
 
@@ -11,7 +13,8 @@ def main() -> int:
     """Run the command line; returns the exit status (argparse exits with 2 on a bad command)."""
     parser = argparse.ArgumentParser(prog="python -m recurra", description="Fast recurrent networks.")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    commands.add_parser("demo", help="recognise speakers in real recordings, batched and streamed")
+    demo = commands.add_parser("demo", help="recognise speakers in real recordings, or train a network; demo --help")
+    add_demos(demo)
     commands.add_parser("bench", help="time layers beside other libraries; bench --help says how", add_help=False)
     commands.add_parser("info", help="show what this machine runs: instruction set, threads, versions")
     options, rest = parser.parse_known_args()
@@ -23,14 +26,74 @@ def main() -> int:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "demo":
-        from recurra.demo.vowels import run
-
-        return run()
+        return run_demo(demo, options)
     if options.command == "info":
         recurra.show_config()
     else:
         parser.print_help()
     return 0
+
+
+def add_demos(demo: argparse.ArgumentParser) -> None:
+    """The demos' names and options."""
+    names = demo.add_subparsers(dest="demo", metavar="name", description="default: vowels")
+    vowels = names.add_parser("vowels", help="recognise speakers, batched and streamed")
+    vowels.add_argument("--train", action="store_true", help="train the classifier from scratch instead")
+    vowels.add_argument("--seeds", type=positive, metavar="N", help="train with seeds 0 to N-1; default 1")
+    names.add_parser("hello", help='train an RNN to continue "hell", and show its gradients: a second')
+    text = names.add_parser("text", help="train a character model on Python's help topics: about a minute")
+    text.add_argument(
+        "--epochs", type=positive, default=5, metavar="N", help="readings of the training text; default 5"
+    )
+    text.add_argument("--compare", action="store_true", help="train the same model in PyTorch too")
+    names.add_parser("forecast", help="train a forecast of a synthetic series, beside the naive ones")
+    for name, parser in names.choices.items():
+        parser.add_argument(
+            "--plot", type=Path, metavar="FILE", help=f"where to write the plot; default recurra-{name}.png"
+        )
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return number
+
+
+def run_demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run the demo that was asked for, vowels if none was; ends with status 2 when its options do not fit."""
+    name = options.demo or "vowels"
+    if name == "vowels" and not getattr(options, "train", False):
+        if options.demo and (options.seeds or options.plot):
+            parser.error("vowels: --seeds and --plot are for --train")
+        from recurra.demo import vowels
+
+        return vowels.run()
+    from recurra.demo.report import check_plot
+
+    path = options.plot or Path(f"recurra-{name}.png")
+    try:
+        check_plot(path)
+    except ValueError as error:
+        parser.error(f"--plot: {error}")
+    if name == "vowels":
+        from recurra.demo import train_vowels
+
+        return train_vowels.run(options.seeds or 1, path)
+    if name == "hello":
+        from recurra.demo import hello
+
+        return hello.run(path)
+    if name == "forecast":
+        from recurra.demo import forecast
+
+        return forecast.run(path)
+    if options.compare and importlib.util.find_spec("torch") is None:
+        parser.error("--compare: needs PyTorch, pip install torch")
+    from recurra.demo import text
+
+    return text.run(path, options.epochs, options.compare)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""A character model on text that ships with CPython: the help topics of ``pydoc``, about 460 000 characters.
+
+Embedding, GRU, Linear, trained by truncated backpropagation with carried state. The last tenth of the text is held out:
+it is never trained on, and the figure of merit is the bits a character of it costs, read once from start to end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import recurra
+from recurra import training
+from recurra.demo.optimise import Updater
+from recurra.demo.report import BLUE, ORANGE, Progress, plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_BITS = 1.85
+CHUNK = 4096  # steps of held-out text at once
+SMOOTH = 25  # steps of training loss that one point of the plot is the mean of
+PROMPTS = ("The ", "If the ", "A class ")
+
+Array = npt.NDArray[Any]
+Chunk = tuple[Array, Array]  # letters and the letters that follow them
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and the recipe."""
+
+    embedding: int = 64
+    hidden: int = 256
+    streams: int = 32
+    steps: int = 64
+    rate: float = 3e-3
+    max_norm: float = 5.0
+    epochs: int = 5
+    seed: int = 0
+
+
+class Text(NamedTuple):
+    """The alphabet, and the two parts of the text as positions in it."""
+
+    alphabet: str
+    train: Array
+    held_out: Array
+
+
+@dataclass
+class Curve:
+    """How a training went: the loss of every step, and after every epoch the seconds it took and the held-out bits."""
+
+    name: str
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    bits: list[float] = field(default_factory=list)
+
+
+def topics() -> str:
+    """The help topics of this Python, in the order of their names."""
+    from pydoc_data.topics import topics as by_name
+
+    return "".join(by_name[name] for name in sorted(by_name))
+
+
+def split(text: str) -> Text:
+    """Training text before held-out text, 90 to 10; the alphabet is that of both."""
+    alphabet = "".join(sorted(set(text)))
+    position = {letter: k for k, letter in enumerate(alphabet)}
+    codes = np.array([position[letter] for letter in text])
+    cut = len(codes) * 9 // 10
+    return Text(alphabet, codes[:cut], codes[cut:])
+
+
+def chunks(codes: Array, streams: int, steps: int) -> Iterator[Chunk]:
+    """The text as `streams` equal pieces side by side, cut into [steps, streams]; the last one is shorter."""
+    length = (len(codes) - 1) // streams
+    letters = codes[: length * streams].reshape(streams, length).T
+    following = codes[1 : length * streams + 1].reshape(streams, length).T
+    for start in range(0, length, steps):
+        yield letters[start : start + steps], following[start : start + steps]
+
+
+class Model:
+    """Embedding, GRU and Linear."""
+
+    def __init__(self, letters: int, settings: Settings) -> None:
+        seeds = iter(np.random.SeedSequence(settings.seed).spawn(3))
+        self.embedding = recurra.Embedding(letters, settings.embedding, seed=next(seeds))
+        self.gru = recurra.GRU(settings.embedding, settings.hidden, seed=next(seeds))
+        self.head = recurra.Linear(settings.hidden, letters, seed=next(seeds))
+        self._updater = Updater(self.layers, settings.rate, settings.max_norm)
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The three, by name."""
+        return {"embedding": self.embedding, "gru": self.gru, "head": self.head}
+
+    def step(self, chunk: Chunk, state: Array | None) -> tuple[float, Array]:
+        """One step of training from a state, which gradients do not cross: loss in nats, and the state after it."""
+        x, embedding_tape = self.embedding.forward(chunk[0])
+        hidden, after, gru_tape = self.gru.forward(x, state)
+        scores, head_tape = self.head.forward(hidden)
+        loss, dscores = training.softmax_cross_entropy(scores, chunk[1])
+        head = head_tape.backward(dscores)
+        gru = gru_tape.backward(head.x)
+        dx: Any = gru.x
+        embedding = embedding_tape.backward(dx)
+        self._updater.step({"embedding": embedding.params, "gru": gru.params, "head": head.params})
+        return loss, after
+
+    def bits(self, codes: Array) -> float:
+        """Bits a character, of all but the first, in one reading."""
+        state, nats = None, 0.0
+        for letters, following in chunks(codes, 1, CHUNK):
+            hidden, state = self.gru(self.embedding(letters), state)
+            nats += training.softmax_cross_entropy(self.head(hidden), following)[0] * len(letters)
+        return nats / (len(codes) - 1) / math.log(2)
+
+    def sample(self, alphabet: str, prompt: str, length: int, seed: int = 0, temperature: float = 0.5) -> str:
+        """The prompt and `length` characters more, drawn one by one from a stream."""
+        rng, stream, codes = np.random.default_rng(seed), self.gru.stream(), [alphabet.index(c) for c in prompt]
+        for code in codes[:-1]:
+            stream.step(self.embedding(np.array(code)))
+        for _ in range(length):
+            scores = self.head(stream.step(self.embedding(np.array(codes[-1])))) / temperature
+            # The largest of scores with Gumbel noise is a draw from their softmax.
+            codes.append(int((scores + rng.gumbel(size=scores.shape)).argmax()))
+        return "".join(alphabet[code] for code in codes)
+
+
+def train(model: Any, text: Text, settings: Settings, name: str = "recurra") -> Curve:
+    """Train a model that has `step` and `bits`, and report the held-out bits of every epoch."""
+    curve, seconds = Curve(name), 0.0
+    cuts = list(chunks(text.train, settings.streams, settings.steps))
+    with Progress(name, settings.epochs * len(cuts)) as progress:
+        for epoch in range(settings.epochs):
+            start, state = time.perf_counter(), None
+            for chunk in cuts:
+                loss, state = model.step(chunk, state)
+                curve.losses.append(loss)
+                progress.advance()
+            seconds += time.perf_counter() - start
+            curve.seconds.append(seconds)
+            curve.bits.append(model.bits(text.held_out))
+            trained = np.mean(curve.losses[-len(cuts) :]) / math.log(2)
+            progress.report(
+                f"epoch {epoch + 1:2} of {settings.epochs}  {seconds:5.1f} s  bits a character: "
+                f"{trained:.3f} in training, {curve.bits[-1]:.3f} held out"
+            )
+    return curve
+
+
+def draw_curves(axes: list[Axes], curves: list[Curve]) -> None:
+    """Training loss by step, and held-out bits by seconds of training."""
+    for curve, colour, dash in zip(curves, (BLUE, ORANGE), ("-", "--"), strict=False):
+        whole = len(curve.losses) // SMOOTH * SMOOTH
+        bits = np.array(curve.losses[:whole]).reshape(-1, SMOOTH).mean(1) / math.log(2)
+        style: dict[str, Any] = {"color": colour, "label": curve.name, "linestyle": dash}
+        axes[0].plot(np.arange(1, len(bits) + 1) * SMOOTH, bits, **style)
+        axes[1].plot(curve.seconds, curve.bits, **style, marker="o", markersize=4)
+    axes[0].set(xlabel="step of Adam", ylabel="bits a character", title=f"training text, means of {SMOOTH} steps")
+    last = ", ".join(f"{curve.name} {curve.bits[-1]:.3f} in {curve.seconds[-1]:.0f} s" for curve in curves)
+    axes[1].set(xlabel="seconds of training", ylabel="bits a character", title=f"held-out text: {last}")
+    for axis in axes:
+        axis.legend()
+
+
+def run(path: Path, epochs: int, compare: bool) -> int:
+    """Print the demo and draw the plot. Returns 0, or 1 when held-out text costs more than 1.85 bits a character."""
+    start, settings = time.perf_counter(), Settings(epochs=epochs)
+    text = split(topics())
+    model = Model(len(text.alphabet), settings)
+    print(
+        f"{model.gru} reads Python's help topics: {len(text.train)} characters to train on, "
+        f"the {len(text.held_out)} after them held out, {len(text.alphabet)} different ones."
+    )
+    other: Any = None
+    if compare:
+        from recurra.demo.text_torch import TorchModel
+
+        other = TorchModel(model.layers, settings)  # before training: the same initial weights
+    curves = [train(model, text, settings)]
+    seconds = time.perf_counter() - start
+    for prompt in PROMPTS:
+        print(f"--- written by the model after {prompt!r}:\n{model.sample(text.alphabet, prompt, 240)}")
+    if compare:
+        curves.append(train(other, text, settings, "PyTorch"))
+    print(f"\nheld out: {curves[0].bits[-1]:.3f} bits a character; {seconds:.1f} s with evaluation")
+    for curve in curves:
+        print(f"{curve.name:>8}: {curve.bits[-1]:.3f} bits a character, {curve.seconds[-1]:.1f} s of training")
+    plot(path, lambda axes: draw_curves(axes, curves), columns=2)
+    return 0 if curves[0].bits[-1] <= MAX_BITS else 1
