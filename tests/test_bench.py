@@ -24,7 +24,9 @@ def shape_of(line: str) -> Any:
 
 def test_a_line_is_a_shape_and_back() -> None:
     shape = shape_of(f"{LINE} layers=2 directions=2")
-    assert shape == ("LSTM", 100, 1, 64, 32, 2, 2, "none") and shape.stack == [64, 64]
+    assert shape == ("LSTM", 100, 1, 64, 32, 2, 2, "none", "forward") and shape.stack == [64, 64]
+    training = shape_of(f"{LINE} pass=train")
+    assert training.training and shape_of(str(training)) == training and "train" in training.label
     assert shape_of(str(shape)) == shape
     assert shape_of("cell=RNN T=1 B=1 H=8").inputs == 8
 
@@ -44,6 +46,7 @@ def test_a_list_is_every_combination() -> None:
         (f"{LINE} layers=0", "layers: expected a whole number above 0, got '0'"),
         (f"{LINE} layers=two", "layers: expected a whole number above 0, got 'two'"),
         (f"{LINE} directions=3", "directions: expected one of 1, 2, got '3'"),
+        (f"{LINE} pass=back", "pass: expected one of forward, train, got 'back'"),
         (f"{LINE} lengths=words", "lengths: expected one of none, vowels, got 'words'"),
         (f"{LINE} lengths=vowels", "T: expected 29 with lengths=vowels, got 100"),
         ("cell=QRNN T=1 B=1 H=8", "cell: expected one of LSTM, GRU, GRU-before, RNN, got 'QRNN'"),
@@ -94,6 +97,15 @@ def test_bound_of_a_sequence_is_reading_recurrent_weights_and_computing_inputs()
     inputs = 100 * 6144 * 2 / 100e9
     assert limits.bound(shape, LIMITS) == pytest.approx(recurrent + inputs)
     assert limits.bound(shape._replace(directions=2), LIMITS) == pytest.approx(2 * (recurrent + inputs))
+
+
+def test_bound_of_training_adds_transposed_products_and_weight_gradients() -> None:
+    shape = shape_of("cell=GRU T=100 B=1 I=32 H=64")
+    training = shape._replace(passes="train")
+    gradients = 100 * (12288 + 6144) * 2 / 100e9
+    forward = limits.bound(shape, LIMITS)
+    assert forward and limits.bound(training, LIMITS) == pytest.approx(2 * forward + gradients)
+    assert not training._replace(steps=1).streaming
 
 
 def test_bound_counts_no_padding() -> None:
@@ -186,6 +198,9 @@ def test_a_contestant_that_computes_something_else_is_left_out(monkeypatch: pyte
         "cell=RNN T=5 B=2 I=3 H=8 layers=2 directions=2",
         "cell=GRU-before T=5 B=2 I=3 H=8",
         "cell=LSTM T=29 B=4 I=3 H=8 lengths=vowels directions=2",
+        "cell=LSTM T=5 B=2 I=3 H=8 layers=2 pass=train",
+        "cell=GRU T=29 B=4 I=3 H=8 lengths=vowels directions=2 pass=train",
+        "cell=RNN T=1 B=1 I=3 H=8 pass=train",
     ],
 )
 def test_peers_compute_the_same(line: str, name: str) -> None:
@@ -194,6 +209,8 @@ def test_peers_compute_the_same(line: str, name: str) -> None:
     result = run.measure(shape_of(line), [name], 0.0)
     if name == "torch" and "GRU-before" in line:
         assert "resets before" in result.unavailable[name]
+    elif name != "torch" and "pass=train" in line:
+        assert result.unavailable[name] == "only infers"
     else:
         assert not result.unavailable and result.timings[name].error < 1e-5
 

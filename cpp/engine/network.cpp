@@ -181,10 +181,7 @@ void Tape<T>::backward(Sequence<const T> dy, const T* const* d_final, Sequence<T
 
 template <class T>
 size_t Tape<T>::bytes() const {
-  size_t bytes = 0;
-  for (const auto& track : record_->tracks) bytes += track.memory.size();
-  for (const auto& between : record_->between) bytes += between.size() * sizeof(T);
-  return bytes;
+  return record_->bytes;
 }
 
 // ---- streams

@@ -39,12 +39,15 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
       if (saved_width) deal.panel(track.saved, saved_width, all);
       if (result_width) deal.panel(track.result, result_width, all);
       if (counting) track.memory = model->spare.take(deal.used);
+      if (counting) bytes += deal.used;
     }
     std::fill_n(track.h.base, rows() * stride, T(0));
     std::fill_n(track.states.base, rows() * state_width, T(0));
   }
-  for (int layer = 0; layer + 1 < c.layers; ++layer)
+  for (int layer = 0; layer + 1 < c.layers; ++layer) {
     between.emplace_back(size_t(x.steps * rows()) * size_t(c.directions * c.output_size));
+    bytes += between.back().size() * sizeof(T);
+  }
 }
 
 template <class T>

@@ -35,6 +35,7 @@ struct Record {
   std::vector<Track<T>> tracks;    // [layer * directions + direction]
   std::vector<Buffer<T>> between;  // [layer]: what the layer above reads, [step][row][directions * output]
   ptrdiff_t stride, state_width, saved_width;
+  size_t bytes = 0;  // of all that
 
   int rows() const { return int(order.size()); }
   int64_t length(int row) const { return lengths.empty() ? x.steps : lengths[size_t(row)]; }
