@@ -178,7 +178,9 @@ def test_avx2_and_avx512_give_the_same_gradients(tmp_path: Path) -> None:
     saved = {}
     for isa in wanted:
         path = tmp_path / f"{isa}.npz"
-        run_python("import sys, test_gradients_bits as t; t.save_isa_gradients(sys.argv[1])", str(path), RECURRA_ISA=isa)
+        run_python(
+            "import sys, test_gradients_bits as t; t.save_isa_gradients(sys.argv[1])", str(path), RECURRA_ISA=isa
+        )
         saved[isa] = dict(np.load(path))
         assert saved[isa].pop("isa").item() == isa
     assert saved["avx2"].keys() == saved["avx512"].keys()

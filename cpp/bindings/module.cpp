@@ -232,8 +232,10 @@ class PyTape {
 
 class PyNetwork {
  public:
-  PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params)
-      : network_(dtype == "float64" ? AnyNetwork(made<double>(config, params)) : AnyNetwork(made<float>(config, params))) {}
+  PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
+            const std::optional<PyNetwork>& former)
+      : network_(dtype == "float64" ? AnyNetwork(made<double>(config, params, former))
+                                    : AnyNetwork(made<float>(config, params, former))) {}
 
   void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
                const py::array& out, const Arrays& hn) const {
@@ -258,14 +260,16 @@ class PyNetwork {
   using AnyNetwork = std::variant<Network<float>, Network<double>>;
 
   template <class T>
-  static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params) {
+  static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
+                         const std::optional<PyNetwork>& former) {
     std::vector<std::vector<const T*>> all;
     for (const auto& layer : params) {
       all.emplace_back();
       for (const OptionalArray& array : layer) all.back().push_back(array ? data<T>(*array) : nullptr);
     }
+    const Network<T>* old = former ? std::get_if<Network<T>>(&former->network_) : nullptr;
     const py::gil_scoped_release release;
-    return Network<T>(config, all);
+    return Network<T>(config, all, old);
   }
 
   template <class T>
@@ -407,8 +411,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
-                       std::vector<double> constants, const std::string& precision,
-                       const std::array<double, 4>& regularization) {
+                       std::vector<double> constants, const std::string& precision, const std::array<double, 4>& regularization,
+                       const std::optional<PyNetwork>& former) {
              NetworkConfig config;
              config.cell = std::move(cell);
              config.input_size = input_size;
@@ -419,11 +423,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              config.constants = std::move(constants);
              config.precision = precision_named(precision);
              config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};
-             return PyNetwork(dtype, config, params);
+             return PyNetwork(dtype, config, params, former);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"), py::arg("precision"),
-           py::arg("regularization"),
+           py::arg("regularization"), py::arg("former"),
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")

@@ -68,8 +68,6 @@ struct TransposedBlock {
   }
 };
 
-constexpr int kOuterRows = 256;
-
 // M numbers k by N vectors of columns, over some rows, whose columns have been copied side by side to `a`.
 template <int M, int N, class T>
 void outer_block(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
@@ -105,11 +103,12 @@ RECURRA_FN void outer_rest(const OuterCall<T>& call, const Vec<T> (*a)[N], int r
   if constexpr (M > 1) outer_rest<M - 1, N>(call, a, row_begin, row_end, k, column);
 }
 
-// N vectors of columns of some rows stay in the first-level cache while all k go by.
+// N vectors of columns of some rows lie side by side, in the cache, while all k go by.
 template <int N, class T>
 void outer_columns(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t column) {
   constexpr int M = 6, U = Vec<T>::lanes;
-  Vec<T> a[kOuterRows][N];
+  static_assert(sizeof(Vec<T>[kOuterRows][N]) <= kOuterScratch, "the columns do not fit");
+  auto a = reinterpret_cast<Vec<T>(*)[N]>(call.scratch);
   for (int r = row_begin; r < row_end; ++r)
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) a[r - row_begin][n] = Vec<T>::load(call.a[r] + column + n * U);

@@ -114,7 +114,9 @@ class Team {
     ++sleepers_;
     wake_.wait(lock, [this, seen] { return ticket_.load() != seen; });
     --sleepers_;
-    leave_cpu(caller_cpu_);
+    const int caller = caller_cpu_;
+    lock.unlock();
+    leave_cpu(caller);
     return ticket_.load();
   }
 

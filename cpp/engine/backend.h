@@ -131,6 +131,9 @@ struct TransposedCall {
   bool add = false;
 };
 
+constexpr int kOuterRows = 256;                        // meet all k together
+constexpr size_t kOuterScratch = kOuterRows * 4 * 64;  // four vectors of each
+
 // out[k][c] += the sum over rows r, ascending, of x[r][k] a[r][c], for whole vectors c of columns.
 template <class T>
 struct OuterCall {
@@ -140,6 +143,7 @@ struct OuterCall {
   Panel<const T> a;
   Panel<T> out;
   ptrdiff_t column_begin = 0, column_end = 0;  // multiples of lanes
+  char* scratch = nullptr;                     // kOuterScratch bytes of the worker's own, a cache line's alignment
 };
 
 // Rows to integers, as Operand wants them.

@@ -38,7 +38,7 @@ Bptt<T>::Bptt(const Record<T>& record, const Gradients<T>& gradients, int worker
 
 template <class T>
 Bptt<T>::~Bptt() {
-  model_.spare.give(std::move(memory_));
+  model_.spare->give(std::move(memory_));
 }
 
 template <class T>
@@ -81,20 +81,21 @@ void Bptt<T>::deal() {
     for (Panel<T>* panel : {&mask_, &d_masked_}) deal.panel(*panel, record_.stride, noise.drops_recurrent() ? rows : 0);
     deal.panel(past_h_, record_.stride, noise.zones_out(0) ? rows : 0);
     deal.panel(past_states_, record_.state_width, noise.zones_out(1) ? rows : 0);
-    for (Panel<T>& between : between_) deal.panel(between, output, c.layers > 1 ? record_.x.steps * rows : 0);
+    for (int b = 0; b < 2; ++b) deal.panel(between_[b], output, c.layers > b + 1 ? record_.x.steps * rows : 0);
     deal.take(one_, 1);
+    deal.take(scratch_, workers_ * int64_t(kOuterScratch));
     deal.take(tables_, workers_ * 3 * (int64_t(rows) + chunk_rows_));
-    if (counting) memory_ = model_.spare.take(deal.used);
+    if (counting) memory_ = model_.spare->take(deal.used);
   }
   *one_ = 1;
 }
 
 template <class T>
 typename Bptt<T>::Tables Bptt<T>::tables(int worker) const {
-  const int rows = std::max(record_.rows(), 1);
-  ptrdiff_t* at = tables_ + worker * 3 * (ptrdiff_t(rows) + chunk_rows_);
+  const ptrdiff_t rows = std::max(record_.rows(), 1);
+  ptrdiff_t* at = tables_ + ptrdiff_t(worker) * 3 * (rows + chunk_rows_);
   ptrdiff_t* chunk = at + 3 * rows;
-  return {at, at + rows, at + 2 * rows, chunk, chunk + chunk_rows_, chunk + 2 * chunk_rows_};
+  return {at, at + rows, at + 2 * rows, chunk, chunk + chunk_rows_, chunk + 2 * ptrdiff_t(chunk_rows_)};
 }
 
 template <class T>
@@ -405,6 +406,7 @@ void Bptt<T>::weight_gradients(const Pass& pass, const Chunk& chunk, int worker)
     const Tiles<T>& tiles = pass.packed->phases[p].tiles;
     OuterCall<T> call;
     call.rows = chunk.rows;
+    call.scratch = scratch_ + size_t(worker) * kOuterScratch;
     const auto add = [&](const Panel<T>& x, int64_t size, int chain, const Panel<T>& out, int gate, int gates) {
       const int64_t vectors = gates * phase.width / kernel.lanes;
       call.size = size;

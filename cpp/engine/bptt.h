@@ -107,6 +107,7 @@ class Bptt {
   Panel<T> past_h_, past_states_;                // gradients that pass a step by, in zoneout
   Panel<T> between_[2];                          // gradients on their way from layer to layer
   T* one_ = nullptr;
+  char* scratch_ = nullptr;  // of all workers, for the outer product
   ptrdiff_t* tables_ = nullptr;
 };
 

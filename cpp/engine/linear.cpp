@@ -43,8 +43,8 @@ struct Linear<T>::Weights {
   // Rows begin .. end-1 of out (+)= a times the packed matrix.
   void product(const Buffer<T>& packed, int64_t summed, int64_t columns, const T* a, T* out, int64_t begin, int64_t end,
                bool add) const {
-    std::vector<ptrdiff_t> offsets(size_t(2 * kChunkRows));
-    for (int64_t r = 0; r < kChunkRows; ++r) offsets[size_t(r)] = r * summed, offsets[size_t(kChunkRows + r)] = r * columns;
+    ptrdiff_t from[kChunkRows], to[kChunkRows];
+    for (int64_t r = 0; r < kChunkRows; ++r) from[r] = r * summed, to[r] = r * columns;
     TransposedCall<T> call;
     call.tiles.base = packed.data();
     call.tiles.size = summed * lanes;
@@ -55,8 +55,8 @@ struct Linear<T>::Weights {
     call.add = add;
     for (int64_t row = begin; row < end; row += kChunkRows) {
       call.rows = int(std::min(kChunkRows, end - row));
-      call.a = {a + row * summed, offsets.data()};
-      call.out = {out + row * columns, offsets.data() + kChunkRows};
+      call.a = {a + row * summed, from};
+      call.out = {out + row * columns, to};
       kernels<T>(backend).transposed(call);
     }
   }
@@ -87,6 +87,7 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
   // Whole vectors of x, and of a one that sums dy up, for the outer product; its sums begin in the caller's arrays.
   const int64_t width = w.tiles(w.inputs + 1) * w.lanes;
   Buffer<T> padded(size_t(kChunkRows * width)), sums(size_t(w.outputs * width));
+  Buffer<char> scratch(kOuterScratch * size_t(w.workers(rows)));
   for (int64_t o = 0; o < w.outputs; ++o) {
     std::copy_n(d_weight + o * w.inputs, w.inputs, sums.data() + o * width);
     if (d_bias) sums.data()[o * width + w.inputs] = d_bias[o];
@@ -110,6 +111,7 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
       call.x = {dy + first * w.outputs, w.outputs};
       call.a = {padded.data(), width};
       call.out = {sums.data(), width};
+      call.scratch = scratch.data() + kOuterScratch * size_t(rank);
       call.column_begin = share(width / w.lanes, rank) * w.lanes;
       call.column_end = share(width / w.lanes, rank + 1) * w.lanes;
       kernels<T>(w.backend).outer(call);

@@ -28,10 +28,10 @@ void Buffer<T>::Free::operator()(void* p) const {
 
 Buffer<char> SpareMemory::take(size_t bytes) {
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock) return Buffer<char>(bytes);
   auto best = blocks_.end();
-  if (lock)
-    for (auto block = blocks_.begin(); block != blocks_.end(); ++block)
-      if (block->size() >= bytes && (best == blocks_.end() || block->size() < best->size())) best = block;
+  for (auto block = blocks_.begin(); block != blocks_.end(); ++block)
+    if (block->size() >= bytes && (best == blocks_.end() || block->size() < best->size())) best = block;
   if (best == blocks_.end()) return Buffer<char>(bytes);
   Buffer<char> block = std::move(*best);
   blocks_.erase(best);
@@ -69,8 +69,11 @@ class Parameters {
 }  // namespace
 
 template <class T>
-Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>& params)
-    : config(c), backend(&recurra::backend()), lanes(kernels<T>(*backend).lanes) {
+Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>& params, std::shared_ptr<SpareMemory> memory)
+    : config(c),
+      spare(memory ? std::move(memory) : std::make_shared<SpareMemory>()),
+      backend(&recurra::backend()),
+      lanes(kernels<T>(*backend).lanes) {
   const int number = cell_number(config.cell);
   info = &cells()[number];
   spec = &spec_of(number);
@@ -149,7 +152,9 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
 template <class T>
 const std::vector<TransposedLayer<T>>& Model<T>::transposed() const {
   std::call_once(once_, [&] {
-    for (const PackedLayer<T>& packed : layers) transposed_.push_back(transpose(packed));
+    std::vector<TransposedLayer<T>> all;
+    for (const PackedLayer<T>& packed : layers) all.push_back(transpose(packed));
+    transposed_ = std::move(all);
   });
   return transposed_;
 }

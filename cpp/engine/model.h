@@ -53,6 +53,7 @@ class Buffer {
 // a batch of 32 at H = 64 (bench/NOTES.md). Nobody waits here: a thread that finds another at it goes without.
 class SpareMemory {
  public:
+  SpareMemory() { blocks_.reserve(kMostBlocks + 1); }
   Buffer<char> take(size_t bytes);
   void give(Buffer<char> block);
 
@@ -95,15 +96,16 @@ struct TransposedLayer {
 template <class T>
 struct Model {
   NetworkConfig config;
+  std::shared_ptr<SpareMemory> spare;
   const CellInfo* info;
   const Spec* spec;
   const Backend* backend;
   int lanes;
   std::vector<T> constants;
   std::vector<PackedLayer<T>> layers;  // [layer * directions + direction]
-  mutable SpareMemory spare;
 
-  Model(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params);
+  // memory: that of a model whose place this one takes, or null.
+  Model(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, std::shared_ptr<SpareMemory> memory);
 
   int64_t input_size(int layer) const { return layer ? config.directions * config.output_size : config.input_size; }
   int64_t width(Dim dim, int layer) const;

@@ -52,8 +52,8 @@ int checked_rows(int64_t rows) {
 }  // namespace
 
 template <class T>
-Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params)
-    : model_(std::make_shared<Model<T>>(config, params)) {}
+Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, const Network* former)
+    : model_(std::make_shared<Model<T>>(config, params, former ? former->model_->spare : nullptr)) {}
 
 template <class T>
 const NetworkConfig& Network<T>::config() const {

@@ -38,7 +38,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
       deal.panel(track.states, state_width, all + rows());
       if (saved_width) deal.panel(track.saved, saved_width, all);
       if (result_width) deal.panel(track.result, result_width, all);
-      if (counting) track.memory = model->spare.take(deal.used);
+      if (counting) track.memory = model->spare->take(deal.used);
       if (counting) bytes += deal.used;
     }
     std::fill_n(track.h.base, rows() * stride, T(0));
@@ -52,7 +52,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
 
 template <class T>
 Record<T>::~Record() {
-  for (Track<T>& track : tracks) model->spare.give(std::move(track.memory));
+  for (Track<T>& track : tracks) model->spare->give(std::move(track.memory));
 }
 
 template struct Record<float>;

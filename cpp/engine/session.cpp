@@ -67,7 +67,7 @@ Session<T>::Session(Record<T>& record, int part, int parts, int workers)
 
 template <class T>
 Session<T>::~Session() {
-  model_->spare.give(std::move(memory_));
+  model_->spare->give(std::move(memory_));
 }
 
 template <class T>
@@ -124,7 +124,7 @@ void Session<T>::deal(int64_t batch) {
       deal.take(integers_, workers_ * batch * (chunk_ + 1) * integer_stride_);
       deal.take(scales_, workers_ * batch * (chunk_ + 1));
     }
-    if (counting) memory_ = m.spare.take(deal.used);
+    if (counting) memory_ = m.spare->take(deal.used);
   }
 }
 
@@ -134,8 +134,10 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
   const Model<T>& m = *model_;
   const NetworkConfig& c = m.config;
   const Environment environment(*m.backend);
+  const ptrdiff_t row_count = rows_;
   ptrdiff_t* table = offsets_ + ptrdiff_t(worker) * std::max(rows_, 1) * (5 + chunk_);
-  const Offsets offsets = {table, table + rows_, table + 2 * rows_, table + 3 * rows_, table + 4 * rows_, table + 5 * rows_};
+  const Offsets offsets = {
+      table, table + row_count, table + 2 * row_count, table + 3 * row_count, table + 4 * row_count, table + 5 * row_count};
 
   for (int64_t first = 0; first < x.steps; first += span_) {
     const int64_t steps = std::min(span_, x.steps - first);

@@ -22,6 +22,7 @@ overlaps an input. Returned states are new arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ from ._arrays import (
     contiguous,
     empty,
     output,
+    require_memory,
     row_contiguous,
     vector,
 )
@@ -104,6 +106,7 @@ class Packed:
         constants: Mapping[str, float] | None,
         precision: str | None = None,
         regularization: Regularization = NO_REGULARIZATION,
+        former: Packed | None = None,
     ) -> None:
         parameters = _copied(params, cell.shapes(sizes), dtype)
         values = cell.constant_values(constants)
@@ -120,6 +123,7 @@ class Packed:
             list(values.values()),
             precision or "full",
             list(regularization),
+            former.network if former else None,
         )
         fields = {
             "_cell": cell,
@@ -142,7 +146,9 @@ class Packed:
 
     def with_parameters(self, params: Mapping[str, Input]) -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype."""
-        return Packed(self._cell, self.sizes, self.dtype, params, self.constants, self.precision, self.regularization)
+        return Packed(
+            self._cell, self.sizes, self.dtype, params, self.constants, self.precision, self.regularization, self
+        )
 
     def with_precision(self, precision: str) -> Packed:
         """The same network with its weights stored in a reduced precision."""
@@ -153,6 +159,11 @@ class Packed:
     def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
         """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
         return _by_layer(self._cell, self.sizes, arrays)
+
+    def values_a_step(self, recompute: bool) -> int:
+        """About what a tape holds of each row and step."""
+        kept = len(self._cell.states) + (0 if recompute else len(self._cell.gates))
+        return self.sizes.layers * self.sizes.directions * kept * self.sizes.hidden
 
     def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
@@ -215,7 +226,8 @@ def pack(
         TypeError: `params` is no mapping, or its dtype is not float32 or float64.
     """
     spec = choice("cell", cell, CELLS)
-    rates = Regularization(*(chance(name, value) for name, value in regularization._asdict().items()))
+    names = Regularization._fields
+    rates = Regularization(*(chance(name, value) for name, value in zip(names, regularization, strict=True)))
     return Packed(spec, *_inferred(spec, params), params, constants, precision, rates)
 
 
@@ -270,7 +282,10 @@ def forward(
         raise ValueError(
             f"forward: expected weights in full precision, got {packed.precision}, which cannot be trained"
         )
+    again = flag("recompute", recompute)
     seed = _noise_seed(rng)
+    values = packed.values_a_step(again) * math.prod(x.shape[:-1])
+    require_memory("tape", (values + x.size) * packed.dtype.itemsize)
     x = np.array(x, order="C")  # the tape's own: what the caller does with his must not change a gradient
     y = empty("output", (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype)
     final = packed.empty_state(batch)
@@ -280,7 +295,7 @@ def forward(
         valid,
         batched(y, batch_first),
         [batched(array) for array in final],
-        flag("recompute", recompute),
+        again,
         seed,
     )
     return y, unwrapped(final), Tape(packed, recorded, x, y.shape, batch, batch_first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from ._arrays import as_array, check, contiguous, empty
 from ._options import flag, float_dtype, integer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import DTypeLike
 
@@ -72,6 +73,8 @@ class _Head:
         Raises:
             TypeError, ValueError: something does not fit; nothing is changed.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
         if set(state_dict) != set(self._parameters):
             raise ValueError(f"state_dict: expected {sorted(self._parameters)}, got {sorted(state_dict)}")
         self._set(

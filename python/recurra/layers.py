@@ -1,4 +1,4 @@
-"""Layers: torch.nn's recurrent layers, for inference."""
+"""Layers: torch.nn's recurrent layers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Recurrent:
         proj_size: P, size of the output projection of the *_projected cells, 0 < P < H; 0 for all others.
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
         recurrent_dropout: variational dropout: chance that in training a number of h(t-1) counts as 0 in the recurrent
-            product, the same numbers at all steps of a sequence (Gal, Ghahramani 2016, arXiv:1512.05287).
+            product, the same numbers at all steps of a sequence (Gal, Ghahramani 2016, arXiv:1512.05287). With
+            reset="before" that is the product of the gates; the candidate's r * h is left whole.
         zoneout: chance that in training a unit keeps its old state in a step; a number for all states, or for LSTMs a
             pair (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old state, the
             expectation (Krueger et al. 2017, arXiv:1606.01305).
@@ -193,7 +194,8 @@ class Recurrent:
         Args:
             x, state, lengths: as of a call. x is copied.
             recompute: keep only the states of all steps and compute gates again in backward, to the same bits: 2
-                values a unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time.
+                values a unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time. (A stack
+                also keeps what each layer hands to the next.)
 
             rng: what dropout and zoneout draw from: a Generator, or a seed in 0..2**64-1, which draws the same every
                 time. Default None: nothing is left out. Draws are hashes of their place, not stored.

@@ -76,7 +76,7 @@ class Tape:
                 zero.
             input_grad: whether to compute the gradient of the input.
             into: the parameters' names to arrays that their gradients are added to, all of them, C-contiguous and
-                writeable; default new ones. The sums begin in them, so that gradients of several batches accumulate.
+                writeable; default new ones. So gradients of several batches accumulate.
 
         Returns:
             Gradients(x, state, params); `params` holds the arrays of `into` if they were given.

@@ -200,7 +200,11 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         """
         found = self._packs.get(layer)
         if found is None or not all(_same_bits(array, found.parameters[name]) for name, array in params.items()):
-            found = self._packs[layer] = functional.pack(self._cell, params, self._constants)
+            if found is None or found.dtype != self._dtype:
+                found = functional.pack(self._cell, params, self._constants)
+            else:  # which keeps the workspace
+                found = found.with_parameters(params)
+            self._packs[layer] = found
         return found
 
     def _check_input(self, x: Tensor, packed: bool) -> tuple[int, ...]:

@@ -104,7 +104,8 @@ template <class T>
 class Network {
  public:
   // params[layer * directions + direction][i] is parameter i of the cell's list; a bias may be null.
-  Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params);
+  // A network that takes the place of `former`, after a step of training, goes on with its workspace.
+  Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, const Network* former = nullptr);
 
   // y [steps, rows, directions * output_size] and final_states[s] [layers * directions, rows, width of state s] are written;
   // initial[s] likewise is read; initial == null starts from zeros. lengths [rows] may be null: all rows run x.steps steps.
@@ -170,7 +171,7 @@ class Linear {
 template <class T>
 class Stream {
  public:
-  // Steps of some ten microseconds and more may use up to `threads` threads (and num_threads()). Those that wait for a step
+  // Steps of some microseconds and more may use up to `threads` threads (and num_threads()). Those that wait for a step
   // longer than a moment sleep, and waking them is a system call: with one thread, the default, no step makes any.
   Stream(const Network<T>& network, int64_t rows, int threads = 1);
   ~Stream();

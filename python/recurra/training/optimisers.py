@@ -114,7 +114,7 @@ class Adam(_Optimizer):
         params: names to writeable float32 or float64 arrays, which `step` writes; `layer.state_dict()`, say.
         lr: learning rate, at least 0; an attribute that may be set. Default 1e-3.
         betas: (beta1, beta2), each in 0 <= beta < 1. Default (0.9, 0.999).
-        eps: at least 0. Default 1e-8.
+        eps: above 0. Default 1e-8.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Adam(_Optimizer):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise TypeError(f"betas: expected two numbers, got {betas!r}")
         self._beta1, self._beta2 = (number("betas", beta, below=1) for beta in betas)
-        self._eps, self._t = number("eps", eps), 0
+        self._eps, self._t = positive("eps", eps), 0
         super().__init__(params, lr, moments=2)
 
     def _begin(self) -> None:

@@ -68,6 +68,7 @@ def tbptt(
     *,
     lengths: Lengths | None = None,
     recompute: bool = False,
+    rng: np.random.Generator | None = None,
 ) -> Iterator[Window]:
     """Truncated backpropagation through time: every k1 steps, gradients go back over k2 steps.
 
@@ -89,6 +90,8 @@ def tbptt(
         state: initial state, default zeros.
         lengths: valid steps of each sequence, B integers in 0..T; default all.
         recompute: as of `layer.forward`.
+        rng: what dropout and zoneout draw from, anew for each window; default None: nothing is left out. Only with
+            k2 = k1, for steps that are run again would be drawn again.
 
     Returns:
         An iterator over the `Window`s.
@@ -100,12 +103,24 @@ def tbptt(
     stride = integer("k1", k1)
     reach = stride if k2 is None else integer("k2", k2, stride)
     again = flag("recompute", recompute)
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected None or a numpy.random.Generator, got {rng!r}")
+    if rng is not None and reach > stride:
+        raise ValueError(f"rng: expected None with k2 > k1, got {rng!r}")
     array, batch, _, valid = _checked_call(layer._packed, x, state, lengths, layer.batch_first)
-    return _tbptt(layer, array, stride, reach, state, valid, again, 1 if batch and layer.batch_first else 0)
+    options = {"recompute": again, "rng": rng}
+    return _tbptt(layer, array, stride, reach, state, valid, options, 1 if batch and layer.batch_first else 0)
 
 
 def _tbptt(
-    layer: Recurrent, x: Array, k1: int, k2: int, state: Any, lengths: Array | None, recompute: bool, axis: int
+    layer: Recurrent,
+    x: Array,
+    k1: int,
+    k2: int,
+    state: Any,
+    lengths: Array | None,
+    options: dict[str, Any],
+    axis: int,
 ) -> Iterator[Window]:
     def part(begin: int, end: int) -> tuple[Array, Array | None]:
         valid = None if lengths is None else np.clip(lengths - begin, 0, end - begin)
@@ -115,7 +130,7 @@ def _tbptt(
     for start in range(0, steps, k1):  # here `state` is that before step `origin`
         stop = min(start + k1, steps)
         inputs, valid = part(origin, stop)
-        outputs, final, tape = layer.forward(inputs, state, lengths=valid, recompute=recompute)
+        outputs, final, tape = layer.forward(inputs, state, lengths=valid, **options)
         y = _cut(outputs, axis, start - origin, stop - origin)
         window = Window(start, stop, origin, y, final, axis, tape)
         following = max(0, min(stop + k1, steps) - k2)
