@@ -99,7 +99,7 @@ def latency(results: list[Result]) -> Any:
     def key(result: Result) -> Hashable | None:
         s = result.shape
         plain = s.batch == s.layers == s.directions == 1 and s.inputs == s.hidden and s.lengths == "none"
-        return (s.steps, s.cell) if plain else None
+        return (s.steps, s.cell, s.passes) if plain else None
 
     found = groups(results, key, lambda r: r.shape.hidden)
     if not found:
@@ -109,7 +109,8 @@ def latency(results: list[Result]) -> Any:
     for panel, group in zip(axes, sorted(found.values(), key=lambda group: group[0].shape.steps), strict=True):
         curves(panel, group, lambda r: r.shape.hidden, lambda r, us: us / r.shape.steps)
         shape = group[0].shape
-        panel.set_title(f"{shape.cell}, {'stream' if shape.streaming else f'sequence of {shape.steps}'}", fontsize=10)
+        words = [shape.cell, "stream" if shape.streaming else f"sequence of {shape.steps}"] + ["train"] * shape.training
+        panel.set_title(", ".join(words), fontsize=10)
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter(PLAIN)
         panel.set_xlabel("H")

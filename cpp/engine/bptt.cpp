@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "worth.h"
+
 namespace recurra {
 namespace detail {
 namespace {
 
 // Rows of a chunk: enough that reading and writing a weight's gradient once a chunk is little beside its multiply-adds.
 constexpr int64_t kChunkRows = 256;
-constexpr int64_t kRowsPerWorker = 8;
-constexpr double kWorthBarrier = 5e4;  // multiply-adds of a worker's step, as in network.cpp
 
 // Rows whose width is a multiple of a page's size would all fall into the same few lines of the first-level cache.
 ptrdiff_t odd_stride(ptrdiff_t width) { return (width + 15) / 16 * 16 + 16; }

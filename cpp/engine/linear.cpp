@@ -4,6 +4,7 @@
 
 #include "../cpu/team.h"
 #include "model.h"
+#include "worth.h"
 
 namespace recurra {
 
@@ -11,7 +12,6 @@ using detail::Buffer;
 
 namespace {
 
-constexpr double kWorthWaking = 2e6;  // multiply-adds, as in network.cpp
 constexpr int64_t kChunkRows = 256;
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "bptt.h"
 #include "session.h"
+#include "worth.h"
 
 namespace recurra {
 
@@ -19,14 +20,6 @@ using detail::RowPlan;
 using detail::Session;
 
 namespace {
-
-// Below these, in multiply-adds, a second thread costs more than it saves: waking a parked worker takes some 30 us, a barrier
-// some 0.3 us, and a core does 20 to 60 thousand multiply-adds a microsecond.
-constexpr double kWorthWaking = 2e6;
-constexpr double kWorthWakingBackward =
-    2e7;  // a backward pass meets at some ten barriers, on a machine that may be shared with others
-constexpr double kWorthBarrier = 5e4;
-constexpr int64_t kRowsPerWorker = 8;
 
 // How a call is shared out: `parts` sessions that never meet, each run by `workers` workers.
 struct Share {
