@@ -112,6 +112,7 @@ def latency(results: list[Result]) -> Any:
         words = [shape.cell, "stream" if shape.streaming else f"sequence of {shape.steps}"] + ["train"] * shape.training
         panel.set_title(", ".join(words), fontsize=10)
         panel.set_yscale("log")
+        panel.minorticks_off()
         panel.yaxis.set_major_formatter(PLAIN)
         panel.set_xlabel("H")
         panel.set_ylabel("microseconds a step, median")
