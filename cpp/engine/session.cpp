@@ -269,7 +269,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     if (pass.size > 1) fetch(call.source.rows, rows, phase.tiles.source_size);
     if (p == 0 && noise_.zones_out(1)) keep_old_states(pass, call);
     phase.run(call);
-    zone_out(pass, call, now, pass.first + step, p);
+    if (noise_.zones_out(0) || noise_.zones_out(1)) zone_out(pass, call, now, pass.first + step, p);
     if (pass.size > 1) pass.barrier->wait(pass.rank);
   }
 }
