@@ -15,6 +15,9 @@ namespace recurra {
 
 #if defined(__x86_64__)
 RECURRA_DECLARE(avx512)
+namespace avx512 {
+extern const Backend table_bf16;
+}
 RECURRA_DECLARE(avx2)
 #endif
 #if defined(__aarch64__)
@@ -38,6 +41,7 @@ std::vector<Candidate> candidates() {
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512vnni");
+  all.push_back({&avx512::table_bf16, has_avx512 && __builtin_cpu_supports("avx512bf16")});
   all.push_back({&avx512::table, has_avx512});
   all.push_back({&avx2::table, has_avx2});
 #endif

@@ -105,18 +105,23 @@ constexpr Kernels<T> full_kernels() {
   return k;
 }
 
-constexpr Kernels<float> float_kernels() {
+template <class Bfloat16>
+constexpr Backend backend(const char* name) {
   Kernels<float> k = full_kernels<float>();
-  k.by_precision[1] = table_of<Bfloat16Weights, float>();
+  k.by_precision[1] = table_of<Bfloat16, float>();
   k.by_precision[2] = table_of<Int8Weights, float>();
-  return k;
+  return {name, k, full_kernels<double>(), {nullptr, round_rows<typename Bfloat16::Number>, quantise}, enter, leave};
 }
 
 }  // namespace
 
 extern const Backend table;
 // constexpr: a run-time initialiser would execute this instruction set on machines that lack it.
-constexpr Backend table = {RECURRA_QUOTE(RECURRA_ISA), float_kernels(), full_kernels<double>(), quantise, enter, leave};
+constexpr Backend table = backend<Bfloat16Weights>(RECURRA_QUOTE(RECURRA_ISA));
+#if defined(__AVX512VNNI__)
+extern const Backend table_bf16;
+constexpr Backend table_bf16 = backend<Bfloat16Pairs>("avx512bf16");
+#endif
 
 }  // namespace RECURRA_ISA
 }  // namespace recurra

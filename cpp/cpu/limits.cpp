@@ -92,10 +92,8 @@ RECURRA_READ(read_128, "sse2", __m128, _mm_setzero_ps(), _mm_add_ps, _mm_loadu_p
 Machine machine() {
   const std::string level = isa();
   constexpr double rounds = double(kRounds) * kChains;
-  if (level == "avx512") {
-    const bool has_bf16 = __builtin_cpu_supports("avx512bf16");
-    return {{f32_512, rounds * 32}, {has_bf16 ? bf16_512 : nullptr, rounds * 64}, {int8_512, rounds * 128}, read_512};
-  }
+  if (level == "avx512bf16") return {{f32_512, rounds * 32}, {bf16_512, rounds * 64}, {int8_512, rounds * 128}, read_512};
+  if (level == "avx512") return {{f32_512, rounds * 32}, {}, {int8_512, rounds * 128}, read_512};
   if (level == "avx2") return {{f32_256, rounds * 16}, {}, {}, read_256};
   return {{f32_128, rounds * 8}, {}, {}, read_128};
 }

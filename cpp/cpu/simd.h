@@ -130,6 +130,20 @@ struct FourBytes {
 };
 #endif
 
+#if defined(__AVX512VNNI__)
+// Two bfloat16 numbers of a row, to be multiplied with the two weights in each word of a vector and added to `sum`: the upper
+// pair's product first, then the lower's, each addition rounded once. For machines with AVX512_BF16, which not all that run
+// this file have; hence not by an intrinsic.
+struct TwoHalves {
+  __m512i x;
+  RECURRA_FN explicit TwoHalves(int word) : x(_mm512_set1_epi32(word)) {}
+  RECURRA_FN Vec<float> dot(Vec<float> sum, Vec<float> weights) const {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(x), "v"(weights.v));
+    return sum;
+  }
+};
+#endif
+
 template <class T>
 RECURRA_FN Vec<T> select(typename Vec<T>::Bits mask, Vec<T> yes, Vec<T> no) {
   return Vec<T>(mask ? yes.v : no.v);

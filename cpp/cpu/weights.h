@@ -8,6 +8,13 @@ RECURRA_FN void point_to_rows(const T* (&pointers)[R], const From& rows, int row
   for (int r = 0; r < R; ++r) pointers[r] = rows[row + r];
 }
 
+// Rows in the form that reduced weights want; it is made of whole words.
+template <int R, class Word>
+RECURRA_FN void point_to_reduced(const Word* (&pointers)[R], const Panel<const char>& rows, int row) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) pointers[r] = reinterpret_cast<const Word*>(rows[row + r]);
+}
+
 template <int N, class T>
 RECURRA_FN void point_to_weights(const T* (&pointers)[N], const Tiles<T>& tiles, int tile, ptrdiff_t at) {
 #pragma GCC unroll 8
@@ -53,22 +60,22 @@ struct FullWeights {
 };
 
 // bfloat16, the upper half of a float32, so that widening it is exact: [k / 2][gate][lane], k in the lower half of a word and
-// k + 1 in the upper. The chain is that of float32 weights of these values.
+// k + 1 in the upper. The vector comes rounded to bfloat16 too, so products are exact; a word's upper product is added first,
+// then its lower, as vdpbf16ps does (it equals these two fused multiply-adds in every bit, tests/test_quantize.py).
 struct Bfloat16Weights {
   static constexpr int accumulators = kAccumulators;
+  using Number = float;  // as rows are given: widened again
 
   template <class Gates, int R, int N, int C>
   static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
                              ptrdiff_t at, ptrdiff_t size) {
     const float *rows[R], *weights[N];
-    point_to_rows(rows, x.rows, row);
+    point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
-    ptrdiff_t k = 0;
-    for (; k + 2 <= size; k += 2) {
-      add_half<Gates, false>(acc, rows, weights, k);
+    for (ptrdiff_t k = 0; k < size; k += 2) {
       add_half<Gates, true>(acc, rows, weights, k + 1);
+      add_half<Gates, false>(acc, rows, weights, k);
     }
-    if (k < size) add_half<Gates, false>(acc, rows, weights, k);
   }
 
  private:
@@ -88,6 +95,40 @@ struct Bfloat16Weights {
   }
 };
 
+#if defined(__AVX512VNNI__)
+// The same weights and the same bits, a word at a time.
+struct Bfloat16Pairs {
+  static constexpr int accumulators = kAccumulators;
+  using Number = uint16_t;
+
+  template <class Gates, int R, int N, int C>
+  static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
+                             ptrdiff_t at, ptrdiff_t size) {
+    constexpr Product product = Gates::product();
+    constexpr int G = product.count;
+    const int* rows[R];
+    const float* weights[N];
+    point_to_reduced(rows, x.reduced, row);
+    point_to_weights(weights, tiles, tile, at);
+    for (ptrdiff_t k = 0; k < (size + 1) / 2; ++k) {
+      Vec<float> w[N][G];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+        for (int g = 0; g < G; ++g) w[n][g] = Vec<float>::load(weights[n] + (k * G + g) * Vec<float>::lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const TwoHalves two(rows[r][k]);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+          for (int g = 0; g < G; ++g) acc[n][r][product.chain[g]] = two.dot(acc[n][r][product.chain[g]], w[n][g]);
+      }
+    }
+  }
+};
+#endif
+
 // int8, each unit's row with a scale of its own: [k / 4][gate][lane] words of four weights, [gate][lane] scales, and
 // [gate][lane] integers, -128 times the sum of the row's weights. The vector comes quantised too, so the sum is one of
 // integers, exact in any order; it joins the chain in one multiply-add.
@@ -99,9 +140,9 @@ struct Int8Weights {
                              ptrdiff_t at, ptrdiff_t size) {
     constexpr Product product = Gates::product();
     constexpr int G = product.count, U = Vec<float>::lanes;
-    const int8_t* rows[R];
+    const int* rows[R];
     const float* weights[N];
-    point_to_rows(rows, x.quantised, row);
+    point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
     const ptrdiff_t words = (size + 3) / 4;
     Vec<float>::Bits sum[N][R][G];
@@ -116,9 +157,7 @@ struct Int8Weights {
     for (ptrdiff_t k = 0; k < words; ++k)
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        int word;
-        __builtin_memcpy(&word, rows[r] + 4 * k, sizeof word);
-        const FourBytes four(word);
+        const FourBytes four(rows[r][k]);
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
@@ -164,14 +203,40 @@ RECURRA_FN float largest(const float* x, ptrdiff_t size) {
   return strange == 0 ? all : __builtin_inff();
 }
 
+// Rows to bfloat16, ties to even, as floats or as the upper halves of floats; NaN stays NaN.
+template <class Number>
+void round_rows(const ReduceCall& call) {
+  using V = Vec<float>;
+  for (int r = 0; r < call.rows; ++r) {
+    Number* out = reinterpret_cast<Number*>(call.out[r]);
+    for (ptrdiff_t i = 0; i < call.padded; i += V::lanes) {
+      const V x = load_row(call.x[r], i, call.size);
+      const auto bits = x.bits();
+      const auto nearest = bits + 0x7fff + ((bits >> 16) & 1);
+      const auto rounded = ((x.v == x.v) ? nearest : bits | 0x400000) & int(0xffff0000);
+      Number numbers[V::lanes];
+      for (int lane = 0; lane < V::lanes; ++lane)
+        if constexpr (sizeof(Number) == sizeof(float))
+          numbers[lane] = V::from_bits(rounded).v[lane];
+        else
+          numbers[lane] = Number(unsigned(rounded[lane]) >> 16);
+      const ptrdiff_t n = call.padded - i < V::lanes ? call.padded - i : V::lanes;
+      if (n == V::lanes)
+        __builtin_memcpy(out + i, numbers, sizeof numbers);
+      else
+        for (ptrdiff_t j = 0; j < n; ++j) out[i + j] = numbers[j];
+    }
+  }
+}
+
 // Rows to int8, for Int8Weights: x = scale * q with q in -127 .. 127. The scale is each row's largest number / 127, or 1 / 127
 // when `unit_range` says that numbers lie in -1 .. 1. A row with NaN or infinity gets the scale NaN, and so do its sums.
-void quantise(const QuantiseCall& call) {
+void quantise(const ReduceCall& call) {
   using V = Vec<float>;
   const V magic(Constants<float>::round_magic), limit(127);
   for (int r = 0; r < call.rows; ++r) {
     const float* x = call.x[r];
-    int8_t* out = call.out[r];
+    int8_t* out = reinterpret_cast<int8_t*>(call.out[r]);
     const float most = largest(x, call.size);
     const bool finite = most < __builtin_inff();
     const float range = call.unit_range ? 1.0f : most;

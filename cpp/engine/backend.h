@@ -35,11 +35,12 @@ struct Panel {
   RECURRA_INLINE T* operator[](ptrdiff_t r) const { return base + r * stride; }
 };
 
-// A product's vectors: the rows themselves and, for int8 weights, the same rows as integers: row r is scale[r] * quantised[r].
+// A product's vectors: the rows themselves and, for reduced weights, the same rows as these want them: rounded to bfloat16, or
+// as integers, row r being scale[r] times them.
 template <class T>
 struct Operand {
   Rows<const T> rows;
-  Panel<const int8_t> quantised;
+  Panel<const char> reduced;
   const float* scale = nullptr;
 };
 
@@ -146,15 +147,15 @@ struct OuterCall {
   char* scratch = nullptr;                     // kOuterScratch bytes of the worker's own, a cache line's alignment
 };
 
-// Rows to integers, as Operand wants them.
-struct QuantiseCall {
+// Rows as Operand wants them for reduced weights.
+struct ReduceCall {
   int rows = 0;
   ptrdiff_t size = 0;
   ptrdiff_t padded = 0;     // numbers to write per row, zeros after `size`
-  bool unit_range = false;  // all numbers lie in -1 .. 1: one scale for all rows
+  bool unit_range = false;  // all numbers lie in -1 .. 1: integers then have one scale for all rows
   Rows<const float> x;
-  Panel<int8_t> out;
-  float* scale = nullptr;
+  Panel<char> out;
+  float* scale = nullptr;  // for integers
 };
 
 template <class T>
@@ -176,8 +177,8 @@ struct Kernels {
 struct Backend {
   const char* name = nullptr;
   Kernels<float> f32;
-  Kernels<double> f64;  // full precision only
-  void (*quantise)(const QuantiseCall&) = nullptr;
+  Kernels<double> f64;                                  // full precision only
+  void (*reduce[kPrecisions])(const ReduceCall&) = {};  // null for full
   // Every thread computes inside an Environment. enter and leave (given what enter returned) fix the floating-point
   // environment, so that results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count
   // as zero.

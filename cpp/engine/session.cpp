@@ -15,8 +15,10 @@ constexpr int64_t kChunkRows = 64;
 constexpr int64_t kSpanBytes = 1 << 20;
 constexpr int64_t kMostSteps = 64;
 
-// Bytes a row of integers needs: whole vectors of the widest instruction set.
-int64_t padded_integers(int64_t size) { return (size + 63) / 64 * 64; }
+// Bytes that a row may need in the form that reduced weights want: integers are one byte each, bfloat16 numbers two or four.
+int64_t reduced_bytes(Precision precision, int64_t size) {
+  return precision == Precision::full ? 0 : (size * (precision == Precision::int8 ? 1 : 4) + 63) / 64 * 64;
+}
 
 int64_t steps_within(int64_t budget, int64_t bytes_a_step) {
   return std::clamp<int64_t>(budget / std::max<int64_t>(bytes_a_step, 1), 1, kMostSteps);
@@ -96,8 +98,7 @@ void Session<T>::deal(int64_t batch) {
   const NetworkConfig& c = m.config;
   const int64_t output_width = c.directions * c.output_size;
   const int64_t before_rows = chunk_ > 1 ? batch * chunk_ : 0;
-  if (c.precision == Precision::int8)
-    integer_stride_ = padded_integers(std::max(c.input_size, std::max(output_width, c.hidden_size)));
+  reduced_stride_ = reduced_bytes(c.precision, std::max(c.input_size, std::max(output_width, c.hidden_size)));
   lanes_.resize(m.layers.size());
 
   for (const bool counting : {true, false}) {
@@ -120,8 +121,8 @@ void Session<T>::deal(int64_t batch) {
     for (Panel<T>* panel : {&masked_.mask, &masked_.h})
       deal.panel(*panel, stride_, noise_.drops_recurrent() ? workers_ * batch : 0);
     deal.take(offsets_, workers_ * batch * (5 + chunk_));
-    if (integer_stride_) {
-      deal.take(integers_, workers_ * batch * (chunk_ + 1) * integer_stride_);
+    if (reduced_stride_) {
+      deal.take(reduced_, workers_ * batch * (chunk_ + 1) * reduced_stride_);
       deal.take(scales_, workers_ * batch * (chunk_ + 1));
     }
     if (counting) memory_ = m.spare->take(deal.used);
@@ -163,8 +164,8 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         const size_t lane = size_t(layer * c.directions + d);
         const Masked masked = {every(masked_.mask, ptrdiff_t(worker) * rows_, 1),
                                every(masked_.h, ptrdiff_t(worker) * rows_, 1)};
-        const Pass pass = {&m.layers[lane],     lane,   &scratch_[d], in,   out,        d == 1,        first, offsets,
-                           integers_of(worker), masked, plan.order,   rank, group.size, &group.barrier};
+        const Pass pass = {&m.layers[lane],    lane,   &scratch_[d], in,   out,        d == 1,        first, offsets,
+                           reduced_of(worker), masked, plan.order,   rank, group.size, &group.barrier};
         run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
         if (!last && noise_.drops_between()) drop_between(pass, plan, steps);
       }
@@ -214,7 +215,7 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
     for (int r = 0; r < rows; ++r) pass.offsets.chunk[count++] = pass.offsets.x[r] + step * stride;
   }
   const int64_t size = pass.layer->phases[0].tiles.input_size;
-  const Operand<T> x = operand({pass.x.data, pass.offsets.chunk}, count, size, false, pass.integers.x, pass.integers.x_scale);
+  const Operand<T> x = operand({pass.x.data, pass.offsets.chunk}, count, size, false, pass.reduced.x, pass.reduced.x_scale);
   for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
     if (!phase.inputs) continue;
@@ -239,10 +240,10 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
   PhaseCall<T> call;
   call.backwards = (parity_ ^ int(pass.first + step)) & 1;
   call.rows = rows;
-  const Integers& integers = pass.integers;
+  const Reduced& reduced = pass.reduced;
   if (before_row < 0)
     call.x = operand({pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows, pass.layer->phases[0].tiles.input_size,
-                     false, integers.x, integers.x_scale);
+                     false, reduced.x, reduced.x_scale);
   call.h = {now.h.base, pass.offsets.own};
   call.states = {now.states.base, now.states.stride};
   call.new_states = next.states;
@@ -259,7 +260,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
                                  : noise_.drops_recurrent() ? masked(pass, now.h, rows)
                                                             : Rows<const T>{now.h.base, pass.offsets.own};
     call.source =
-        operand(source, rows, phase.tiles.source_size, phase.source_in_unit_range, integers.source, integers.source_scale);
+        operand(source, rows, phase.tiles.source_size, phase.source_in_unit_range, reduced.source, reduced.source_scale);
     call.result = p < last ? phase_result : next.h;
     if (before_row >= 0 && phase.inputs)
       call.before = {scratch.before[p][before_row], scratch.before[p].stride};
@@ -340,35 +341,35 @@ Panel<T> Session<T>::phase_result(const Pass& pass, int64_t step) const {
 }
 
 template <class T>
-typename Session<T>::Integers Session<T>::integers_of(int worker) const {
-  if (!integer_stride_) return {};
+typename Session<T>::Reduced Session<T>::reduced_of(int worker) const {
+  if (!reduced_stride_) return {};
   const ptrdiff_t batch = std::max(rows_, 1), rows = batch * (chunk_ + 1);
-  int8_t* integers = integers_ + worker * rows * integer_stride_;
+  char* reduced = reduced_ + worker * rows * reduced_stride_;
   float* scales = scales_ + worker * rows;
-  return {{integers, integer_stride_},
-          {integers + batch * chunk_ * integer_stride_, integer_stride_},
+  return {{reduced, reduced_stride_},
+          {reduced + batch * chunk_ * reduced_stride_, reduced_stride_},
           scales,
           scales + batch * chunk_};
 }
 
-// Rows as a product wants them: for int8 weights also as integers.
+// Rows as a product wants them.
 template <class T>
-Operand<T> Session<T>::operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<int8_t>& integers,
+Operand<T> Session<T>::operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<char>& reduced,
                                float* scale) const {
   Operand<T> all;
   all.rows = rows;
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (!integer_stride_) return all;
-    QuantiseCall call;
+    if (!reduced_stride_) return all;
+    ReduceCall call;
     call.rows = count;
     call.size = size;
     call.padded = (size + 3) / 4 * 4;
     call.unit_range = unit_range;
     call.x = rows;
-    call.out = integers;
+    call.out = reduced;
     call.scale = scale;
-    model_->backend->quantise(call);
-    all.quantised = {integers.base, integers.stride};
+    model_->backend->reduce[int(model_->config.precision)](call);
+    all.reduced = {reduced.base, reduced.stride};
     all.scale = scale;
   }
   return all;

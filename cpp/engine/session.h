@@ -80,9 +80,9 @@ class Session {
   struct Offsets {
     ptrdiff_t *own, *result, *masked, *x, *y, *chunk;
   };
-  // A worker's own copies of rows as integers, for int8 weights.
-  struct Integers {
-    Panel<int8_t> x, source;
+  // A worker's own copies of rows in the form that reduced weights want.
+  struct Reduced {
+    Panel<char> x, source;
     float *x_scale, *source_scale;
   };
   // The steps of one layer and direction, from step `first` on.
@@ -95,7 +95,7 @@ class Session {
     bool reverse;
     int64_t first;
     Offsets offsets;
-    Integers integers;
+    Reduced reduced;
     Masked masked;
     const int64_t* rows;  // numbers that the caller gives to rows; null: as they are
     int rank, size;
@@ -117,8 +117,8 @@ class Session {
   void keep_old_states(const Pass& pass, const PhaseCall<T>& call) const;
   void zone_out(const Pass& pass, const PhaseCall<T>& call, const Place& now, int64_t step, size_t p) const;
   void drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const;
-  Integers integers_of(int worker) const;
-  Operand<T> operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<int8_t>& integers,
+  Reduced reduced_of(int worker) const;
+  Operand<T> operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<char>& reduced,
                      float* scale) const;
   ptrdiff_t state_width() const { return ptrdiff_t(model_->spec->states.size - 1) * hidden_; }
 
@@ -127,13 +127,13 @@ class Session {
   Record<T>* record_ = nullptr;
   int part_ = 0, parts_ = 1;
   Noise noise_;
-  ptrdiff_t integer_stride_ = 0;  // bytes of a row of integers; 0 unless weights are int8
+  ptrdiff_t reduced_stride_ = 0;  // bytes of a reduced row; 0 in full precision
   ptrdiff_t hidden_, stride_;     // padded widths: of the other states, of h and of phase results
   int64_t chunk_, span_;          // steps whose input product is made at once; steps a layer runs before the next layer does
   int parity_ = 0;
   Buffer<char> memory_;  // all of the following
   ptrdiff_t* offsets_;
-  int8_t* integers_ = nullptr;
+  char* reduced_ = nullptr;
   float* scales_ = nullptr;
   Masked masked_;            // of all workers
   std::vector<Lane> lanes_;  // [layer * directions + direction]

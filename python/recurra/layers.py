@@ -222,11 +222,13 @@ class Recurrent:
     def quantize(self, precision: str) -> Self:
         """A layer like this one whose packed weights are of reduced precision; inputs, states and outputs stay float32.
 
-        "bfloat16" rounds weight matrices to bfloat16 (8 bits of precision) and computes as before, in float32. "int8"
-        rounds them to 8 bits with a scale for each unit's row, needs no calibration, and multiplies integers: the
-        recurrent vector has the fixed scale 1/127, since it lies in -1..1 (where it need not, with a projection or
-        relu, it is scaled as the input is); the input has a scale for each row and step, its largest value / 127.
-        Biases, peepholes and activations stay float32. Both keep the promise of the same bits.
+        "bfloat16" rounds weight matrices, and inputs and recurrent vectors where they meet them, to bfloat16 (8 bits of
+        precision, ties to even), and adds their products in float32. Machines with AVX512_BF16 do two products at a
+        time, others one, with the same bits. "int8" rounds weights to 8 bits with a scale for each unit's row, needs no
+        calibration, and multiplies integers: the recurrent vector has the fixed scale 1/127, since it lies in -1..1
+        (where it need not, with a projection or relu, it is scaled as the input is); the input has a scale for each row
+        and step, its largest value / 127. Biases, peepholes, states and activations stay float32. Both keep the promise
+        of the same bits.
 
         The unrounded parameters stay: `state_dict` gives them, and `load_state_dict` rounds new ones.
 

@@ -54,8 +54,8 @@ Limits measure_limits();
 
 // ---- networks
 
-// How the weights are stored. bfloat16 and int8 are for float only: the arithmetic of bfloat16 is float's, on rounded weights;
-// int8 has a scale per unit, takes h with a fixed scale where it lies in -1 .. 1 and other vectors with a scale per row.
+// How the weights are stored. bfloat16 and int8 are for float only: bfloat16 rounds vectors as it rounds weights and adds their
+// products as floats; int8 has a scale per unit, takes h with a fixed scale where it lies in -1 .. 1 and other vectors with a scale per row.
 enum class Precision { full, bfloat16, int8 };
 
 // Chances, 0 .. 1.
