@@ -1,8 +1,9 @@
 // Activations on a vector: fixed sequences of IEEE operations, the same on every instruction set with a fused multiply-add.
 // In float32 sigmoid and tanh lie within 2 ulp of the true value for every input (tests/cpp/activations.cpp tries all 2^32);
-// NaN gives NaN. Included by kernels.cpp after simd.h, in the same namespace.
+// NaN gives NaN. Subnormal numbers count as zero, as everywhere in the engine (Backend::enter), and so do results below the
+// smallest normal number. Included by kernels.cpp after simd.h, in the same namespace.
 //
-// Both stand on exp(t) = 2^n (1 + p) for t <= 0, with n = round(t / ln 2), r = t - n ln 2 and p = expm1(r) = r + r^2 q(r). The
+// Both stand on exp(t) = 2^n (1 + p), with n = round(t / ln 2), r = t - n ln 2 and p = expm1(r) = r + r^2 q(r). The
 // polynomials are Chebyshev fits (mpmath.chebyfit) of (expm1(r) - r) / r^2 over |r| <= ln(2) / 2 and, for small arguments, of
 // (tanh(x) / x - 1) / x^2 in x^2 over |x| <= 0.55; their errors are below 0.1 ulp in either type.
 
@@ -16,10 +17,10 @@ struct Constants<float> {
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
   static constexpr float ln2_hi = 0.693359375f;      // 10 bits, so that n * ln2_hi is exact
   static constexpr float ln2_lo = -2.12194440e-4f;
-  static constexpr float tanh_limit = 10.0f;      // tanh(x) rounds to 1 beyond 9.02
-  static constexpr float sigmoid_limit = 104.0f;  // exp(-x) rounds to 0 beyond 103.98
-  static constexpr float q[] = {1.9890990824673653847e-4f, 1.3933649996309250429e-3f, 8.3333109254809008349e-3f,
-                                4.1666464925285905408e-2f, 1.6666666681623231402e-1f, 0.5f};
+  static constexpr float tanh_limit = 10.0f;     // tanh(x) rounds to 1 beyond 9.02
+  static constexpr float sigmoid_limit = 87.5f;  // sigmoid(x) counts as 0 below -87.34; 2^n and 2^-n stay normal up to 87.68
+  static constexpr float q[] = {1.3926250831497611718e-3f, 8.3632328836826182041e-3f, 4.1666554212984150314e-2f,
+                                1.6666576666119928305e-1f, 0.5f};
   static constexpr float tanh[] = {-6.6034737560032391222e-3f, 2.130579190515235932e-2f, -5.3908841659100259053e-2f,
                                    1.333311074006183226e-1f, -3.333333198506049671e-1f};
 };
@@ -32,18 +33,11 @@ struct Constants<double> {
   static constexpr double ln2_hi = 6.93147180369123816490e-01;  // 33 bits
   static constexpr double ln2_lo = 1.90821492927058770002e-10;
   static constexpr double tanh_limit = 20.0;
-  static constexpr double sigmoid_limit = 746.0;
-  static constexpr double q[] = {2.0914686968086877232e-9,
-                                 2.5105217004720745163e-8,
-                                 2.7557273643110295328e-7,
-                                 2.755725540020642443e-6,
-                                 2.4801587325547741216e-5,
-                                 1.9841269874820625271e-4,
-                                 1.3888888888883748305e-3,
-                                 8.3333333333261351258e-3,
-                                 4.1666666666666669755e-2,
-                                 1.6666666666666670991e-1,
-                                 0.5};
+  static constexpr double sigmoid_limit = 708.5;  // likewise 708.40 and 708.74
+  static constexpr double q[] = {2.5100472505694996003e-8, 2.7620201591031548792e-7, 2.7557268276905696187e-6,
+                                 2.4801521057868205199e-5, 1.9841269863171556026e-4, 1.3888888917367080562e-3,
+                                 8.3333333333300381973e-3, 4.1666666666623820532e-2, 1.666666666666674600e-1,
+                                 0.50000000000000010314};
   static constexpr double tanh[] = {-2.0556481227849428388e-5, 8.5046409816780455264e-5,  -2.345939626300280444e-4,
                                     5.889222948725542448e-4,   -1.4556590344968791631e-3, 3.5921100283635908872e-3,
                                     -8.8632343711986176177e-3, 2.1869488492510939724e-2,  -5.3968253967408654727e-2,
@@ -65,8 +59,7 @@ RECURRA_FN Vec<T> with_sign(Vec<T> size, Vec<T> sign) {
 
 template <class T>
 RECURRA_FN Vec<T> clip(Vec<T> x, Vec<T> bound) {
-  x = select(bound < x, bound, x);
-  return select(x < -bound, -bound, x);
+  return max(-bound, min(bound, x));
 }
 
 // v where |x| <= bound, 0 elsewhere: the gradient of clip.
@@ -114,33 +107,22 @@ RECURRA_FN Vec<T> power_of_two(typename Vec<T>::Bits n) {
   return Vec<T>::from_bits((n + C::exponent_bias) << C::mantissa_bits);
 }
 
-// s(x) = 1 / (1 + e) for x >= 0 and e / (1 + e) for x < 0, with e = exp(-|x|).
+// 1 / (1 + e) with e = exp(-x) = 2^n (1 + p), where 1 + e = 2^n ((p + 2^-n) + 1): the smaller two first, since e may be so
+// large that adding 1 to it would do nothing, and rounding e itself would cost too much.
 template <class T>
 RECURRA_FN Vec<T> sigmoid(Vec<T> x) {
-  using C = Constants<T>;
-  const Vec<T> one(1), limit(C::sigmoid_limit);
-  const Vec<T> size = abs(x);
-  const ReducedExp<T> r = reduced_exp(-select(limit < size, limit, size));
-  // 2^n in two factors: at n < -126 one alone would be subnormal and could not be built.
-  const auto half = r.n >> 1;
-  const Vec<T> first = power_of_two<T>(half), second = power_of_two<T>(r.n - half);
-  const Vec<T> e = fma(first, r.p, first) * second;
-  const Vec<T> d = one + e;
-  // e, d and the quotient are each rounded once, 2.4 ulp in the worst case. So the rounding of d is put into e before that is
-  // rounded: e / (d + lost) = e (1 - lost) / d to first order and for small e, where it counts.
-  const Vec<T> lost = e - (d - one);
-  const Vec<T> p = fma(-lost, r.p, r.p - lost);
-  const Vec<T> numerator = fma(first, p, first) * second;
-  return select(x < Vec<T>(0), numerator, one) / d;
+  const ReducedExp<T> e = reduced_exp(-clip(x, Vec<T>(Constants<T>::sigmoid_limit)));
+  const Vec<T> scale = power_of_two<T>(e.n), inverse = power_of_two<T>(-e.n);
+  return Vec<T>(1) / fma(scale, e.p + inverse, scale);
 }
 
 // 1 - 2e / (1 + e) with e = exp(-2|x|) while that is above 1/2, an odd polynomial below, where the difference would cancel.
 template <class T>
 RECURRA_FN Vec<T> tanh(Vec<T> x) {
   using C = Constants<T>;
-  const Vec<T> one(1), limit(C::tanh_limit);
-  const Vec<T> size = abs(x);
-  const ReducedExp<T> r = reduced_exp(Vec<T>(-2) * select(limit < size, limit, size));
+  const Vec<T> one(1), size = abs(x);
+  const Vec<T> t = -min(Vec<T>(C::tanh_limit), size);
+  const ReducedExp<T> r = reduced_exp(t + t);
   const Vec<T> scale = power_of_two<T>(r.n);
   const Vec<T> e = fma(scale, r.p, scale);
   const Vec<T> large = one - (e + e) / (one + e);

@@ -75,6 +75,17 @@ struct Vec {
   friend RECURRA_FN Bits operator<(Vec a, Vec b) { return a.v < b.v; }
 };
 
+// Keeps v in its register: left alone, GCC reads weights anew for each of two or three rows, and reading becomes the limit.
+// Where there are 16 registers, there is none to spare.
+template <class T>
+RECURRA_FN void pin(Vec<T>& v) {
+#if defined(__AVX512VNNI__)
+  asm("" : "+v"(v.v));
+#else
+  (void)v;
+#endif
+}
+
 // a * b + c, rounded once wherever the machine can; the generic x86-64 baseline rounds twice.
 #if defined(__AVX512VNNI__)
 RECURRA_FN Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
@@ -89,6 +100,28 @@ RECURRA_FN Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return
 template <class T>
 RECURRA_FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   return a * b + c;
+}
+#endif
+
+// The smaller and the larger of a and b; NaN when b is NaN. (With full masks, since GCC 12 warns of the unmasked intrinsics.)
+#if defined(__AVX512VNNI__)
+RECURRA_FN Vec<float> min(Vec<float> a, Vec<float> b) { return _mm512_mask_min_ps(a.v, 0xffff, a.v, b.v); }
+RECURRA_FN Vec<float> max(Vec<float> a, Vec<float> b) { return _mm512_mask_max_ps(a.v, 0xffff, a.v, b.v); }
+RECURRA_FN Vec<double> min(Vec<double> a, Vec<double> b) { return _mm512_mask_min_pd(a.v, 0xff, a.v, b.v); }
+RECURRA_FN Vec<double> max(Vec<double> a, Vec<double> b) { return _mm512_mask_max_pd(a.v, 0xff, a.v, b.v); }
+#elif defined(__AVX2__) && defined(__FMA__)
+RECURRA_FN Vec<float> min(Vec<float> a, Vec<float> b) { return _mm256_min_ps(a.v, b.v); }
+RECURRA_FN Vec<float> max(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a.v, b.v); }
+RECURRA_FN Vec<double> min(Vec<double> a, Vec<double> b) { return _mm256_min_pd(a.v, b.v); }
+RECURRA_FN Vec<double> max(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a.v, b.v); }
+#else
+template <class T>
+RECURRA_FN Vec<T> min(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v < b.v ? a.v : b.v);
+}
+template <class T>
+RECURRA_FN Vec<T> max(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v > b.v ? a.v : b.v);
 }
 #endif
 

@@ -123,12 +123,14 @@ struct InputBlock {
     Vec<T> acc[N][R][gates];
     start<gates>(acc, tiles, tile, Panel<const T>(), row);
     W::template add<PlainGates<gates>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size);
+    T* out = call.out[row] + ptrdiff_t(tile) * gates * U;
+    const ptrdiff_t stride = call.out.stride;
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n)
+    for (int r = 0; r < R; ++r, out += stride)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
+      for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-        for (int g = 0; g < gates; ++g) acc[n][r][g].store(call.out[row + r] + ((tile + n) * gates + g) * U);
+        for (int g = 0; g < gates; ++g) acc[n][r][g].store(out + (n * gates + g) * U);
   }
 };
 

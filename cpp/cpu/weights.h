@@ -53,7 +53,10 @@ struct FullWeights {
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-        for (int g = 0; g < G; ++g) w[n][g] = Vec<T>::load(weights[n] + (k * G + g) * Vec<T>::lanes);
+        for (int g = 0; g < G; ++g) {
+          w[n][g] = Vec<T>::load(weights[n] + (k * G + g) * Vec<T>::lanes);
+          if (R > 1) pin(w[n][g]);
+        }
       multiply_add<Gates>(acc, w, rows, k);
     }
   }
@@ -115,7 +118,10 @@ struct Bfloat16Pairs {
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-        for (int g = 0; g < G; ++g) w[n][g] = Vec<float>::load(weights[n] + (k * G + g) * Vec<float>::lanes);
+        for (int g = 0; g < G; ++g) {
+          w[n][g] = Vec<float>::load(weights[n] + (k * G + g) * Vec<float>::lanes);
+          if (R > 1) pin(w[n][g]);
+        }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const TwoHalves two(rows[r][k]);

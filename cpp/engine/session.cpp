@@ -24,7 +24,8 @@ int64_t steps_within(int64_t budget, int64_t bytes_a_step) {
   return std::clamp<int64_t>(budget / std::max<int64_t>(bytes_a_step, 1), 1, kMostSteps);
 }
 
-// Asks for rows that other workers have just written, all cache lines at once: the product would wait for them one by one.
+// Asks for rows that are far away, new ones or such as other workers have just written, all cache lines at once: the product
+// would wait for them one by one.
 template <class T>
 void fetch(const Rows<const T>& rows, int count, int64_t size) {
   for (int r = 0; r < count; ++r)
@@ -215,7 +216,9 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
     for (int r = 0; r < rows; ++r) pass.offsets.chunk[count++] = pass.offsets.x[r] + step * stride;
   }
   const int64_t size = pass.layer->phases[0].tiles.input_size;
-  const Operand<T> x = operand({pass.x.data, pass.offsets.chunk}, count, size, false, pass.reduced.x, pass.reduced.x_scale);
+  const Rows<const T> x_rows = {pass.x.data, pass.offsets.chunk};
+  fetch(x_rows, count, size);
+  const Operand<T> x = operand(x_rows, count, size, false, pass.reduced.x, pass.reduced.x_scale);
   for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
     if (!phase.inputs) continue;
