@@ -62,8 +62,8 @@ void Bptt<T>::deal() {
       const recurra::Phase& described = spec.phases[p];
       Phase& phase = phases_[size_t(p)];
       deal.panel(phase.da, da_stride, chunk_rows_);
-      deal.panel(phase.d_input, described.input.count * phase.width, described.input.count ? input : 0);
-      deal.panel(phase.d_recurrent, described.recurrent.count * phase.width, record_.stride);
+      deal.panel(phase.d_input, odd_stride(described.input.count * phase.width), described.input.count ? input : 0);
+      deal.panel(phase.d_recurrent, odd_stride(described.recurrent.count * phase.width), record_.stride);
       deal.panel(phase.d_sums, (described.chains + described.vector_count) * phase.width, 1);
     }
     deal.panel(x_, odd_stride(input), chunk_rows_);
