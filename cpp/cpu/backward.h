@@ -29,6 +29,9 @@ void backward(const BackwardCall<T>& call) {
   for (int row = 0; row < call.rows; ++row)
     for (int tile = call.tile_begin; tile < call.tile_end; ++tile) {
       const ptrdiff_t at = ptrdiff_t(tile) * U;
+      // The tape is larger than any cache that is near; the next row of it is asked for while this one is worked on.
+      for (ptrdiff_t i = at; i < call.saved_width && row + 1 < call.rows; i += call.padded)
+        __builtin_prefetch(call.saved[row + 1] + i);
       BackwardUnit<T> unit{call, row, chains, at, call.tiles.base + tile * call.tiles.size + chains * U, Vec<T>(0)};
       Vec<T> d_result = Vec<T>::load(call.d_result[row] + at);
       if (call.dy.base) d_result = d_result + Vec<T>::load(call.dy[row] + at, call.tiles.units - at);

@@ -107,7 +107,8 @@ struct BackwardCall {
   Panel<const T> h;       // h(t-1)
   Panel<const T> states;  // as in PhaseCall
   Panel<const T> saved;
-  Panel<T> d_states;  // of the states after the step; then of those before it
+  ptrdiff_t saved_width = 0;  // numbers of a row that the cell saved
+  Panel<T> d_states;          // of the states after the step; then of those before it
   Panel<T> d_kept;
   Panel<T> da;            // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'
   ptrdiff_t d_width = 0;  // units of the phase, padded

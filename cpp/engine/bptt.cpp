@@ -253,6 +253,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
   const bool by_tiles = split_ == Split::tiles;
   BackwardCall<T> call;
   call.rows = rows;
+  call.padded = model_.padded_hidden();
   if (pass.dy.data)
     for (int r = 0; r < rows; ++r) table.dy[r] = offset(pass, pass.dy, pass.y_order, first + r * parts, step);
   const Panel<T> d_h = mine(d_h_, first), d_result = mine(d_result_, first);
@@ -260,9 +261,9 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
   call.h = read_only(mine(pass.track->h, record_.before(step) + first));
   call.states = read_only(mine(pass.track->states, record_.before(step) + first));
   call.saved = read_only(record_.recompute ? mine(saved_, row) : mine(pass.track->saved, record_.at(step) + first));
+  call.saved_width = model_.spec->saved * call.padded;
   call.d_states = mine(d_states_, first);
   call.d_kept = mine(d_kept_, first);
-  call.padded = model_.padded_hidden();
   call.constants = model_.constants.data();
   for (size_t p = phases_.size(); p-- > 0;) {
     const int tiles = pass.packed->phases[p].tile_count;
