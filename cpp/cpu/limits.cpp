@@ -4,7 +4,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "recurra/recurra.h"
+#include "../engine/model.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -135,7 +135,8 @@ Limits measure_limits() {
   limits.bf16_gflops = giga_operations(m.bf16);
   limits.int8_gops = giga_operations(m.int8);
   for (const int kib : {16, 48, 128, 512, 1024, 2048, 8192, 32768}) {
-    const std::vector<float> data(size_t(kib) * 256, 0.5f);
+    const detail::Buffer<float> data(size_t(kib) * 256);  // as weights are kept
+    std::fill_n(data.data(), data.size(), 0.5f);
     const int repeats = std::max(1, 8192 / kib);
     const double time = shortest([&] {
       for (int i = 0; i < repeats; ++i) m.read(data.data(), data.size());

@@ -6,6 +6,10 @@
 #include <new>
 #include <stdexcept>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "pack.h"
 
 namespace recurra {
@@ -14,11 +18,16 @@ namespace detail {
 // calloc knows which memory is zero already; an aligned allocation would have to be cleared.
 template <class T>
 Buffer<T>::Buffer(size_t count) : size_(count) {
-  constexpr size_t kCacheLine = 64;
-  if (count > (SIZE_MAX - kCacheLine) / sizeof(T)) throw std::bad_alloc();
-  memory_.reset(std::calloc(count * sizeof(T) + kCacheLine, 1));
+  constexpr size_t kCacheLine = 64, kHugePage = 2 << 20;
+  if (count > (SIZE_MAX - kHugePage) / sizeof(T)) throw std::bad_alloc();
+  const size_t bytes = count * sizeof(T), alignment = bytes < kHugePage ? kCacheLine : kHugePage;
+  memory_.reset(std::calloc(bytes + alignment, 1));
   if (!memory_) throw std::bad_alloc();
-  data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
+  data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_.get()) + alignment - 1) / alignment * alignment);
+#if defined(__linux__)
+  // A wish: without huge pages all works too, with a page fault every 4 KB and more to look up.
+  if (alignment == kHugePage) madvise(data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
 }
 
 template <class T>
