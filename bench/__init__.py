@@ -4,5 +4,5 @@
   of those that read ONNX); `run.py` times them in turns; `limits.py` says what the machine forbids; `results.py` keeps,
   saves and compares what came out; `report.py` and `plots.py` show it; `cli.py` is the command line.
 
-Everything else in this folder is not installed: `NOTES.md`, `limits.cpp` and `subnormals.py`.
+Everything else in this folder is not installed: `NOTES.md`, `properties.py` and `subnormals.py`.
 """

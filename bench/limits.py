@@ -1,7 +1,7 @@
 """The least time a shape can take on this machine.
 
 The machine's limits are measured by the compiled core, in the same run: multiply-adds a second from registers, and
-bytes a second read from memory blocks of several sizes, one thread. A recurrent layer makes two products:
+bytes a second read from memory blocks of several sizes, in order or to and fro, one thread. A recurrent layer makes two products:
 
 - **recurrent**, once a step, because step t needs step t-1. Its weights are read once a step, from the level of the
   memory where those of one layer and direction stay.
@@ -28,7 +28,9 @@ GATES = {"LSTM": 4, "GRU": 3, "GRU-before": 3, "RNN": 1}
 PEAKS = {"float32": "fma_f32_gflops", "bf16": "fma_bf16_gflops", "int8": "dot_int8_gops"}
 BYTES = {"float32": 4, "bf16": 2, "int8": 1}
 
-Limits = dict[str, Any]  # PEAKS' values: 1e9 operations a second; "read_gbs": a list of (KiB, 1e9 bytes a second)
+# PEAKS' values: 1e9 operations a second; "read_gbs": a list of (KiB, 1e9 bytes a second); "unrest": p99 / median of a
+# microsecond's reading, 1 on an idle machine.
+Limits = dict[str, Any]
 
 
 def measure() -> Limits | None:
@@ -40,9 +42,10 @@ def measure() -> Limits | None:
 
 
 def bandwidth(limits: Limits, size: float) -> float:
-    """Bytes a second when `size` bytes are read again and again: as measured for the nearest size, by their ratio."""
-    octaves = math.log2(max(size, 1) / 1024)
-    return 1e9 * float(min(limits["read_gbs"], key=lambda reading: abs(math.log2(reading[0]) - octaves))[1])
+    """Bytes a second when `size` bytes are read again and again: at most as for the largest block that is no larger."""
+    readings = sorted(limits["read_gbs"])
+    fitting = [rate for kib, rate in readings if kib * 1024 <= size]
+    return 1e9 * float(fitting[-1] if fitting else readings[0][1])
 
 
 def bound(shape: Shape, limits: Limits | None, precision: str = "float32", threads: int = 1) -> float | None:

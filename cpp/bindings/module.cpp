@@ -376,7 +376,8 @@ py::dict limits() {
     limits = recurra::measure_limits();
   }
   return py::dict(py::arg("fma_f32_gflops") = limits.f32_gflops, py::arg("fma_bf16_gflops") = limits.bf16_gflops,
-                  py::arg("dot_int8_gops") = limits.int8_gops, py::arg("read_gbs") = limits.read_gbs);
+                  py::arg("dot_int8_gops") = limits.int8_gops, py::arg("read_gbs") = limits.read_gbs,
+                  py::arg("unrest") = limits.unrest);
 }
 
 }  // namespace

@@ -126,6 +126,37 @@ double giga_operations(const Arithmetic& arithmetic) {
   return arithmetic.work ? arithmetic.operations / shortest(arithmetic.work) / 1e9 : 0;
 }
 
+using Read = void (*)(const float* data, size_t count);
+
+// GB/s of reading a block again and again: from its beginning, or to and fro in pieces, which finds in the cache the end of a
+// block that is too large for it. The better of the two.
+double read_rate(Read read, const float* data, size_t count) {
+  constexpr size_t kPiece = 2048;
+  const int repeats = std::max(1, int((size_t(2) << 20) / count)) * 2;
+  const double in_order = shortest([&] {
+    for (int i = 0; i < repeats; ++i) read(data, count);
+  });
+  const double to_and_fro = shortest([&] {
+    for (int i = 0; i < repeats; i += 2) {
+      for (size_t at = 0; at < count; at += kPiece) read(data + at, kPiece);
+      for (size_t at = count; at > 0; at -= kPiece) read(data + at - kPiece, kPiece);
+    }
+  });
+  return double(repeats) * double(count) * sizeof(float) / std::min(in_order, to_and_fro) / 1e9;
+}
+
+// p99 / median of a microsecond's reading, the time of a small step: what the machine adds on its own.
+double unrest(Read read, const float* data, size_t count) {
+  std::vector<double> times(20000);
+  for (double& time : times) {
+    const double start = seconds();
+    read(data, count);
+    time = seconds() - start;
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 100 * 99] / times[times.size() / 2];
+}
+
 }  // namespace
 
 Limits measure_limits() {
@@ -134,15 +165,10 @@ Limits measure_limits() {
   limits.f32_gflops = giga_operations(m.f32);
   limits.bf16_gflops = giga_operations(m.bf16);
   limits.int8_gops = giga_operations(m.int8);
-  for (const int kib : {16, 48, 128, 512, 1024, 2048, 8192, 32768}) {
-    const detail::Buffer<float> data(size_t(kib) * 256);  // as weights are kept
-    std::fill_n(data.data(), data.size(), 0.5f);
-    const int repeats = std::max(1, 8192 / kib);
-    const double time = shortest([&] {
-      for (int i = 0; i < repeats; ++i) m.read(data.data(), data.size());
-    });
-    limits.read_gbs.emplace_back(kib, double(repeats) * double(data.size()) * sizeof(float) / time / 1e9);
-  }
+  const detail::Buffer<float> data(size_t(32768) * 256);  // as weights are kept
+  std::fill_n(data.data(), data.size(), 0.5f);
+  for (int kib = 16; kib <= 32768; kib *= 2) limits.read_gbs.emplace_back(kib, read_rate(m.read, data.data(), size_t(kib) * 256));
+  limits.unrest = unrest(m.read, data.data(), size_t(128) * 256);
   return limits;
 }
 

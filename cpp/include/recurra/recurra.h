@@ -49,6 +49,7 @@ struct Limits {
   double bf16_gflops = 0;                        // of dot products; 0 where the machine has no instruction for them
   double int8_gops = 0;                          // likewise
   std::vector<std::pair<int, double>> read_gbs;  // KiB read again and again, GB/s
+  double unrest = 0;                             // p99 / median of a microsecond's work: 1 on an idle machine
 };
 Limits measure_limits();
 
