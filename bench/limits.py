@@ -1,7 +1,8 @@
 """The least time a shape can take on this machine.
 
-The machine's limits are measured by the compiled core, in the same run: multiply-adds a second from registers, and
-bytes a second read from memory blocks of several sizes, in order or to and fro, one thread. A recurrent layer makes two products:
+The machine's limits are measured by the compiled core, in the same run, on one thread: multiply-adds a second from
+registers, and bytes a second read from blocks of memory of several sizes, in order or to and fro. A recurrent layer
+makes two products:
 
 - **recurrent**, once a step, because step t needs step t-1. Its weights are read once a step, from the level of the
   memory where those of one layer and direction stay.

@@ -153,6 +153,12 @@ for cell in recurra.cells():
     for precision in ("bfloat16", "int8"):
         layer = recurra.Recurrent(cell, 13, 37, 2, proj_size=11 if cell.endswith("_projected") else 0, seed=1)
         digest.update(layer.quantize(precision)(x)[0].tobytes())
+# Sums that underflow between two additions, that overflow, and such of infinities; NaN may have any payload.
+for scale in (1e-20, 1e-19, 1e-18, 1e18, 1e19, 1e20):
+    layer = recurra.RNN(13, 37, nonlinearity="relu", seed=1)
+    layer.load_state_dict({k: v * np.float32(scale) for k, v in layer.state_dict().items()})
+    y = layer.quantize("bfloat16")(x * np.float32(scale))[0]
+    digest.update(np.where(np.isnan(y), np.float32(-1), y).tobytes())
 print(digest.hexdigest())
 """
 

@@ -30,7 +30,8 @@ void backward(const BackwardCall<T>& call) {
     for (int tile = call.tile_begin; tile < call.tile_end; ++tile) {
       const ptrdiff_t at = ptrdiff_t(tile) * U;
       // The tape is larger than any cache that is near; the next row of it is asked for while this one is worked on.
-      for (ptrdiff_t i = at; i < call.saved_width && row + 1 < call.rows; i += call.padded)
+      const bool new_line = at * ptrdiff_t(sizeof(T)) % 64 == 0;
+      for (ptrdiff_t i = at; new_line && i < call.saved_width && row + 1 < call.rows; i += call.padded)
         __builtin_prefetch(call.saved[row + 1] + i);
       BackwardUnit<T> unit{call, row, chains, at, call.tiles.base + tile * call.tiles.size + chains * U, Vec<T>(0)};
       Vec<T> d_result = Vec<T>::load(call.d_result[row] + at);

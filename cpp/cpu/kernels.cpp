@@ -1,5 +1,5 @@
 // Every CPU kernel. This file is compiled once per instruction set, with RECURRA_ISA naming it. Everything in it has internal
-// linkage except the one table at the end: a shared inline function compiled here for AVX-512 could otherwise be the copy the
+// linkage except the tables at the end: a shared inline function compiled here for AVX-512 could otherwise be the copy the
 // linker keeps for everybody (tests/cpp/symbols.cmake checks the object files).
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -43,7 +43,7 @@ unsigned long enter() {
   asm volatile("msr fpcr, %0" : : "r"(1ul << 24));  // FZ
   return saved;
 #else
-  return 0;
+  return 0;  // subnormal numbers stay; sigmoid then ends at 1e-38 (1e-308) and not at 0
 #endif
 }
 

@@ -167,7 +167,8 @@ Limits measure_limits() {
   limits.int8_gops = giga_operations(m.int8);
   const detail::Buffer<float> data(size_t(32768) * 256);  // as weights are kept
   std::fill_n(data.data(), data.size(), 0.5f);
-  for (int kib = 16; kib <= 32768; kib *= 2) limits.read_gbs.emplace_back(kib, read_rate(m.read, data.data(), size_t(kib) * 256));
+  for (int kib = 16; kib <= 32768; kib *= 2)
+    limits.read_gbs.emplace_back(kib, read_rate(m.read, data.data(), size_t(kib) * 256));
   limits.unrest = unrest(m.read, data.data(), size_t(128) * 256);
   return limits;
 }

@@ -5,7 +5,7 @@
 //
 // Both stand on exp(t) = 2^n (1 + p), with n = round(t / ln 2), r = t - n ln 2 and p = expm1(r) = r + r^2 q(r). The
 // polynomials are Chebyshev fits (mpmath.chebyfit) of (expm1(r) - r) / r^2 over |r| <= ln(2) / 2 and, for small arguments, of
-// (tanh(x) / x - 1) / x^2 in x^2 over |x| <= 0.55; their errors are below 0.1 ulp in either type.
+// (tanh(x) / x - 1) / x^2 in x^2 over |x| <= 0.55; their errors are about 0.1 ulp in either type.
 
 template <class T>
 struct Constants;
@@ -36,7 +36,7 @@ struct Constants<double> {
   static constexpr double sigmoid_limit = 708.5;  // likewise 708.40 and 708.74
   static constexpr double q[] = {2.5100472505694996003e-8, 2.7620201591031548792e-7, 2.7557268276905696187e-6,
                                  2.4801521057868205199e-5, 1.9841269863171556026e-4, 1.3888888917367080562e-3,
-                                 8.3333333333300381973e-3, 4.1666666666623820532e-2, 1.666666666666674600e-1,
+                                 8.3333333333300381973e-3, 4.1666666666623820532e-2, 1.6666666666666667460e-1,
                                  0.50000000000000010314};
   static constexpr double tanh[] = {-2.0556481227849428388e-5, 8.5046409816780455264e-5,  -2.345939626300280444e-4,
                                     5.889222948725542448e-4,   -1.4556590344968791631e-3, 3.5921100283635908872e-3,

@@ -1,4 +1,5 @@
-// The vector type of one instruction set: GCC and Clang vector extensions, plus the two things they lack (fma, broadcast).
+// The vector type of one instruction set: GCC and Clang vector extensions, plus what they lack: fma, min and max,
+// dot products of narrow numbers.
 // Included by kernels.cpp inside the unnamed namespace of an instruction set's own namespace, after <immintrin.h> or
 // <arm_neon.h>.
 

@@ -8,11 +8,13 @@ RECURRA_FN void point_to_rows(const T* (&pointers)[R], const From& rows, int row
   for (int r = 0; r < R; ++r) pointers[r] = rows[row + r];
 }
 
+typedef int Word __attribute__((may_alias));  // some numbers of a reduced row
+
 // Rows in the form that reduced weights want; it is made of whole words.
-template <int R, class Word>
-RECURRA_FN void point_to_reduced(const Word* (&pointers)[R], const Panel<const char>& rows, int row) {
+template <int R, class Number>
+RECURRA_FN void point_to_reduced(const Number* (&pointers)[R], const Panel<const char>& rows, int row) {
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) pointers[r] = reinterpret_cast<const Word*>(rows[row + r]);
+  for (int r = 0; r < R; ++r) pointers[r] = reinterpret_cast<const Number*>(rows[row + r]);
 }
 
 template <int N, class T>
@@ -109,7 +111,7 @@ struct Bfloat16Pairs {
                              ptrdiff_t at, ptrdiff_t size) {
     constexpr Product product = Gates::product();
     constexpr int G = product.count;
-    const int* rows[R];
+    const Word* rows[R];
     const float* weights[N];
     point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
@@ -146,7 +148,7 @@ struct Int8Weights {
                              ptrdiff_t at, ptrdiff_t size) {
     constexpr Product product = Gates::product();
     constexpr int G = product.count, U = Vec<float>::lanes;
-    const int* rows[R];
+    const Word* rows[R];
     const float* weights[N];
     point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
@@ -217,9 +219,10 @@ void round_rows(const ReduceCall& call) {
     Number* out = reinterpret_cast<Number*>(call.out[r]);
     for (ptrdiff_t i = 0; i < call.padded; i += V::lanes) {
       const V x = load_row(call.x[r], i, call.size);
-      const auto bits = x.bits();
+      const auto number = x.v == x.v;
+      const auto bits = x.bits() & number;
       const auto nearest = bits + 0x7fff + ((bits >> 16) & 1);
-      const auto rounded = ((x.v == x.v) ? nearest : bits | 0x400000) & int(0xffff0000);
+      const auto rounded = (number ? nearest : x.bits() | 0x400000) & int(0xffff0000);
       Number numbers[V::lanes];
       for (int lane = 0; lane < V::lanes; ++lane)
         if constexpr (sizeof(Number) == sizeof(float))
@@ -227,10 +230,7 @@ void round_rows(const ReduceCall& call) {
         else
           numbers[lane] = Number(unsigned(rounded[lane]) >> 16);
       const ptrdiff_t n = call.padded - i < V::lanes ? call.padded - i : V::lanes;
-      if (n == V::lanes)
-        __builtin_memcpy(out + i, numbers, sizeof numbers);
-      else
-        for (ptrdiff_t j = 0; j < n; ++j) out[i + j] = numbers[j];
+      __builtin_memcpy(out + i, numbers, size_t(n) * sizeof(Number));
     }
   }
 }
@@ -253,10 +253,7 @@ void quantise(const ReduceCall& call) {
       int8_t bytes[V::lanes];
       for (int lane = 0; lane < V::lanes; ++lane) bytes[lane] = int8_t(q[lane]);
       const ptrdiff_t n = call.padded - i < V::lanes ? call.padded - i : V::lanes;
-      if (n == V::lanes)
-        __builtin_memcpy(out + i, bytes, sizeof bytes);
-      else
-        for (ptrdiff_t j = 0; j < n; ++j) out[i + j] = bytes[j];
+      __builtin_memcpy(out + i, bytes, size_t(n));
     }
   }
 }

@@ -107,7 +107,7 @@ struct BackwardCall {
   Panel<const T> h;       // h(t-1)
   Panel<const T> states;  // as in PhaseCall
   Panel<const T> saved;
-  ptrdiff_t saved_width = 0;  // numbers of a row that the cell saved
+  ptrdiff_t saved_width = 0;  // numbers of a row to ask for ahead
   Panel<T> d_states;          // of the states after the step; then of those before it
   Panel<T> d_kept;
   Panel<T> da;            // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'

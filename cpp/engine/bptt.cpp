@@ -12,8 +12,9 @@ namespace {
 // Rows of a chunk: enough that reading and writing a weight's gradient once a chunk is little beside its multiply-adds.
 constexpr int64_t kChunkRows = 256;
 
-// Rows whose width is a multiple of a page's size would all fall into the same few lines of the first-level cache.
-ptrdiff_t odd_stride(ptrdiff_t width) { return (width + 15) / 16 * 16 + 16; }
+// An odd number of cache lines (of floats): rows a multiple of a page's size apart would all fall into the same few lines of
+// the first-level cache.
+ptrdiff_t odd_stride(ptrdiff_t width) { return ((width + 15) / 16 | 1) * 16; }
 
 }  // namespace
 
@@ -261,7 +262,6 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
   call.h = read_only(mine(pass.track->h, record_.before(step) + first));
   call.states = read_only(mine(pass.track->states, record_.before(step) + first));
   call.saved = read_only(record_.recompute ? mine(saved_, row) : mine(pass.track->saved, record_.at(step) + first));
-  call.saved_width = model_.spec->saved * call.padded;
   call.d_states = mine(d_states_, first);
   call.d_kept = mine(d_kept_, first);
   call.constants = model_.constants.data();
@@ -271,6 +271,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
     call.tile_begin = by_tiles ? int(share(tiles, worker)) : 0;
     call.tile_end = by_tiles ? int(share(tiles, worker + 1)) : tiles;
     call.last = p + 1 == phases_.size();
+    call.saved_width = call.last ? model_.spec->saved * call.padded : 0;
     call.dy = {call.last ? pass.dy.data : nullptr, table.dy};
     call.d_result = call.last ? d_h : d_result;
     call.da = mine(phases_[p].da, row);

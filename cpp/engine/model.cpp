@@ -15,23 +15,47 @@
 namespace recurra {
 namespace detail {
 
-// calloc knows which memory is zero already; an aligned allocation would have to be cleared.
+namespace {
+
+constexpr size_t kCacheLine = 64, kHugePage = 2 << 20;
+
+template <class T>
+T* aligned(void* memory, size_t alignment) {
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + alignment - 1) / alignment * alignment);
+}
+
+}  // namespace
+
+// Both ways give memory that is known to be zero; an aligned allocation would have to be cleared.
 template <class T>
 Buffer<T>::Buffer(size_t count) : size_(count) {
-  constexpr size_t kCacheLine = 64, kHugePage = 2 << 20;
   if (count > (SIZE_MAX - kHugePage) / sizeof(T)) throw std::bad_alloc();
-  const size_t bytes = count * sizeof(T), alignment = bytes < kHugePage ? kCacheLine : kHugePage;
-  memory_.reset(std::calloc(bytes + alignment, 1));
-  if (!memory_) throw std::bad_alloc();
-  data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_.get()) + alignment - 1) / alignment * alignment);
+  const size_t bytes = count * sizeof(T);
 #if defined(__linux__)
-  // A wish: without huge pages all works too, with a page fault every 4 KB and more to look up.
-  if (alignment == kHugePage) madvise(data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+  if (bytes >= kHugePage) {
+    const size_t mapped = bytes + kHugePage;
+    void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    memory_ = {memory, Free{mapped}};
+    data_ = aligned<T>(memory, kHugePage);
+    // A wish: without huge pages all works too, with a page fault every 4 KB and more to look up.
+    madvise(data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+    return;
+  }
 #endif
+  memory_.reset(std::calloc(bytes + kCacheLine, 1));
+  if (!memory_) throw std::bad_alloc();
+  data_ = aligned<T>(memory_.get(), kCacheLine);
 }
 
 template <class T>
 void Buffer<T>::Free::operator()(void* p) const {
+#if defined(__linux__)
+  if (mapped) {
+    munmap(p, mapped);
+    return;
+  }
+#endif
   std::free(p);
 }
 

@@ -43,6 +43,7 @@ class Buffer {
 
  private:
   struct Free {
+    size_t mapped = 0;  // bytes that mmap gave; 0 for calloc's
     void operator()(void* p) const;
   };
   std::unique_ptr<void, Free> memory_;

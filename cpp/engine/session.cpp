@@ -13,6 +13,7 @@ constexpr int64_t kChunkBytes = 256 << 10;
 constexpr int64_t kMostChunkBytes = 1 << 20;
 constexpr int64_t kChunkRows = 64;
 constexpr int64_t kSpanBytes = 1 << 20;
+constexpr int64_t kFetchBytes = 128 << 10;  // of input rows asked for at once: a part of the second-level cache
 constexpr int64_t kMostSteps = 64;
 
 // Bytes that a row may need in the form that reduced weights want: integers are one byte each, bfloat16 numbers two or four.
@@ -217,7 +218,7 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
   }
   const int64_t size = pass.layer->phases[0].tiles.input_size;
   const Rows<const T> x_rows = {pass.x.data, pass.offsets.chunk};
-  fetch(x_rows, count, size);
+  if (count * size * int64_t(sizeof(T)) <= kFetchBytes) fetch(x_rows, count, size);
   const Operand<T> x = operand(x_rows, count, size, false, pass.reduced.x, pass.reduced.x_scale);
   for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
@@ -262,6 +263,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     const Rows<const T> source = p                          ? Rows<const T>{phase_result.base, pass.offsets.result}
                                  : noise_.drops_recurrent() ? masked(pass, now.h, rows)
                                                             : Rows<const T>{now.h.base, pass.offsets.own};
+    if (pass.size > 1) fetch(source, rows, phase.tiles.source_size);
     call.source =
         operand(source, rows, phase.tiles.source_size, phase.source_in_unit_range, reduced.source, reduced.source_scale);
     call.result = p < last ? phase_result : next.h;
@@ -270,7 +272,6 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     else
       call.before = {};
     if (p == last) call.y = {pass.y.data + place * pass.y.step_stride, pass.offsets.y};
-    if (pass.size > 1) fetch(call.source.rows, rows, phase.tiles.source_size);
     if (p == 0 && noise_.zones_out(1)) keep_old_states(pass, call);
     phase.run(call);
     if (noise_.zones_out(0) || noise_.zones_out(1)) zone_out(pass, call, now, pass.first + step, p);

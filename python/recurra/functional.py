@@ -72,7 +72,8 @@ class Packed:
         constants: name to value, for example {"cell_clip": inf}.
         parameters: torch's names to read-only copies of the arrays.
         network: the compiled network.
-        precision: None, "bfloat16" or "int8": how the packed weights are stored. `parameters` are always unrounded.
+        precision: None, "bfloat16" or "int8": what packed weights, and vectors that meet them, are rounded to.
+            `parameters` are always unrounded.
         regularization: chances of dropout and zoneout.
     """
 

@@ -33,8 +33,8 @@ struct CellInfo {
 
 const std::vector<CellInfo>& cells();
 
-// The instruction set in use ("avx512", "avx2", "neon", "generic"), chosen at the first call of anything that computes.
-// RECURRA_ISA forces one; std::runtime_error when this machine lacks it.
+// The instruction set in use ("avx512bf16", "avx512", "avx2", "neon", "generic"), chosen at the first call of anything that
+// computes. RECURRA_ISA forces one; std::runtime_error when this machine lacks it.
 std::string isa();
 std::vector<std::string> available_isas();
 
@@ -56,7 +56,8 @@ Limits measure_limits();
 // ---- networks
 
 // How the weights are stored. bfloat16 and int8 are for float only: bfloat16 rounds vectors as it rounds weights and adds their
-// products as floats; int8 has a scale per unit, takes h with a fixed scale where it lies in -1 .. 1 and other vectors with a scale per row.
+// products as floats; int8 has a scale per unit, takes h with a fixed scale where it lies in -1 .. 1 and other vectors with a
+// scale per row.
 enum class Precision { full, bfloat16, int8 };
 
 // Chances, 0 .. 1.
