@@ -23,6 +23,18 @@ RECURRA_FN void point_to_weights(const T* (&pointers)[N], const Tiles<T>& tiles,
   for (int n = 0; n < N; ++n) pointers[n] = tiles.base + (tile + n) * tiles.size + at;
 }
 
+// The words at k, [k][gate][lane], for R rows.
+template <int R, class T, int N, int G>
+RECURRA_FN void load_weights(Vec<T> (&w)[N][G], const T* const (&weights)[N], ptrdiff_t k) {
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) {
+      w[n][g] = Vec<T>::load(weights[n] + (k * G + g) * Vec<T>::lanes);
+      if (R > 1) pin(w[n][g]);
+    }
+}
+
 constexpr int kAccumulators = RECURRA_REGISTERS == 32 ? 24 : 12;  // the rest hold weights and a broadcast
 
 // acc[n][r][chain[g]] = fma(value[r], w[n][g], ...) for all n, r, g.
@@ -52,13 +64,7 @@ struct FullWeights {
     point_to_weights(weights, tiles, tile, at);
     for (ptrdiff_t k = 0; k < size; ++k) {
       Vec<T> w[N][G];
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 8
-        for (int g = 0; g < G; ++g) {
-          w[n][g] = Vec<T>::load(weights[n] + (k * G + g) * Vec<T>::lanes);
-          if (R > 1) pin(w[n][g]);
-        }
+      load_weights<R>(w, weights, k);
       multiply_add<Gates>(acc, w, rows, k);
     }
   }
@@ -117,13 +123,7 @@ struct Bfloat16Pairs {
     point_to_weights(weights, tiles, tile, at);
     for (ptrdiff_t k = 0; k < (size + 1) / 2; ++k) {
       Vec<float> w[N][G];
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 8
-        for (int g = 0; g < G; ++g) {
-          w[n][g] = Vec<float>::load(weights[n] + (k * G + g) * Vec<float>::lanes);
-          if (R > 1) pin(w[n][g]);
-        }
+      load_weights<R>(w, weights, k);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const TwoHalves two(rows[r][k]);
