@@ -6,8 +6,10 @@
     python -m recurra.demo.train_vowels              # seed 0 -> data/vowels_gru64.npz
     python -m recurra.demo.train_vowels --validate   # five-fold cross-validation inside the training split
 
-The recipe below was fixed before the test split was looked at, and seed 0 is shipped whatever the others give. Input
-noise and dropout are there because the test split was recorded on other occasions than the training split.
+The recipe below was fixed before the test split was looked at, but for the epochs: there were 150, and in two five-fold
+cross-validations inside the training split they left 19 of 540 wrong, and 300 epochs 12. Seed 0 is shipped whatever the
+others give. Input noise and dropout are there because the test split was recorded on other occasions than the training
+split.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from recurra.demo.vowels import DATA, MIN_ACCURACY, Floats, Split, load_split, p
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HIDDEN, NOISE, DROPOUT, RATE, EPOCHS, BATCH = 64, 0.3, 0.3, 3e-3, 150, 30
+HIDDEN, NOISE, DROPOUT, RATE, EPOCHS, BATCH = 64, 0.3, 0.3, 3e-3, 300, 30
 REPORT = 25  # epochs from one report to the next
 
 Ints = npt.NDArray[np.int64]
