@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import recurra
@@ -27,6 +28,30 @@ def isa_available() -> list[str]:
     """The instruction sets of this build that this machine has."""
     available: Any = recurra.config()["isa_available"]
     return list(available)
+
+
+def save_results(path: str, results: dict[str, Array]) -> None:
+    """For `assert_same_bits_on_avx2_and_avx512`: what a process computed, and on which instruction set."""
+    np.savez(path, isa=recurra.config()["isa"], **results)  # type: ignore[arg-type]
+
+
+def assert_same_bits_on_avx2_and_avx512(script: str, folder: Path) -> None:
+    """`script` saves results to the path that it is given; the instruction set of a process is chosen once."""
+    wanted = {"avx2", "avx512"}
+    if not wanted <= set(isa_available()):
+        pytest.skip("this machine does not have both AVX2 and AVX-512")
+    saved = {}
+    for isa in wanted:
+        path = folder / f"{isa}.npz"
+        run_python(script, str(path), RECURRA_ISA=isa)
+        saved[isa] = dict(np.load(path))
+        assert saved[isa].pop("isa").item() == isa
+    assert saved["avx2"].keys() == saved["avx512"].keys()
+    for name, array in saved["avx2"].items():
+        try:
+            assert_same_bits(array, saved["avx512"][name])
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None
 
 
 def arrays(result: Any) -> list[Array]:

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import CPUS, Array, arrays, assert_close, assert_same_bits, copies, isa_available, run_python, states
+from checks import (
+    CPUS,
+    Array,
+    arrays,
+    assert_close,
+    assert_same_bits,
+    assert_same_bits_on_avx2_and_avx512,
+    copies,
+    save_results,
+    states,
+)
 from gradients import ALL_CELLS, as_state, assert_same_gradients, flat, inputs, run, sized, upstream
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,27 +178,13 @@ def save_isa_gradients(path: str) -> None:
         y, final, gradients = run(problem, recompute=problem.batch == 3)
         for k, array in enumerate([y, *states(final), *flat(gradients)]):
             results[f"{problem.cell} {problem.dtype} {problem.hidden_size} {k}"] = array
-    np.savez(path, isa=recurra.config()["isa"], **results)  # type: ignore[arg-type]
+    save_results(path, results)
 
 
 def test_avx2_and_avx512_give_the_same_gradients(tmp_path: Path) -> None:
-    wanted = {"avx2", "avx512"}
-    if not wanted <= set(isa_available()):
-        pytest.skip("this machine does not have both AVX2 and AVX-512")
-    saved = {}
-    for isa in wanted:
-        path = tmp_path / f"{isa}.npz"
-        run_python(
-            "import sys, test_gradients_bits as t; t.save_isa_gradients(sys.argv[1])", str(path), RECURRA_ISA=isa
-        )
-        saved[isa] = dict(np.load(path))
-        assert saved[isa].pop("isa").item() == isa
-    assert saved["avx2"].keys() == saved["avx512"].keys()
-    for name, array in saved["avx2"].items():
-        try:
-            assert_same_bits(array, saved["avx512"][name])
-        except AssertionError as error:
-            raise AssertionError(f"{name}: {error}") from None
+    assert_same_bits_on_avx2_and_avx512(
+        "import sys, test_gradients_bits as t; t.save_isa_gradients(sys.argv[1])", tmp_path
+    )
 
 
 # ---------------------------------------------------------------------------------------------- into, zero, lifetime

@@ -72,7 +72,7 @@ struct FullWeights {
 
 // bfloat16, the upper half of a float32, so that widening it is exact: [k / 2][gate][lane], k in the lower half of a word and
 // k + 1 in the upper. The vector comes rounded to bfloat16 too, so products are exact; a word's upper product is added first,
-// then its lower, as vdpbf16ps does (it equals these two fused multiply-adds in every bit, tests/test_quantize.py).
+// then its lower, as vdpbf16ps does (it equals these two fused multiply-adds in every bit, tests/cpp/bfloat16.cpp).
 struct Bfloat16Weights {
   static constexpr int accumulators = kAccumulators;
   using Number = float;  // as rows are given: widened again
@@ -211,6 +211,15 @@ RECURRA_FN float largest(const float* x, ptrdiff_t size) {
   return strange == 0 ? all : __builtin_inff();
 }
 
+// Those of a vector's reduced numbers for which there is room.
+template <class Number, int lanes>
+RECURRA_FN void store_numbers(Number* out, const Number (&numbers)[lanes], ptrdiff_t room) {
+  if (room >= lanes)
+    __builtin_memcpy(out, numbers, sizeof numbers);
+  else
+    __builtin_memcpy(out, numbers, size_t(room) * sizeof(Number));
+}
+
 // Rows to bfloat16, ties to even, as floats or as the upper halves of floats; NaN stays NaN.
 template <class Number>
 void round_rows(const ReduceCall& call) {
@@ -229,8 +238,7 @@ void round_rows(const ReduceCall& call) {
           numbers[lane] = V::from_bits(rounded).v[lane];
         else
           numbers[lane] = Number(unsigned(rounded[lane]) >> 16);
-      const ptrdiff_t n = call.padded - i < V::lanes ? call.padded - i : V::lanes;
-      __builtin_memcpy(out + i, numbers, size_t(n) * sizeof(Number));
+      store_numbers(out + i, numbers, call.padded - i);
     }
   }
 }
@@ -252,8 +260,7 @@ void quantise(const ReduceCall& call) {
       const auto q = (clip(load_row(x, i, call.size) * inverse, limit) + magic).bits() - magic.bits();
       int8_t bytes[V::lanes];
       for (int lane = 0; lane < V::lanes; ++lane) bytes[lane] = int8_t(q[lane]);
-      const ptrdiff_t n = call.padded - i < V::lanes ? call.padded - i : V::lanes;
-      __builtin_memcpy(out + i, bytes, size_t(n));
+      store_numbers(out + i, bytes, call.padded - i);
     }
   }
 }

@@ -1,0 +1,90 @@
+// vdpbf16ps against what engine/ takes it for: two fused multiply-adds, the upper pair's first, under the engine's
+// floating-point environment. Random numbers whose exponents lie together, anywhere, or where sums and products underflow.
+#include <immintrin.h>
+
+#include "../../cpp/engine/backend.h"
+
+namespace {
+#include "../../cpp/cpu/simd.h"
+}  // namespace
+
+#include "recurra/recurra.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+
+namespace {
+
+struct Exponents {
+  int low, high;
+};
+
+struct Mix {
+  const char* name;
+  Exponents x, w, sum;
+};
+
+const Mix mixes[] = {
+    {"together", {120, 127}, {120, 127}, {118, 133}},
+    {"anywhere, without infinity and NaN", {0, 254}, {0, 254}, {0, 254}},
+    {"underflowing sums", {40, 103}, {20, 83}, {0, 64}},
+    {"at the smallest numbers", {60, 67}, {57, 72}, {0, 8}},
+};
+
+uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+float number(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+uint32_t draw(std::mt19937& random, Exponents e) {
+  return (random() & 0x807fffff) | uint32_t(e.low + int(random() % uint32_t(e.high - e.low + 1))) << 23;
+}
+
+uint64_t differing(const Mix& mix, std::mt19937& random) {
+  constexpr int lanes = Vec<float>::lanes;
+  uint64_t found = 0;
+  for (int trial = 0; trial < 300000; ++trial) {
+    const uint32_t x = draw(random, mix.x) >> 16 | (draw(random, mix.x) & 0xffff0000);
+    float w[lanes], sum[lanes], dot[lanes];
+    for (int i = 0; i < lanes; ++i) {
+      w[i] = number(draw(random, mix.w) >> 16 | (draw(random, mix.w) & 0xffff0000));
+      sum[i] = number(draw(random, mix.sum));
+    }
+    TwoHalves(int(x)).dot(Vec<float>::load(sum), Vec<float>::load(w)).store(dot);
+    for (int i = 0; i < lanes; ++i) {
+      const uint32_t pair = bits_of(w[i]);
+      const float upper = std::fma(number(x & 0xffff0000), number(pair & 0xffff0000), sum[i]);
+      const float both = std::fma(number(x << 16), number(pair << 16), upper);
+      found += std::isnan(both) ? !std::isnan(dot[i]) : bits_of(both) != bits_of(dot[i]);
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+int main() {
+  if (!__builtin_cpu_supports("avx512bf16")) {
+    std::printf("skipped: this machine has no AVX512_BF16\n");
+    return 77;
+  }
+  const recurra::Environment environment(recurra::backend());
+  std::mt19937 random(1);
+  uint64_t all = 0;
+  for (const Mix& mix : mixes) {
+    const uint64_t found = differing(mix, random);
+    std::printf("%s: %llu of 4800000 differ\n", mix.name, (unsigned long long)found);
+    all += found;
+  }
+  return all ? 1 : 0;
+}
