@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checks import run_python
 
-from recurra.bench import limits, peers, report, results, run, shapes
+from recurra.bench import limits, peers, results, run, shapes
 
 LINE = "cell=LSTM T=100 B=1 I=64 H=32"
 LIMITS = {"fma_f32_gflops": 100.0, "fma_bf16_gflops": 200.0, "read_gbs": [[16, 200.0], [256, 100.0], [4096, 20.0]]}
@@ -310,7 +310,10 @@ assert main() == 2
     assert 'needs rich and matplotlib: pip install "recurra[bench]"' in run_python(script)
 
 
+@pytest.mark.usefixtures("rich")
 def test_the_remarks_tell_how_restless_the_machine_was() -> None:
+    from recurra.bench import report
+
     made = made_run(10, torch=20)
     assert not [remark for remark in report.remarks(made) if "microsecond" in remark]
     restless = replace(made, limits=LIMITS | {"unrest": 1.5})
