@@ -274,19 +274,21 @@ def test_what_the_caller_does_afterwards_changes_nothing(cell: str, recompute: b
 
 
 @ALL_CELLS
-def test_a_tape_holds_what_it_says(cell: str) -> None:
-    """Values a unit and step, beside the input: states, and unless they are recomputed the gates."""
+@pytest.mark.parametrize("layers", (1, 3))
+def test_a_tape_holds_what_it_says(cell: str, layers: int) -> None:
+    """Values a unit and step, beside the input: states, and unless they are recomputed the gates. A layer's output is
+    one of its states, not to be kept again for the layer above."""
     hidden, steps, batch = 256, 50, 4
     plain = 6 if cell.startswith("lstm") else 5 if cell.startswith("gru") else 2
     plain += CELLS[cell].projected
     for steps_here in (steps, 2 * steps):
-        lengths = {"layers": 1, "directions": 1, "lengths": None}
-        problem = sized(cell, input_size=64, hidden_size=hidden, steps=steps_here, batch=batch, **lengths)
+        form = {"layers": layers, "directions": 1, "lengths": None}
+        problem = sized(cell, input_size=64, hidden_size=hidden, steps=steps_here, batch=batch, **form)
         layer, x = problem.layer(), problem.x()
         for recompute, values in ((False, plain), (True, CELLS[cell].states)):
             _, _, tape = layer.forward(x, recompute=recompute)
             a_unit = (tape.nbytes - x.nbytes) / (steps_here * batch * hidden * x.itemsize)
-            assert a_unit == pytest.approx(values, rel=0.05)
+            assert a_unit == pytest.approx(layers * values, rel=0.05)
             assert re.fullmatch(rf"Tape\('{cell}', {tape.nbytes} bytes\)", repr(tape))
 
 

@@ -44,7 +44,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
     std::fill_n(track.h.base, rows() * stride, T(0));
     std::fill_n(track.states.base, rows() * state_width, T(0));
   }
-  for (int layer = 0; layer + 1 < c.layers; ++layer) {
+  for (int layer = 0; layer + 1 < c.layers && !output_is_h(); ++layer) {
     between.emplace_back(size_t(x.steps * rows()) * size_t(c.directions * c.output_size));
     bytes += between.back().size() * sizeof(T);
   }

@@ -33,7 +33,7 @@ struct Record {
   const bool recompute;
   const Noise noise;
   std::vector<Track<T>> tracks;    // [layer * directions + direction]
-  std::vector<Buffer<T>> between;  // [layer]: what the layer above reads, [step][row][directions * output]
+  std::vector<Buffer<T>> between;  // [layer]: what the layer above reads, [step][row][directions * output], if not h
   ptrdiff_t stride, state_width, saved_width;
   size_t bytes = 0;  // of all that
 
@@ -44,7 +44,11 @@ struct Record {
   int64_t at(int64_t step) const { return lengths.empty() ? step * rows() : starts_[size_t(step)]; }
   int64_t before(int64_t step) const { return step ? rows() + at(step - 1) : 0; }
 
+  // What the layer above reads. One direction's h is that itself, unless dropout changes it or steps differ in their rows.
+  bool output_is_h() const { return model->config.directions == 1 && lengths.empty() && !noise.drops_between(); }
   Sequence<T> output(int layer) const {
+    const Panel<T>& h = tracks[size_t(layer)].h;
+    if (output_is_h()) return {h[rows()], x.steps, rows(), rows() * h.stride, h.stride};
     const ptrdiff_t width = model->config.directions * model->config.output_size;
     return {between[size_t(layer)].data(), x.steps, rows(), rows() * width, width};
   }

@@ -68,11 +68,17 @@ def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int |
     if array.dtype != dtype:
         swapped = "" if array.dtype.isnative else " (not in native byte order)"
         raise TypeError(f"{name}: expected {dtype}, got {array.dtype}{swapped}")
+    check_shape(name, array.shape, *patterns)
+    return array
+
+
+def check_shape(name: str, shape: tuple[int, ...], *patterns: tuple[int | str, ...]) -> None:
+    """ValueError unless it is one of the shapes, in which a string stands for any size."""
     for pattern in patterns:
-        if _fits(array.shape, pattern):
-            return array
+        if _fits(shape, pattern):
+            return
     expected = " or ".join(_text(pattern) for pattern in patterns)
-    raise ValueError(f"{name}: expected shape {expected}, got {_text(array.shape)}")
+    raise ValueError(f"{name}: expected shape {expected}, got {_text(shape)}")
 
 
 def row_contiguous(array: Array) -> Array:

@@ -387,6 +387,11 @@ def unwrapped(states: list[Array]) -> State:
     return states[0] if len(states) == 1 else tuple(states)
 
 
+def wrapped(state: State) -> tuple[Array, ...]:
+    """The other way."""
+    return state if isinstance(state, tuple) else (state,)
+
+
 def _packed(
     cell: str, params: Mapping[str, Input] | Packed, out: object, constants: Mapping[str, float] | None = None
 ) -> Packed:

@@ -22,7 +22,8 @@ What differs from torch.nn:
 - The parameters are copied and packed at the first call, and again when a call finds that their values have changed, in
   whatever way that happened: each call compares them, which reads them once.
 - Dropout, in training, runs the layers one after another. Its masks are those of torch.nn for the same seed.
-- torch.compile steps around a layer (a graph break), torch.jit.trace is refused.
+- To torch.compile a layer is one opaque operation (with a PackedSequence a graph break). torch.jit.trace and
+  torch.export are refused.
 - Writing to a parameter between forward and backward is allowed: gradients are those of the values that ran.
 """
 
@@ -36,8 +37,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from . import functional
-from ._arrays import check
+from . import _torch_ops, functional
+from ._arrays import check_shape
 from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
 from ._options import flag, integer, real
 
@@ -99,7 +100,8 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         for name, shape in shapes.items():
             self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self._names = list(shapes)
-        self._packs: dict[int | None, functional.Packed] = {}
+        self._packs: dict[int, functional.Packed] = {}
+        self._key = _torch_ops.register(self)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -128,21 +130,23 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         Raises:
             TypeError: wrong dtype or kind of object.
             ValueError: wrong shape or device.
-            RuntimeError: in torch.jit.trace.
+            RuntimeError: in torch.jit.trace and torch.export.
         """
-        if torch.compiler.is_compiling():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
+            raise RuntimeError("recurra.torch: torch.jit.trace would record this output as a constant")
+        if torch.compiler.is_exporting():
+            raise RuntimeError("recurra.torch: torch.export would record a module of this process, not its weights")
+        if torch.compiler.is_compiling() and isinstance(input, PackedSequence):
             opaque: Any = torch.compiler.disable  # not a decorator: that would load the compiler with this module
             return opaque(self._forward)(input, hx)  # type: ignore[no-any-return]
         return self._forward(input, hx)
 
     def _forward(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Any, Any]:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
-            raise RuntimeError("recurra.torch: torch.jit.trace would record this output as a constant")
         sequence = input if isinstance(input, PackedSequence) else None
         x: Tensor = input
         lengths: Tensor = None
         if sequence is not None:  # padded in its own order, by falling length, without a look at its indices
-            _array("input.data", sequence.data)
+            _check("input.data", sequence.data)
             x, lengths = pad_packed_sequence(PackedSequence(sequence.data, sequence.batch_sizes))
         batch = self._check_input(x, sequence is not None)
         state = self._checked_state(hx, batch)
@@ -160,7 +164,7 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
     ) -> tuple[Tensor, list[Tensor]]:
         """All layers in one call, or one after another if there is dropout between them."""
         if not (self.training and self.dropout and self.num_layers > 1):
-            return self._run(None, x, state, lengths, batch_first)
+            return self._run(-1, x, state, lengths, batch_first)
         x = x.transpose(0, 1) if batch_first else x  # a mask in torch.nn runs over [T, B, ...] or over packed data
         finals, each = [], self._directions
         for layer in range(self.num_layers):
@@ -175,32 +179,41 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         return x.transpose(0, 1) if batch_first else x, [torch.cat(part) for part in zip(*finals, strict=True)]
 
     def _run(
-        self, layer: int | None, x: Tensor, state: list[Tensor], lengths: Tensor | None, batch_first: bool
+        self, layer: int, x: Tensor, state: list[Tensor], lengths: Tensor | None, batch_first: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """One layer, or all of them for None."""
-        each = len(self._names) // self.num_layers
-        own = self._names if layer is None else self._names[layer * each : (layer + 1) * each]
-        params = [getattr(self, name) for name in own]
-        names = self._names[: len(own)]  # the only layer's are those of the lowest
-        packed = self._packed(layer, {name: _array(name, param) for name, param in zip(names, params, strict=True)})
+        """One layer, or all of them for -1."""
+        params = [getattr(self, name) for name in self._names_of(layer)]
+        for name, param in zip(self._names_of(layer), params, strict=True):
+            _check(name, param)
+        trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params))
+        if torch.compiler.is_compiling():
+            y, *final = _torch_ops.sequence(x, state, params, self._key, layer, batch_first, trains)
+            return y, final[:-1] if trains else final
+        packed = self._packed(layer, params)
         options = {"lengths": None if lengths is None else lengths.numpy(), "batch_first": batch_first}
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params)):
+        if trains:
             options["recompute"] = self.recompute
             apply: Any = _Sequence.apply
             y, *final = apply(packed, options, len(state), x, *state, *params)
         else:
-            (y, *final), _ = _call(functional.run, packed, options, x, state)
+            (y, *final), _ = _torch_ops.call(functional.run, packed, options, x, state)
         return y, final
 
-    def _packed(self, layer: int | None, params: dict[str, Array]) -> functional.Packed:
+    def _names_of(self, layer: int) -> list[str]:
+        each = len(self._names) // self.num_layers
+        return self._names if layer < 0 else self._names[layer * each : (layer + 1) * each]
+
+    def _packed(self, layer: int, tensors: Sequence[Tensor]) -> functional.Packed:
         """These parameters, packed anew if a value has changed.
 
         Version counters and addresses would tell sooner, but neither changes when p.data.mul_() (as in target networks
         and moving averages), NumPy or another process writes to the memory.
         """
+        names = self._names[: len(tensors)]  # the only layer's are those of the lowest
+        params = {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
         found = self._packs.get(layer)
         if found is None or not all(_same_bits(array, found.parameters[name]) for name, array in params.items()):
-            if found is None or found.dtype != self._dtype:
+            if found is None or found.dtype != params[names[0]].dtype:
                 found = functional.pack(self._cell, params, self._constants)
             else:  # which keeps the workspace
                 found = found.with_parameters(params)
@@ -211,7 +224,7 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         """The batch's shape: (B,), or () without one."""
         axes = ("B", "T") if self.batch_first and not packed else ("T", "B")
         patterns = [(*axes, self.input_size)] + ([] if packed else [("T", self.input_size)])
-        shape = check("input", _array("input", x), self._dtype, *patterns).shape
+        shape = _check("input", x, self._dtype, *patterns).shape
         return (shape[axes.index("B")],) if len(shape) == 3 else ()
 
     def _checked_state(self, hx: Any, batch: tuple[int, ...]) -> list[Tensor]:
@@ -223,10 +236,9 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         elif not isinstance(hx, (tuple, list)) or len(hx) != len(states):
             got = f"{len(hx)} values" if isinstance(hx, (tuple, list)) else type(hx).__name__
             raise TypeError(f"hx: expected a tuple ({', '.join(name for name, _ in states)}), got {got}")
-        for (name, dim), value in zip(states, hx, strict=True):
-            size = self.hidden_size if dim == "hidden" else self._output_size
+        for (name, _), size, value in zip(states, self._state_widths, hx, strict=True):
             shape = (self.num_layers * self._directions, *batch, size)
-            check(f"hx {name}", _array(f"hx {name}", value), self._dtype, shape)
+            _check(f"hx {name}", value, self._dtype, shape)
         return list(hx)
 
     @property
@@ -234,15 +246,23 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         return 2 if self.bidirectional else 1
 
     @property
+    def _state_widths(self) -> list[int]:
+        return [self.hidden_size if dim == "hidden" else self._output_size for _, dim in CELLS[self._cell].states]
+
+    @property
     def _output_size(self) -> int:
         return self.proj_size or self.hidden_size
 
     @property
-    def _dtype(self) -> np.dtype[Any]:
-        return _array("weight_ih_l0", self.weight_ih_l0).dtype
+    def _dtype(self) -> Any:
+        return _check("weight_ih_l0", self.weight_ih_l0).dtype
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packs": {}}  # packed again where it wakes up
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call,unused-ignore]
+        self._key = _torch_ops.register(self)
 
     def extra_repr(self) -> str:
         """As torch.nn's: sizes, and what is not default."""
@@ -348,7 +368,7 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.states = states
-        results, (ctx.tape,) = _call(functional.forward, packed, options, x, more[:states])
+        results, (ctx.tape,) = _torch_ops.call(functional.forward, packed, options, x, more[:states])
         return tuple(results)
 
     @staticmethod
@@ -365,7 +385,7 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         dx, state, params = ctx.tape.backward(dy, dstate, input_grad=needed[3])
         if not _keeps_graph():
             ctx.tape = None
-        initial = (state if isinstance(state, tuple) else (state,))[: ctx.states]
+        initial = functional.wrapped(state)[: ctx.states]
         arrays = (None, None, None, dx, *initial, *params.values())
         found = tuple(torch.from_numpy(array) if need else None for array, need in zip(arrays, needed, strict=True))
         if torch.is_grad_enabled():  # create_graph=True
@@ -387,24 +407,19 @@ class _FirstOrder(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         raise RuntimeError("recurra.torch: gradients of gradients (double backward) are not available")
 
 
-def _call(
-    function: Callable[..., Any], packed: functional.Packed, options: dict[str, Any], x: Tensor, state: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Any]]:
-    """functional.run or forward, from tensors to tensors over the same memory: [y, *final states], and [tape] or []."""
-    initial = functional.unwrapped([part.detach().numpy() for part in state]) if state else None
-    y, final, *tape = function(packed, x.detach().numpy(), initial, **options)
-    return [torch.from_numpy(array) for array in (y, *(final if isinstance(final, tuple) else (final,)))], tape
-
-
-def _array(name: str, value: Any) -> Array:
-    """A tensor's memory as an array, if the core can read it."""
+def _check(name: str, value: Any, dtype: Any = None, *patterns: tuple[int | str, ...]) -> Tensor:
+    """`value`, if it is a tensor the core can read, of this dtype and of one of the shapes, if any are given."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.device.type != "cpu":
         raise ValueError(f"{name}: expected CPU memory, got {value.device}")
     if value.dtype not in _DTYPES:
         raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {value.dtype}")
-    return value.detach().numpy()  # type: ignore[no-any-return,unused-ignore]
+    if dtype not in (None, value.dtype):
+        raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    if patterns:
+        check_shape(name, value.shape, *patterns)
+    return value
 
 
 def _same_bits(a: Array, b: Array) -> bool:

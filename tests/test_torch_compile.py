@@ -1,0 +1,194 @@
+"""recurra.torch under torch.compile: one graph, the same numbers and gradients, and no tape that outlives its use."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+from torch_modules import (
+    FORMS,
+    KINDS,
+    OWN_KINDS,
+    H,
+    I,
+    Tensor,
+    leaves,
+    make_input,
+    make_state,
+    module,
+    normal,
+    run,
+)
+
+import recurra
+
+torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
+
+import recurra.torch  # noqa: E402
+from recurra import _torch_ops  # noqa: E402
+
+X = make_input("")
+
+
+@pytest.fixture(autouse=True)
+def forget_graphs() -> None:
+    torch._dynamo.reset()
+
+
+def compiled(layer: Any, **options: Any) -> Any:
+    """No code is generated for a layer: inductor, for what is around it, would only cost the tests time."""
+    return torch.compile(layer, **{"backend": "aot_eager", "fullgraph": True, **options})
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def assert_trains_alike(layer: Any, form: str, with_state: bool, **options: Any) -> None:
+    results = []
+    for function in (layer, compiled(layer, **options)):
+        x, hx = make_input(form).requires_grad_(), make_state(layer, form) if with_state else None
+        for part in leaves(hx):
+            part.requires_grad_()
+        torch.manual_seed(3)  # for dropout
+        (output, final), gradients = run(function, form, x, hx)
+        results.append([getattr(output, "data", output), *leaves(final), *gradients])
+    assert_equal(results[1], results[0])
+
+
+@pytest.mark.parametrize("with_state", (False, True))
+@pytest.mark.parametrize("kind", (*KINDS, *OWN_KINDS))
+def test_a_layer_is_one_graph_and_trains_alike(kind: str, with_state: bool) -> None:
+    assert_trains_alike(module(kind, num_layers=2, bidirectional=True), "time_major", with_state)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_input(form: str) -> None:
+    layer = module("lstm", batch_first=form == "batch_first", num_layers=2)
+    assert_trains_alike(layer, form, True, fullgraph=not form.startswith("packed"))
+
+
+@pytest.mark.parametrize("backend", ("aot_eager", "inductor"))
+def test_dropout_and_other_backends(backend: str) -> None:
+    """Inductor draws its own numbers, so there only a layer without dropout can be compared."""
+    dropout = 0.5 if backend == "aot_eager" else 0
+    assert_trains_alike(module("gru", num_layers=3, dropout=dropout), "time_major", True, backend=backend)
+
+
+def test_one_graph_serves_every_length_and_batch() -> None:
+    layer = module("lstm", num_layers=2)
+    graphs = []
+
+    def count(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    function = compiled(layer, dynamic=True, backend=count)
+    for steps, batch in ((6, 2), (5, 7), (9, 3)):
+        x = normal(steps, batch, I)
+        assert_equal([function(x)[0]], [layer(x)[0]])
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("trains", (False, True))
+@pytest.mark.parametrize("with_state", (False, True))
+@pytest.mark.parametrize("batch_first", (False, True))
+def test_the_operation_is_what_torch_demands(with_state: bool, batch_first: bool, trains: bool) -> None:
+    layer = module("lstm_projected", num_layers=2, bidirectional=True, batch_first=batch_first)
+    state = [part.requires_grad_() for part in leaves(make_state(layer, "") if with_state else None)]
+    x = make_input("batch_first" if batch_first else "").requires_grad_(trains)
+    parameters = [p.detach().requires_grad_(trains) for p in layer.parameters()]
+    state = [part.detach().requires_grad_(trains) for part in state]
+    arguments = (x, state, parameters, layer._key, -1, batch_first, trains)
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
+    found = torch.library.opcheck(torch.ops.recurra.sequence.default, arguments, test_utils=tests)
+    assert found == dict.fromkeys(tests, "SUCCESS")
+
+
+def test_weights_that_change_are_seen_and_copies_have_their_own() -> None:
+    layer = module("gru")
+    other = copy.deepcopy(layer)
+    first, second = compiled(layer), compiled(other)
+    with torch.no_grad():
+        before = first(X)[0]
+        assert_equal([second(X)[0]], [before])
+        for parameter in other.parameters():
+            parameter.mul_(2)
+        assert_equal([first(X)[0], second(X)[0]], [before, other(X)[0]])
+        assert not torch.equal(second(X)[0], before)
+
+
+@pytest.mark.filterwarnings("ignore:.*donated")
+def test_tapes_live_as_long_as_the_graph() -> None:
+    function = compiled(module("lstm"))
+    loss = function(X)[0].sum()
+    gc.collect()
+    assert len(_torch_ops._tapes) == 1
+    loss.backward()
+    gc.collect()
+    assert not _torch_ops._tapes
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+    del loss
+    function(X)  # never followed by a backward
+    gc.collect()
+    assert not _torch_ops._tapes
+
+
+def test_a_copied_tape_is_told() -> None:
+    layer = module("gru")
+    *results, tape = torch.ops.recurra.sequence(X, [], list(layer.parameters()), layer._key, -1, False, True)
+    grads = [torch.ones_like(result) for result in results]
+    found = torch.ops.recurra.sequence_backward(tape, grads, list(X.shape), True, layer._key, -1)
+    assert [part.shape for part in found[:2]] == [X.shape, results[1].shape]
+    with pytest.raises(RuntimeError, match="tape of this call is gone"):
+        torch.ops.recurra.sequence_backward(tape.clone(), grads, list(X.shape), True, layer._key, -1)
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    layer, x = module("gru"), make_input("").requires_grad_()
+    parameters = list(layer.parameters())
+    y = torch.ops.recurra.sequence(x, [], parameters, layer._key, -1, False, True)[0]
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (X[..., :2], ValueError, r"input: expected shape \[T, B, 3\] or \[T, 3\], got \[5, 4, 2\]"),
+        (X.float(), TypeError, "input: expected torch.float64, got torch.float32"),
+        (X.numpy(), TypeError, "input: expected a torch.Tensor"),
+    ],
+    ids=("shape", "dtype", "kind"),
+)
+def test_a_wrong_call_is_refused(x: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        compiled(module("gru"), fullgraph=False)(x)
+
+
+def test_a_compiled_model_trains() -> None:
+    losses = []
+    for opaque in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.ModuleList([torch.nn.Linear(I, I), recurra.torch.GRU(I, H), torch.nn.Linear(H, 1)])
+
+        def loss_of(x: Tensor, model: Any = model) -> Tensor:
+            before, recurrent, after = model
+            return (after(recurrent(before(x).relu())[0]) - 1).pow(2).mean()
+
+        compute_loss = compiled(loss_of) if opaque else loss_of
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(4):
+            loss = compute_loss(make_input("").float())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+    np.testing.assert_allclose(losses[4:], losses[:4], rtol=1e-5)
+    assert losses[3] < losses[0]
