@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "transpose.h"
 #include "worth.h"
 
 namespace recurra {
@@ -446,8 +447,7 @@ void Bptt<T>::add_weights(const Pass& pass, const Product& product, const Panel<
     for (int64_t block = share(blocks, worker); block < share(blocks, worker + 1); ++block) {
       const int64_t first = block * kBlock, count = std::min<int64_t>(kBlock, units - first);
       T* rows = out + ((product.first + g) * int64_t(units) + first) * columns;
-      for (int64_t k = 0; k < columns; ++k)
-        for (int64_t u = 0; u < count; ++u) rows[u * columns + k] += d[k][g * phase.width + first + u];
+      transpose<true>(rows, columns, d[0] + g * phase.width + first, d.stride, columns, count);
     }
 }
 

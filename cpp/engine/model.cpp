@@ -11,6 +11,7 @@
 #endif
 
 #include "pack.h"
+#include "transpose.h"
 
 namespace recurra {
 namespace detail {
@@ -199,17 +200,16 @@ int64_t tiles_of(const Tiles<T>& tiles, int lanes) {
   return (tiles.units + lanes - 1) / lanes;
 }
 
-// Weight k of gate g and unit u, from one order of tiles to the other.
+// Weight k of gate g and unit u, from one order of tiles to the other, `lanes` k and `lanes` units at a time.
 template <class T>
 void transpose_product(T* out, const Tiles<T>& to, const Tiles<T>& from, ptrdiff_t at, int gates, int lanes) {
   for (int64_t tile = 0; tile < tiles_of(from, lanes); ++tile) {
-    const T* read = from.base + tile * from.size + at;
     const int64_t valid = std::min<int64_t>(lanes, from.units - tile * lanes);
-    for (int64_t k = 0; k < to.units; ++k)
-      for (int g = 0; g < gates; ++g, read += lanes) {
-        T* write = out + k / lanes * to.size + (g * int64_t(from.units) + tile * lanes) * lanes + k % lanes;
-        for (int64_t u = 0; u < valid; ++u) write[u * lanes] = read[u];
-      }
+    for (int64_t k = 0; k < to.units; k += lanes)
+      for (int g = 0; g < gates; ++g)
+        transpose(out + k / lanes * to.size + (g * int64_t(from.units) + tile * lanes) * lanes, lanes,
+                  from.base + tile * from.size + at + (k * gates + g) * lanes, gates * lanes,
+                  std::min<int64_t>(lanes, to.units - k), valid);
   }
 }
 

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "transpose.h"
+
 namespace recurra {
 namespace detail {
 namespace {
@@ -88,8 +90,7 @@ void pack_product(Precision precision, T* out, const T* weight, const Product& p
     const T* rows = weight + ((product.first + g) * tile.units + tile.first) * columns;
     T* to = out + g * tile.lanes;
     if (precision == Precision::full)
-      for (int64_t k = 0; k < columns; ++k)
-        for (int64_t lane = 0; lane < valid; ++lane) to[k * stride + lane] = rows[lane * columns + k];
+      transpose(to, stride, rows, columns, valid, columns);
     else
       for (int64_t lane = 0; lane < valid; ++lane)
         pack_row(precision, to + lane, rows + lane * columns, columns, stride, words);

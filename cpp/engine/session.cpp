@@ -308,7 +308,8 @@ void Session<T>::zone_out(const Pass& pass, const PhaseCall<T>& call, const Plac
         noise_.zone_out(call.new_states[r] + at, pass.scratch->old_states[r] + at, begin, end, 1, pass.lane, row, step);
     if (p + 1 < pass.layer->phases.size() || !noise_.zones_out(0)) continue;
     noise_.zone_out(call.result[r], now.h[r], begin, end, 0, pass.lane, row, step);
-    if (call.y[r] != call.result[r]) std::copy(call.result[r] + begin, call.result[r] + std::max(begin, end), call.y[r] + begin);
+    if (call.y[r] != call.result[r])
+      std::copy(call.result[r] + begin, call.result[r] + std::max(begin, end), call.y[r] + begin);
   }
 }
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+FLOAT_DTYPES = {np.dtype(name): name for name in ("float32", "float64")}
 
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:

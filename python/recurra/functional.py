@@ -44,7 +44,7 @@ from ._arrays import (
     vector,
 )
 from ._cells import CELLS, Cell, Regularization, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import chance, choice, flag, float_dtype
+from ._options import FLOAT_DTYPES, chance, choice, flag, float_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -114,7 +114,7 @@ class Packed:
         _check_precision(precision, dtype, parameters)
         network = _core.Network(
             cell.name,
-            dtype.name,
+            FLOAT_DTYPES[dtype],
             sizes.input,
             sizes.hidden,
             sizes.output,
@@ -147,9 +147,8 @@ class Packed:
 
     def with_parameters(self, params: Mapping[str, Input]) -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype."""
-        return Packed(
-            self._cell, self.sizes, self.dtype, params, self.constants, self.precision, self.regularization, self
-        )
+        more = (self.constants, self.precision, self.regularization, self)
+        return Packed(self._cell, self.sizes, self.dtype, _mapping(params), *more)
 
     def with_precision(self, precision: str) -> Packed:
         """The same network with its weights stored in a reduced precision."""
@@ -227,9 +226,11 @@ def pack(
         TypeError: `params` is no mapping, or its dtype is not float32 or float64.
     """
     spec = choice("cell", cell, CELLS)
-    names = Regularization._fields
-    rates = Regularization(*(chance(name, value) for name, value in zip(names, regularization, strict=True)))
-    return Packed(spec, *_inferred(spec, params), params, constants, precision, rates)
+    if regularization is not NO_REGULARIZATION:
+        rates = zip(Regularization._fields, regularization, strict=True)
+        regularization = Regularization(*(chance(name, value) for name, value in rates))
+    params = _mapping(params)
+    return Packed(spec, *_inferred(spec, params), params, constants, precision, regularization)
 
 
 def run(
@@ -434,13 +435,15 @@ def _mapping(params: object) -> Mapping[str, Any]:
 
 def _parameter(name: str, value: Any) -> Array:
     """A parameter's array. Those of torch modules require grad, which inference may ignore."""
-    return as_array(name, value.detach() if hasattr(value, "detach") else value)
+    if type(value) is not np.ndarray and hasattr(value, "detach"):
+        value = value.detach()
+    return as_array(name, value)
 
 
 def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[Any]]:
     """What names and shapes say about the network; whether they all agree is found out by `_copied`."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
-        if name not in _mapping(params):
+        if name not in params:
             raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")
     weight_ih, weight_hh = (_parameter(name, params[name]) for name in ("weight_ih_l0", "weight_hh_l0"))
     gates = len(cell.gates)
@@ -467,7 +470,7 @@ def _copied(
 ) -> dict[str, Array]:
     """Read-only copies of exactly the parameters in `shapes`; one ValueError lists everything that does not fit."""
     found, problems = {}, []
-    if missing := [name for name in shapes if name not in _mapping(params)]:
+    if missing := [name for name in shapes if name not in params]:
         problems.append(f"missing: {_listed(missing)}")
     if unexpected := [name for name in params if name not in shapes]:
         problems.append(f"unexpected: {_listed(unexpected)}")
@@ -484,7 +487,7 @@ def _copied(
 
 def _frozen_copy(array: Array) -> Array:
     """A view of a read-only copy: unlike an array that owns its memory, it cannot be made writeable again."""
-    copy = np.array(array, order="C")
+    copy = array.copy()
     copy.flags.writeable = False
     return copy.view()
 
