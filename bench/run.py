@@ -19,7 +19,7 @@ from .shapes import Shape
 
 TURN = 5e-3  # seconds of a turn, if a call takes less
 ROUNDS = 3  # at least
-SETTLE = 5e-3  # seconds until the threads of the one before have stopped spinning (PyTorch's take 3.5 ms)
+SETTLE = 10e-3  # seconds until the threads of the one before have stopped spinning (PyTorch's take up to 9 ms)
 CHECKED_STEPS = 4  # of a stream
 # Largest difference from recurra's float32 result that passes for the same computation: outputs lie in -1..1.
 TOLERANCE = {"float32": 2e-5, "bf16": 0.05, "int8": 0.1}
