@@ -90,23 +90,23 @@ struct PhaseBlock {
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
         for (int c = 0; c < chains; ++c) spilled[n * R + r][c] = acc[n][r][c];
-    (call.saved.base ? finish<true> : finish<false>)(call, row, R, tile, spilled, N * R);
+    (call.saved.base ? finish<true> : finish<false>)(call, row, R, tile, N, spilled);
   }
 
  private:
   // The cell on the chains of a block; out of line, so that its code exists twice and not for every R and N.
   template <bool saves>
-  static __attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row, int rows, int tile,
-                                                        const Vec<T> (*spilled)[chains], int count) {
+  static __attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row, int rows, int tile, int tiles,
+                                                        const Vec<T> (*spilled)[chains]) {
     constexpr int U = Vec<T>::lanes;
-    for (int i = 0; i < count; ++i) {
-      const int r = row + i % rows, t = tile + i / rows;
-      const ptrdiff_t at = ptrdiff_t(t) * U;
-      Unit<T, saves> unit{call, r, at, call.tiles.base + t * call.tiles.size + chains * U};
-      const Vec<T> result = P::forward(spilled[i], unit);
-      result.store(call.result[r] + at);
-      if (call.y.base) result.store(call.y[r] + at, call.tiles.units - at);
-    }
+    for (int t = tile; t < tile + tiles; ++t)
+      for (int r = row; r < row + rows; ++r, ++spilled) {
+        const ptrdiff_t at = ptrdiff_t(t) * U;
+        Unit<T, saves> unit{call, r, at, call.tiles.base + t * call.tiles.size + chains * U};
+        const Vec<T> result = P::forward(*spilled, unit);
+        result.store(call.result[r] + at);
+        if (call.y.base) result.store(call.y[r] + at, call.tiles.units - at);
+      }
   }
 };
 
