@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import gc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from checks import run_python
 from torch_modules import (
     FORMS,
     KINDS,
@@ -41,6 +43,13 @@ def forget_graphs() -> None:
 def compiled(layer: Any, **options: Any) -> Any:
     """No code is generated for a layer: inductor, for what is around it, would only cost the tests time."""
     return torch.compile(layer, **{"backend": "aot_eager", "fullgraph": True, **options})
+
+
+def description(layer: Any, batch_first: bool = False, trains: bool = True) -> tuple[Any, ...]:
+    """What an operation is told of all layers of a module."""
+    directions = 2 if layer.bidirectional else 1
+    sizes = (directions * layer._output_size, directions * layer.num_layers, layer._state_widths)
+    return (layer._number, -1, batch_first, trains, *sizes)
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -103,7 +112,7 @@ def test_the_operation_is_what_torch_demands(with_state: bool, batch_first: bool
     x = make_input("batch_first" if batch_first else "").requires_grad_(trains)
     parameters = [p.detach().requires_grad_(trains) for p in layer.parameters()]
     state = [part.detach().requires_grad_(trains) for part in state]
-    arguments = (x, state, parameters, layer._key, -1, batch_first, trains)
+    arguments = (x, state, parameters, *description(layer, batch_first, trains))
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     found = torch.library.opcheck(torch.ops.recurra.sequence.default, arguments, test_utils=tests)
     assert found == dict.fromkeys(tests, "SUCCESS")
@@ -124,38 +133,81 @@ def test_weights_that_change_are_seen_and_copies_have_their_own() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*donated")
 def test_tapes_live_as_long_as_the_graph() -> None:
+    gc.collect()
+    before = len(_torch_ops._tapes)  # none, unless a test that failed holds one
     function = compiled(module("lstm"))
     loss = function(X)[0].sum()
     gc.collect()
-    assert len(_torch_ops._tapes) == 1
+    assert len(_torch_ops._tapes) == before + 1
     loss.backward()
     gc.collect()
-    assert not _torch_ops._tapes
+    assert len(_torch_ops._tapes) == before
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
     del loss
     function(X)  # never followed by a backward
     gc.collect()
-    assert not _torch_ops._tapes
+    assert len(_torch_ops._tapes) == before
 
 
 def test_a_copied_tape_is_told() -> None:
     layer = module("gru")
-    *results, tape = torch.ops.recurra.sequence(X, [], list(layer.parameters()), layer._key, -1, False, True)
-    grads = [torch.ones_like(result) for result in results]
-    found = torch.ops.recurra.sequence_backward(tape, grads, list(X.shape), True, layer._key, -1)
-    assert [part.shape for part in found[:2]] == [X.shape, results[1].shape]
-    with pytest.raises(RuntimeError, match="tape of this call is gone"):
-        torch.ops.recurra.sequence_backward(tape.clone(), grads, list(X.shape), True, layer._key, -1)
-
-
-def test_gradients_of_gradients_are_refused() -> None:
-    layer, x = module("gru"), make_input("").requires_grad_()
     parameters = list(layer.parameters())
-    y = torch.ops.recurra.sequence(x, [], parameters, layer._key, -1, False, True)[0]
-    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula"):
+    *results, tape = torch.ops.recurra.sequence(X, [], parameters, *description(layer))
+    grads = [torch.ones_like(result) for result in results]
+    shapes = [number for part in (X, *parameters) for number in (part.dim(), *part.shape)]
+    found = torch.ops.recurra.sequence_backward(tape, grads, shapes, True)
+    assert [part.shape for part in found] == [part.shape for part in (X, results[1], *parameters)]
+    with pytest.raises(RuntimeError, match="tape of this call is gone"):
+        torch.ops.recurra.sequence_backward(tape.clone(), grads, shapes, True)
+
+
+def test_a_module_that_is_gone_is_told() -> None:
+    layer = module("gru")
+    arguments = (X, [], [p.detach() for p in layer.parameters()], *description(layer, trains=False))
+    torch.ops.recurra.sequence(*arguments)
+    del layer
+    gc.collect()
+    with pytest.raises(RuntimeError, match="module of this graph is gone"):
+        torch.ops.recurra.sequence(*arguments)
+
+
+@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
+@pytest.mark.parametrize("loss", (lambda y: y.sum(), lambda y: y.square().sum()), ids=("linear", "square"))
+def test_gradients_of_gradients_are_refused(backend: str, loss: Any) -> None:
+    """Of a linear loss too, whose own second derivative is nothing."""
+    x = make_input("").requires_grad_()
+    y = compiled(module("gru"), backend=backend)(x)[0]
+    with pytest.raises(RuntimeError, match=r"double backward|create_graph"):
+        (gradient,) = torch.autograd.grad(loss(y), x, create_graph=True)
         gradient.sum().backward()
+
+
+def test_parametrized_weights_train_alike() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(module("gru"), "weight_hh_l0")
+    assert_trains_alike(layer, "time_major", False)
+
+
+def test_many_layers_share_what_is_compiled() -> None:
+    """More than torch compiles one function anew for."""
+    layers = [module("gru") for _ in range(torch._dynamo.config.recompile_limit + 2)]
+    for layer in layers:
+        assert_equal([compiled(layer)(X)[0]], [layer(X)[0]])
+
+
+def test_graphs_in_the_disk_cache_fit_other_modules(tmp_path: Path) -> None:
+    """Two processes, whose only modules have the same number and the same shapes of parameters."""
+    script = """
+import torch, recurra.torch
+torch.manual_seed(0)
+x = torch.randn(5, 2, 8)
+layer = recurra.torch.LSTM(8, 8, {option})
+compiled = torch.compile(layer)
+assert torch.equal(compiled(x)[0], layer(x)[0])
+compiled(x)[0].sum().backward()
+"""
+    for option in ("num_layers=2", "bidirectional=True"):
+        run_python(script.replace("{option}", option), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -171,8 +171,8 @@ struct FourBytes {
 struct TwoHalves {
   __m512i x;
   RECURRA_FN explicit TwoHalves(int word) : x(_mm512_set1_epi32(word)) {}
-  RECURRA_FN Vec<float> dot(Vec<float> sum, Vec<float> weights) const {
-    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(x), "v"(weights.v));
+  friend RECURRA_FN Vec<float> fma(TwoHalves a, Vec<float> weights, Vec<float> sum) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.x), "v"(weights.v));
     return sum;
   }
 };

@@ -56,7 +56,7 @@ void transpose(T* out, ptrdiff_t out_stride, const T* in, ptrdiff_t in_stride, i
   constexpr int64_t kBlock = 16;  // rows, so that what is written four columns at a time fills whole cache lines
   for (int64_t block = 0; block < rows; block += kBlock) {
     const int64_t end = std::min(rows, block + kBlock);
-    // Strides of whole pages, as sums of gradients have, are beyond the machine's own prefetching.
+    // Strides of a page or so, as sums of gradients have, are beyond the machine's own prefetching.
     const int64_t next = end + kBlock;
     for (int64_t r = next; r < std::min(rows, next + kBlock); ++r) __builtin_prefetch(in + r * in_stride);
     for (int64_t c = 0; c < columns && next < rows; ++c) __builtin_prefetch(out + c * out_stride + next, 1);

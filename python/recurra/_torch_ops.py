@@ -1,8 +1,9 @@
 """What torch.compile sees of a layer: two operations without insides, forward and backward.
 
-An operation takes and returns tensors and numbers only. So a module is known by a number, `register`'s, and a tape
-travels as a tensor that owns it: it lives as long as the graph keeps that tensor. (Outside torch.compile a layer is an
-autograd.Function, which costs less: see bench/NOTES.md.)
+An operation takes and returns tensors and numbers only. So a module travels as a tensor that holds its number in this
+process, which graphs therefore neither contain nor depend on, and a tape as a tensor that owns it and lives as long as
+the graph keeps it. The tables in which both are found again hold neither alive. (Outside torch.compile a layer is an
+autograd.Function, which needs none of this.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from .tape import Tape
 
-__all__ = ["call", "register", "sequence"]
+__all__ = ["call", "first_order", "register", "sequence"]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 
@@ -30,11 +31,11 @@ _modules: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _tapes: weakref.WeakValueDictionary[int, _Held] = weakref.WeakValueDictionary()
 
 
-def register(module: Any) -> int:
-    """The number by which operations find a module of recurra.torch."""
-    key = next(_count)
-    _modules[key] = module
-    return key
+def register(module: Any) -> Tensor:
+    """The tensor by which operations find a module of recurra.torch."""
+    number = next(_count)
+    _modules[number] = module
+    return torch.tensor(number)
 
 
 def call(
@@ -44,6 +45,25 @@ def call(
     initial = functional.unwrapped([part.detach().numpy() for part in state]) if state else None
     y, final, *tape = function(packed, x.detach().numpy(), initial, **options)
     return [torch.from_numpy(array) for array in (y, *functional.wrapped(final))], tape
+
+
+def first_order(*grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """These gradients, which refuse to be differentiated."""
+    apply: Any = _FirstOrder.apply
+    return apply(torch.empty((), requires_grad=True), *grads)  # type: ignore[no-any-return]
+
+
+class _FirstOrder(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
+    """Hands gradients on and refuses to be differentiated. (once_differentiable would let second-order terms vanish in
+    silence where the gradient that comes in is a constant, as that of y.sum() is.)"""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *grads: Tensor | None) -> Any:
+        return grads
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError("recurra.torch: gradients of gradients (double backward) are not available")
 
 
 class _Held:
@@ -58,14 +78,31 @@ class _Held:
 @torch.library.custom_op(
     "recurra::sequence",
     mutates_args=(),
-    schema="(Tensor x, Tensor[] state, Tensor[] params, int module, int layer, bool batch_first, bool trains)"
-    " -> Tensor[]",
+    schema="(Tensor x, Tensor[] state, Tensor[] params, Tensor module, int layer, bool batch_first, bool trains, "
+    "int width, int lanes, int[] state_widths) -> Tensor[]",
 )
 def sequence(
-    x: Tensor, state: list[Tensor], params: list[Tensor], module: int, layer: int, batch_first: bool, trains: bool
+    x: Tensor,
+    state: list[Tensor],
+    params: list[Tensor],
+    module: Tensor,
+    layer: int,
+    batch_first: bool,
+    trains: bool,
+    width: int,
+    lanes: int,
+    state_widths: list[int],
 ) -> list[Tensor]:
-    """A layer of a registered module, or all of them for -1. Returns y, the final states and, if asked, the tape."""
-    owner = _modules[module]
+    """A layer of a registered module, or all of them for -1. Returns y, the final states and, if asked, the tape.
+
+    Args:
+        width: of y.
+        lanes: layers times directions, the first axis of states.
+        state_widths: their last axes.
+    """
+    owner = _modules.get(int(module))
+    if owner is None:
+        raise RuntimeError("recurra.torch: the module of this graph is gone")
     packed = owner._packed(layer, params)
     options = {"batch_first": batch_first}
     if not trains:
@@ -76,52 +113,68 @@ def sequence(
 
 @sequence.register_fake  # type: ignore[untyped-decorator,unused-ignore]
 def _(
-    x: Tensor, state: list[Tensor], params: list[Tensor], module: int, layer: int, batch_first: bool, trains: bool
+    x: Tensor,
+    state: list[Tensor],
+    params: list[Tensor],
+    module: Tensor,
+    layer: int,
+    batch_first: bool,
+    trains: bool,
+    width: int,
+    lanes: int,
+    state_widths: list[int],
 ) -> list[Tensor]:
-    owner = _modules[module]
-    lanes = owner._directions * (1 if layer >= 0 else owner.num_layers)
     batch = x.shape[0 if batch_first else 1 : -1][:1]
-    y = x.new_empty((*x.shape[:-1], owner._directions * owner._output_size))
-    final = [x.new_empty((lanes, *batch, width)) for width in owner._state_widths]
-    return [y, *final, *([x.new_empty(1, dtype=torch.uint8)] if trains else [])]
+    final = [x.new_empty((lanes, *batch, size)) for size in state_widths]
+    return [x.new_empty((*x.shape[:-1], width)), *final, *([x.new_empty(1, dtype=torch.uint8)] if trains else [])]
 
 
 @torch.library.custom_op(
     "recurra::sequence_backward",
     mutates_args=(),
-    schema="(Tensor tape, Tensor[] grads, SymInt[] x, bool input_grad, int module, int layer) -> Tensor[]",
+    schema="(Tensor tape, Tensor[] grads, SymInt[] shapes, bool input_grad) -> Tensor[]",
 )
-def _sequence_backward(
-    tape: Tensor, grads: list[Tensor], x: list[int], input_grad: bool, module: int, layer: int
-) -> list[Tensor]:
-    """From the gradients of y and the final states to those of x (if wanted; its shape), initial states, parameters."""
+def _sequence_backward(tape: Tensor, grads: list[Tensor], shapes: list[int], input_grad: bool) -> list[Tensor]:
+    """From the gradients of y and the final states to those of x (if wanted), initial states and parameters.
+
+    Args:
+        shapes: of x and the parameters, each after its number of axes.
+    """
     held = _tapes.get(tape.data_ptr())
     if held is None:
         raise RuntimeError("recurra.torch: the tape of this call is gone: something copied the tensor that owns it")
     dy, *final = (grad.detach().numpy() for grad in grads)
-    dx, state, params = held.tape.backward(dy, functional.unwrapped(final), input_grad=input_grad)
-    arrays = (*([dx] if input_grad else []), *functional.wrapped(state), *params.values())
+    dx, state, found = held.tape.backward(dy, functional.unwrapped(final), input_grad=input_grad)
+    arrays = (*([dx] if input_grad else []), *functional.wrapped(state), *found.values())
     return [torch.from_numpy(array) for array in arrays]
 
 
 @_sequence_backward.register_fake  # type: ignore[untyped-decorator,unused-ignore]
-def _(tape: Tensor, grads: list[Tensor], x: list[int], input_grad: bool, module: int, layer: int) -> list[Tensor]:
-    owner, (dy, *final) = _modules[module], grads
-    params = [getattr(owner, name).shape for name in owner._names_of(layer)]
+def _(tape: Tensor, grads: list[Tensor], shapes: list[int], input_grad: bool) -> list[Tensor]:
+    dy, *final = grads
+    each, rest = [], list(shapes)
+    while rest:
+        axes = int(rest.pop(0))
+        each.append(rest[:axes])
+        del rest[:axes]
+    x, *params = each
     return [dy.new_empty(shape) for shape in (*([x] if input_grad else []), *(part.shape for part in final), *params)]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, state, _, ctx.module, ctx.layer, *_ = inputs
-    ctx.x, ctx.given, ctx.states = x.shape, len(state), len(output) - 2
+    x, state, params, *_ = inputs
+    ctx.shapes = [number for part in (x, *params) for number in (part.dim(), *part.shape)]
+    ctx.given, ctx.states = len(state), len(output) - 2
     ctx.save_for_backward(output[-1])
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     input_grad = bool(ctx.needs_input_grad[0])
-    found = _sequence_backward(*ctx.saved_tensors, grads[:-1], ctx.x, input_grad, ctx.module, ctx.layer)
+    found = _sequence_backward(*ctx.saved_tensors, grads[:-1], ctx.shapes, input_grad)
+    if torch.is_grad_enabled():  # create_graph=True
+        found = list(first_order(*found))
     dx = found.pop(0) if input_grad else None
-    return dx, found[: ctx.given], found[ctx.states :], None, None, None, None
+    return dx, found[: ctx.given], found[ctx.states :], *([None] * 7)
 
 
 sequence.register_autograd(_backward, setup_context=_setup)

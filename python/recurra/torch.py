@@ -1,4 +1,4 @@
-"""recurra's layers as modules of torch, to train with. Needs torch, which nothing else in recurra imports.
+"""recurra's layers as modules of torch, to train with. Needs torch 2.7 or newer, which nothing else in recurra imports.
 
     rnn = recurra.torch.GRU(40, 128, num_layers=2)      # where torch.nn.GRU(40, 128, num_layers=2) stood
     output, h_n = rnn(input)
@@ -22,8 +22,8 @@ What differs from torch.nn:
 - The parameters are copied and packed at the first call, and again when a call finds that their values have changed, in
   whatever way that happened: each call compares them, which reads them once.
 - Dropout, in training, runs the layers one after another. Its masks are those of torch.nn for the same seed.
-- To torch.compile a layer is one opaque operation (with a PackedSequence a graph break). torch.jit.trace and
-  torch.export are refused.
+- To torch.compile a layer is one opaque operation (with a PackedSequence a graph break); with fullgraph=True it reports
+  errors of a call in its own words. torch.jit.trace and torch.export are refused.
 - Writing to a parameter between forward and backward is allowed: gradients are those of the values that ran.
 """
 
@@ -101,7 +101,7 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
             self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self._names = list(shapes)
         self._packs: dict[int, functional.Packed] = {}
-        self._key = _torch_ops.register(self)
+        self._number = _torch_ops.register(self)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -187,7 +187,9 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
             _check(name, param)
         trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params))
         if torch.compiler.is_compiling():
-            y, *final = _torch_ops.sequence(x, state, params, self._key, layer, batch_first, trains)
+            lanes = self._directions * (self.num_layers if layer < 0 else 1)
+            sizes = (self._directions * self._output_size, lanes, self._state_widths)
+            y, *final = _torch_ops.sequence(x, state, params, self._number, layer, batch_first, trains, *sizes)
             return y, final[:-1] if trains else final
         packed = self._packed(layer, params)
         options = {"lengths": None if lengths is None else lengths.numpy(), "batch_first": batch_first}
@@ -258,11 +260,13 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         return _check("weight_ih_l0", self.weight_ih_l0).dtype
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packs": {}}  # packed again where it wakes up
+        state = {**self.__dict__, "_packs": {}}  # packed again where it wakes up
+        del state["_number"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call,unused-ignore]
-        self._key = _torch_ops.register(self)
+        self._number = _torch_ops.register(self)
 
     def extra_repr(self) -> str:
         """As torch.nn's: sizes, and what is not default."""
@@ -389,22 +393,8 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         arrays = (None, None, None, dx, *initial, *params.values())
         found = tuple(torch.from_numpy(array) if need else None for array, need in zip(arrays, needed, strict=True))
         if torch.is_grad_enabled():  # create_graph=True
-            refuse: Any = _FirstOrder.apply
-            return refuse(torch.empty((), requires_grad=True), *found)
+            return _torch_ops.first_order(*found)
         return found
-
-
-class _FirstOrder(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
-    """Hands gradients on and refuses to be differentiated. (once_differentiable would let second-order terms vanish in
-    silence where the gradient that comes in is a constant, as that of y.sum() is.)"""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *grads: Tensor | None) -> Any:
-        return grads
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError("recurra.torch: gradients of gradients (double backward) are not available")
 
 
 def _check(name: str, value: Any, dtype: Any = None, *patterns: tuple[int | str, ...]) -> Tensor:

@@ -60,7 +60,7 @@ uint64_t differing(const Mix& mix, std::mt19937& random) {
       w[i] = number(draw(random, mix.w) >> 16 | (draw(random, mix.w) & 0xffff0000));
       sum[i] = number(draw(random, mix.sum));
     }
-    TwoHalves(int(x)).dot(Vec<float>::load(sum), Vec<float>::load(w)).store(dot);
+    fma(TwoHalves(int(x)), Vec<float>::load(w), Vec<float>::load(sum)).store(dot);
     for (int i = 0; i < lanes; ++i) {
       const uint32_t pair = bits_of(w[i]);
       const float upper = std::fma(number(x & 0xffff0000), number(pair & 0xffff0000), sum[i]);
