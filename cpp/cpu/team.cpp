@@ -85,9 +85,13 @@ class Team {
     // The size travels inside the ticket: a worker that sleeps through a job it has no part in cannot mistake the next one.
     ticket_.store(((ticket_.load(std::memory_order_relaxed) >> 16) + 1) << 16 | uint64_t(size));
     if (sleepers_.load() > 0) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      caller_cpu_ = this_cpu();
-      wake_.notify_all();
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        caller_cpu_ = this_cpu();
+        wake_.notify_all();
+      }
+      // A worker that was woken on this very CPU must run once to leave it; else it would wait for this thread's whole share.
+      std::this_thread::yield();
     }
     call(job, 0);
     spin_until([this] { return pending_.load(std::memory_order_acquire) == 0; });
