@@ -194,9 +194,8 @@ class Recurrent:
         Args:
             x, state, lengths: as of a call. x is copied.
             recompute: keep only the states of all steps and compute gates again in backward, to the same bits: 2
-                values a unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time. (A stack
-                also keeps what each layer hands to the next.)
-
+                values a unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time. (With
+                lengths, dropout or both directions a stack also keeps what each layer hands to the next.)
             rng: what dropout and zoneout draw from: a Generator, or a seed in 0..2**64-1, which draws the same every
                 time. Default None: nothing is left out. Draws are hashes of their place, not stored.
 
