@@ -108,10 +108,9 @@ def test_one_graph_serves_every_length_and_batch() -> None:
 @pytest.mark.parametrize("batch_first", (False, True))
 def test_the_operation_is_what_torch_demands(with_state: bool, batch_first: bool, trains: bool) -> None:
     layer = module("lstm_projected", num_layers=2, bidirectional=True, batch_first=batch_first)
-    state = [part.requires_grad_() for part in leaves(make_state(layer, "") if with_state else None)]
     x = make_input("batch_first" if batch_first else "").requires_grad_(trains)
     parameters = [p.detach().requires_grad_(trains) for p in layer.parameters()]
-    state = [part.detach().requires_grad_(trains) for part in state]
+    state = [part.requires_grad_(trains) for part in leaves(make_state(layer, "") if with_state else None)]
     arguments = (x, state, parameters, *description(layer, batch_first, trains))
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     found = torch.library.opcheck(torch.ops.recurra.sequence.default, arguments, test_utils=tests)

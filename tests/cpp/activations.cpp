@@ -18,6 +18,7 @@ namespace {
 #include "../../cpp/cpu/math.h"
 }  // namespace
 
+#include "bits.h"
 #include "recurra/recurra.h"
 
 #include <algorithm>
@@ -56,18 +57,6 @@ const Function functions[] = {
     {"tanh", [](Vec<float> x) { return tanh(x); }, [](Vec<double> x) { return tanh(x); }, [](double x) { return std::tanh(x); },
      [](double x) { return std::tanh((long double)x); }, 0x7db26e0de8ba8c96},
 };
-
-float as_float(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-uint32_t as_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
 
 // The unit in the last place of a float of this size.
 double float_ulp(double size) {

@@ -8,12 +8,12 @@ namespace {
 #include "../../cpp/cpu/simd.h"
 }  // namespace
 
+#include "bits.h"
 #include "recurra/recurra.h"
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <random>
 
 namespace {
@@ -34,18 +34,6 @@ const Mix mixes[] = {
     {"at the smallest numbers", {60, 67}, {57, 72}, {0, 8}},
 };
 
-uint32_t bits_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-float number(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 uint32_t draw(std::mt19937& random, Exponents e) {
   return (random() & 0x807fffff) | uint32_t(e.low + int(random() % uint32_t(e.high - e.low + 1))) << 23;
 }
@@ -57,15 +45,15 @@ uint64_t differing(const Mix& mix, std::mt19937& random) {
     const uint32_t x = draw(random, mix.x) >> 16 | (draw(random, mix.x) & 0xffff0000);
     float w[lanes], sum[lanes], dot[lanes];
     for (int i = 0; i < lanes; ++i) {
-      w[i] = number(draw(random, mix.w) >> 16 | (draw(random, mix.w) & 0xffff0000));
-      sum[i] = number(draw(random, mix.sum));
+      w[i] = as_float(draw(random, mix.w) >> 16 | (draw(random, mix.w) & 0xffff0000));
+      sum[i] = as_float(draw(random, mix.sum));
     }
     fma(TwoHalves(int(x)), Vec<float>::load(w), Vec<float>::load(sum)).store(dot);
     for (int i = 0; i < lanes; ++i) {
-      const uint32_t pair = bits_of(w[i]);
-      const float upper = std::fma(number(x & 0xffff0000), number(pair & 0xffff0000), sum[i]);
-      const float both = std::fma(number(x << 16), number(pair << 16), upper);
-      found += std::isnan(both) ? !std::isnan(dot[i]) : bits_of(both) != bits_of(dot[i]);
+      const uint32_t pair = as_bits(w[i]);
+      const float upper = std::fma(as_float(x & 0xffff0000), as_float(pair & 0xffff0000), sum[i]);
+      const float both = std::fma(as_float(x << 16), as_float(pair << 16), upper);
+      found += std::isnan(both) ? !std::isnan(dot[i]) : as_bits(both) != as_bits(dot[i]);
     }
   }
   return found;
