@@ -151,6 +151,35 @@ print("done")
     assert run_python(script).strip() == "done"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_child_forked_during_a_layers_first_backward_can_train_it() -> None:
+    """The first backward turns the weights about, some milliseconds here; the child has not got the thread that does."""
+    script = """
+import os, signal, threading, time
+import numpy as np
+import recurra
+x = np.ones((1, 1, 8), "float32")
+def gradient(tape):
+    return tape.backward(np.ones((1, 1, 1024), "float32")).x
+def tape(): return recurra.LSTM(8, 1024, seed=0).forward(x)[2]
+want = gradient(tape())
+for milliseconds in range(1, 10):
+    shared = tape()
+    parent = threading.Thread(target=gradient, args=(shared,))
+    parent.start()
+    time.sleep(milliseconds / 1000)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(not np.array_equal(gradient(shared), want))
+    status = os.waitpid(child, 0)[1]
+    parent.join()
+    assert status == 0, (milliseconds, status)
+print("done")
+"""
+    assert run_python(script).strip() == "done"
+
+
 def spawned(job: tuple[Problem, Any]) -> list[bytes]:
     return [array.tobytes() for array in result(*job)]
 

@@ -183,14 +183,20 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
   }
 }
 
+// Threads that come here together each make the tiles, and the first to be done is kept: a child forked meanwhile would wait for
+// ever for a thread that it has not got.
 template <class T>
 const std::vector<TransposedLayer<T>>& Model<T>::transposed() const {
-  std::call_once(once_, [&] {
-    std::vector<TransposedLayer<T>> all;
-    for (const PackedLayer<T>& packed : layers) all.push_back(transpose(packed));
-    transposed_ = std::move(all);
-  });
-  return transposed_;
+  const std::vector<TransposedLayer<T>>* kept = transposed_.load(std::memory_order_acquire);
+  if (kept) return *kept;
+  auto made = std::make_unique<std::vector<TransposedLayer<T>>>();
+  for (const PackedLayer<T>& packed : layers) made->push_back(transpose(packed));
+  return transposed_.compare_exchange_strong(kept, made.get(), std::memory_order_acq_rel) ? *made.release() : *kept;
+}
+
+template <class T>
+Model<T>::~Model() {
+  delete transposed_.load(std::memory_order_relaxed);
 }
 
 namespace {

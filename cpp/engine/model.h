@@ -1,5 +1,6 @@
 // A stack of layers made ready: sizes resolved, weights packed for the backend in use.
 #pragma once
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -108,6 +109,7 @@ struct Model {
 
   // memory: that of a model whose place this one takes, or null.
   Model(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, std::shared_ptr<SpareMemory> memory);
+  ~Model();
 
   int64_t input_size(int layer) const { return layer ? config.directions * config.output_size : config.input_size; }
   int64_t width(Dim dim, int layer) const;
@@ -121,8 +123,7 @@ struct Model {
   void pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& params);
   TransposedLayer<T> transpose(const PackedLayer<T>& packed) const;
 
-  mutable std::once_flag once_;
-  mutable std::vector<TransposedLayer<T>> transposed_;
+  mutable std::atomic<const std::vector<TransposedLayer<T>>*> transposed_{nullptr};  // owned
 };
 
 }  // namespace detail
