@@ -53,13 +53,18 @@ struct TransposedBlock {
   template <int R, int N>
   static void run(const TransposedCall<T>& call, int row, int tile) {
     constexpr int U = Vec<T>::lanes;
+    const ptrdiff_t first = ptrdiff_t(tile) * U, left = call.tiles.units - first;
+    T *out[R], edge[R][N * U];  // the last columns, if they do not fill their vectors
+    for (int r = 0; r < R; ++r) out[r] = left < N * U ? edge[r] : call.out[row + r] + first;
+    if (left < N * U) {
+      __builtin_memset(edge, 0, sizeof edge);
+      for (int r = 0; call.add && r < R; ++r) __builtin_memcpy(edge[r], call.out[row + r] + first, size_t(left) * sizeof(T));
+    }
     Vec<T> acc[N][R][1];
-    const auto columns = [&](int n) { return call.tiles.units - ptrdiff_t(tile + n) * U; };
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
-        acc[n][r][0] = call.add ? Vec<T>::load(call.out[row + r] + (tile + n) * U, columns(n)) : Vec<T>(0);
+      for (int r = 0; r < R; ++r) acc[n][r][0] = call.add ? Vec<T>::load(out[r] + n * U) : Vec<T>(0);
     for (int g = 0; g < call.gates; ++g) {
       Operand<T> a;
       a.rows = {call.a.base + call.chain[g] * call.width, call.a.offset};
@@ -68,25 +73,16 @@ struct TransposedBlock {
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[n][r][0].store(call.out[row + r] + (tile + n) * U, columns(n));
+      for (int r = 0; r < R; ++r) acc[n][r][0].store(out[r] + n * U);
+    for (int r = 0; left < N * U && r < R; ++r)
+      __builtin_memcpy(call.out[row + r] + first, edge[r], size_t(left) * sizeof(T));
   }
 };
 
-// M numbers k by N vectors of columns, over some rows, whose columns have been copied side by side to `a`.
+// acc[m][n] += x[m] a[n] for some rows.
 template <int M, int N, class T>
-void outer_block(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
-  constexpr int U = Vec<T>::lanes;
-  Vec<T> acc[M][N];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) acc[m][n] = Vec<T>::load(call.out[k + m] + column + n * U);
-  // The next block's sums lie in the second-level cache or further: asked for now, they come while this one computes.
-  for (int m = 0; m < M && k + M + m < call.size; ++m)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) __builtin_prefetch(call.out[k + M + m] + column + n * U, 1);
-  const T* x = call.x[row_begin] + k;
-  for (int r = row_begin; r < row_end; ++r, x += call.x.stride, ++a) {
+RECURRA_FN void add_rows(Vec<T> (&acc)[M][N], const T*& x, ptrdiff_t x_stride, const Vec<T> (*&a)[N], int rows) {
+  for (; rows > 0; --rows, x += x_stride, ++a) {
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Vec<T> value(x[m]);
@@ -94,10 +90,32 @@ void outer_block(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, 
       for (int n = 0; n < N; ++n) acc[m][n] = fma(value, (*a)[n], acc[m][n]);
     }
   }
+}
+
+// M numbers k by N vectors of columns, over some rows, whose columns have been copied side by side to `a`.
+template <int M, int N, class T>
+void outer_block(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
+  constexpr int U = Vec<T>::lanes, kAhead = 32;
+  T* const out = call.out[k] + column;
+  const ptrdiff_t stride = call.out.stride, left = call.size - k - M;
+  Vec<T> acc[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) acc[m][n].store(call.out[k + m] + column + n * U);
+    for (int n = 0; n < N; ++n) acc[m][n] = Vec<T>::load(out + m * stride + n * U);
+  const T* x = call.x[row_begin] + k;
+  const int last = row_end - row_begin < kAhead ? row_end - row_begin : kAhead;
+  add_rows(acc, x, call.x.stride, a, row_end - row_begin - last);
+  // The next block's sums lie in the second-level cache or further, and what is asked for too early has left the first-level
+  // cache again when it is wanted.
+  for (ptrdiff_t m = M; m < 2 * M && m < left + M; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) __builtin_prefetch(out + m * stride + n * U, 1);
+  add_rows(acc, x, call.x.stride, a, last);
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) acc[m][n].store(out + m * stride + n * U);
 }
 
 template <int M, int N, class T>
