@@ -13,8 +13,12 @@ Each product takes max(bytes / bandwidth, operations / peak), and they follow ea
 
     bound = sum over layers and directions of recurrent + input
 
-With n threads each core holds an n-th of the weights and adds its own bandwidth and peak; shared caches make that
-generous. Activations, inputs and outputs are not counted. So nothing can be faster, and 100 % is not quite possible.
+With n threads each core holds an n-th of the weights and adds its own bandwidth; shared caches make that generous.
+Peaks add up to what all cores did at once while the shape was timed (`together`). Cores that share the steps of one
+sequence in one layer and direction have to hear from each other in every phase, which takes what it took then; if one
+thread alone could be faster, that is the bound.
+
+Activations, inputs and outputs are not counted. So nothing can be faster, and 100 % is not quite possible.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Any
 from .shapes import Shape
 
 CHUNK = 64  # steps
+PHASES = {"GRU-before": 2}  # of a step; others have one
 GATES = {"LSTM": 4, "GRU": 3, "GRU-before": 3, "RNN": 1}
 PEAKS = {"float32": "fma_f32_gflops", "bf16": "fma_bf16_gflops", "int8": "dot_int8_gops"}
 BYTES = {"float32": 4, "bf16": 2, "int8": 1}
@@ -49,12 +54,33 @@ def bandwidth(limits: Limits, size: float) -> float:
     return 1e9 * float(fitting[-1] if fitting else readings[0][1])
 
 
-def bound(shape: Shape, limits: Limits | None, precision: str = "float32", threads: int = 1) -> float | None:
-    """Seconds that one call takes at least; None where the limit is not known."""
+def bound(
+    shape: Shape,
+    limits: Limits | None,
+    precision: str = "float32",
+    threads: int = 1,
+    together: Limits | None = None,
+) -> float | None:
+    """Seconds that one call takes at least; None where the limit is not known.
+
+    `together` is what the threads had of each other, "gain" and "exchange_ns"; without it, n cores and no delay.
+    """
+    gain, exchange = (together["gain"], together["exchange_ns"]) if together else (threads, 0.0)
+    shared = _bound(shape, limits, precision, threads, gain)
+    if shared is None or threads == 1 or shape.batch > 1 or shape.layers > 1 or shape.directions > 1:
+        return shared
+    news = 2 if shape.streaming else int(shape.row_lengths().max())  # a stream's step is begun and ended by its caller
+    alone = _bound(shape, limits, precision, 1, 1)
+    assert alone is not None
+    return min(alone, shared + news * PHASES.get(shape.cell, 1) * exchange * 1e-9 * (2 if shape.training else 1))
+
+
+def _bound(shape: Shape, limits: Limits | None, precision: str, threads: int, gain: float) -> float | None:
+    """Seconds, exchanges not counted."""
     peak = limits and limits.get(PEAKS[precision])
     if not limits or not peak or not limits.get("read_gbs"):
         return None
-    operations: float = peak * 1e9 * threads
+    operations: float = peak * 1e9 * gain
 
     def product(weights: int, readings: float, rows: float, resident: int) -> float:
         """Seconds for `weights` numbers read so many times and used for so many rows in all."""

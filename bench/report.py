@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .results import OURS, Change, Result, Run, mean_ratio
+from .results import LONG_STEP, OURS, Change, Result, Run, mean_ratio, scalings
 
 RATIO = "best peer / recurra"
 
@@ -69,6 +69,12 @@ def remarks(run: Run) -> Iterator[str]:
     """What to read below the table."""
     if ratios := [result.ratio for result in run.results if result.ratio]:
         yield f"best peer / recurra: geometric mean {mean_ratio(ratios):.2f}, least {min(ratios):.2f}"
+    for gain in scalings(run):
+        limit = f" (limits: {gain.possible:.2f})" if gain.possible else ""
+        yield (
+            f"{gain.threads} threads / one: median {gain.median:.2f}{limit}, least {gain.least:.2f}, "
+            f"of {gain.shapes} shapes whose step takes more than {LONG_STEP:g} us"
+        )
     shapes: dict[tuple[str, str], list[str]] = defaultdict(list)
     for result in run.results:
         for name, why in result.unavailable.items():

@@ -56,6 +56,7 @@ class Result:
     bound: float | None  # microseconds
     timings: dict[str, Timing] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
+    together: dict[str, float] | None = None  # medians of what the threads had of each other: "gain", "exchange_ns"
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -142,6 +143,38 @@ def changes(old: Run, new: Run) -> list[Change]:
         shared = before.peers.keys() & after.peers.keys()
         drift = mean_ratio(after.peers[name] / before.peers[name] for name in shared) if shared else 1.0
         found.append(Change(after.key, *times, 100 * (times[1] / times[0] / drift - 1)))
+    return found
+
+
+class Scaling(NamedTuple):
+    """How many times as fast we are on several threads as on one, of shapes timed both ways whose steps are long."""
+
+    threads: int
+    shapes: int
+    median: float
+    least: float
+    possible: float | None  # the median of what the bounds say
+
+
+LONG_STEP = 5.0  # microseconds
+
+
+def scalings(run: Run) -> list[Scaling]:
+    """One for each number of threads above 1."""
+    timed = {result.key: result for result in run.results if OURS in result.timings}
+    found = []
+    for threads in sorted({result.threads for result in run.results} - {1}):
+        gains, possible = [], []
+        for (shape, count, precision), one in timed.items():
+            many = timed.get((shape, threads, precision))
+            if count != 1 or many is None or one.timings[OURS].median <= LONG_STEP * one.shape.steps:
+                continue
+            gains.append(one.timings[OURS].median / many.timings[OURS].median)
+            if one.bound and many.bound:
+                possible.append(one.bound / many.bound)
+        if gains:
+            middle = float(np.median(possible)) if possible else None
+            found.append(Scaling(threads, len(gains), float(np.median(gains)), min(gains), middle))
     return found
 
 

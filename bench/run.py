@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recurra import _core
+
 from . import peers
 from .limits import Limits, bound
 from .peers import PEERS, Contestant, Problem, Unavailable, make_problem
@@ -19,7 +21,9 @@ from .shapes import Shape
 
 TURN = 5e-3  # seconds of a turn, if a call takes less
 ROUNDS = 3  # at least
-SETTLE = 10e-3  # seconds until the threads of the one before have stopped spinning (PyTorch's take up to 9 ms)
+# Seconds of calls that don't count, until the threads of the one before have stopped spinning (PyTorch's: up to 9 ms).
+# After so long a sleep everybody's calls would take a quarter longer for a while.
+SETTLE = 10e-3
 CHECKED_STEPS = 4  # of a stream
 # Largest difference from recurra's float32 result that passes for the same computation: outputs lie in -1..1.
 TOLERANCE = {"float32": 2e-5, "bf16": 0.05, "int8": 0.1}
@@ -48,12 +52,18 @@ def stopwatch() -> float:
     return float(np.median(np.diff(ticks)))
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], seconds: float, threads: int = 1) -> dict[str, Floats]:
+def interleaved(
+    calls: dict[str, Callable[[], Any]],
+    seconds: float,
+    threads: int = 1,
+    each_round: Callable[[], object] = lambda: None,
+) -> dict[str, Floats]:
     """Microseconds of every call. In each turn the first calls don't count: the caches are still the last one's."""
-    times = {}
+    times, warm = {}, {}
     for name, call in calls.items():
         start = stamps(call, 2)[1] * 1e-9
         times[name] = max(1, min(5000, int(TURN / start)))
+        warm[name] = max(1, times[name] // 4, int(SETTLE / start) if threads > 1 else 0)
     found: dict[str, list[Floats]] = {name: [] for name in calls}
     own = stopwatch()
     gc.collect()
@@ -62,10 +72,8 @@ def interleaved(calls: dict[str, Callable[[], Any]], seconds: float, threads: in
         end = time.perf_counter() + seconds
         while len(found[next(iter(calls))]) < ROUNDS or time.perf_counter() < end:
             for name, call in calls.items():
-                if threads > 1:
-                    time.sleep(SETTLE)
-                warm = max(1, times[name] // 4)
-                found[name].append(stamps(call, warm + times[name])[warm:])
+                found[name].append(stamps(call, warm[name] + times[name])[warm[name] :])
+            each_round()
     finally:
         gc.enable()
     return {name: np.maximum(np.concatenate(parts) - own, 1) / 1e3 for name, parts in found.items()}
@@ -114,8 +122,10 @@ def measure(
             calls[name], errors[name] = contestant.call, error
         except Exception as failure:  # whatever a library throws
             unavailable[name] = reason(failure)
+    moments: list[Limits] = []
     with peers.inference_mode():
-        samples = interleaved(calls, seconds, threads)
+        samples = interleaved(calls, seconds, threads, lambda: moments.append(_core.together(threads)))
+    together = {name: float(np.median([moment[name] for moment in moments])) for name in moments[0]}
     timings = {name: summarise(times, errors[name]) for name, times in samples.items()}
-    least = bound(shape, known, precision, threads)
-    return Result(shape, threads, precision, least and least * 1e6, timings, unavailable)
+    least = bound(shape, known, precision, threads, together)
+    return Result(shape, threads, precision, least and least * 1e6, timings, unavailable, together)

@@ -108,6 +108,36 @@ def test_bound_of_training_adds_transposed_products_and_weight_gradients() -> No
     assert not training._replace(steps=1).streaming
 
 
+def test_bound_of_threads_that_share_a_sequence_counts_the_news_between_them() -> None:
+    shape = shape_of("cell=GRU-before T=100 B=1 H=256")
+    together = {"gain": 1.5, "exchange_ns": 250.0}
+    # On two cores: recurrent 3 * 256 * 256 * 4 / 2 bytes = 384 KiB, input at 1.5 times the peak; two phases a step.
+    each = 2 * 250e-9 + 393216 / 100e9
+    inputs = 100 * 3 * 256 * 256 * 2 / 150e9
+    assert limits.bound(shape, LIMITS, threads=2, together=together) == pytest.approx(100 * each + inputs)
+    sides = 2 * (100 * 393216 / 100e9 + inputs)  # two directions can go side by side and hear nothing of each other
+    assert limits.bound(shape._replace(directions=2), LIMITS, threads=2, together=together) == pytest.approx(sides)
+    step = shape_of("cell=LSTM T=1 B=1 H=256")  # 2 MiB
+    assert limits.bound(step, LIMITS, threads=2, together=together) == pytest.approx((1 << 20) / 100e9 + 2 * 250e-9)
+    far = {"gain": 2.0, "exchange_ns": 1e6}  # then one thread is faster
+    assert limits.bound(shape, LIMITS, threads=2, together=far) == limits.bound(shape, LIMITS)
+
+
+def test_scaling_is_of_shapes_with_long_steps_timed_both_ways() -> None:
+    def timed(line: str, threads: int, microseconds: float, bound: float) -> Any:
+        timing = results.summarise(np.full(10, microseconds), 0.0)
+        return results.Result(shape_of(line), threads, "float32", bound, {"recurra": timing})
+
+    short, long, longer = (f"cell=LSTM T=10 B=1 H={hidden}" for hidden in (32, 64, 128))
+    rows = [timed(short, 1, 50, 40), timed(short, 2, 500, 40), timed(long, 1, 60, 50), timed(long, 2, 40, 25)]
+    rows += [timed(longer, 1, 600, 500), timed(longer, 2, 600, 250), timed("cell=RNN T=10 B=1 H=8", 2, 99, 9)]
+    run_ = results.Run({}, {}, {}, None, rows)
+    assert results.scalings(run_) == [
+        results.Scaling(2, 2, pytest.approx(1.25), pytest.approx(1.0), pytest.approx(2.0))
+    ]
+    assert results.scalings(results.Run({}, {}, {}, None, rows[:1])) == []
+
+
 def test_bound_counts_no_padding() -> None:
     shape = shape_of("cell=RNN T=29 B=128 H=256 lengths=vowels")
     assert limits.bound(shape, LIMITS) == pytest.approx(shape.row_lengths().sum() * 2 * 256 * 512 / 100e9)

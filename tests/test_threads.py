@@ -153,7 +153,7 @@ print("done")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_child_forked_during_a_layers_first_backward_can_train_it() -> None:
-    """The first backward turns the weights about, some milliseconds here; the child has not got the thread that does."""
+    """The first backward turns the weights about, here for milliseconds; the child has not got the thread that does."""
     script = """
 import os, signal, threading, time
 import numpy as np

@@ -380,6 +380,15 @@ py::dict limits() {
                   py::arg("unrest") = limits.unrest);
 }
 
+py::dict together(int threads) {
+  recurra::Together together;
+  {
+    const py::gil_scoped_release release;
+    together = recurra::measure_together(threads);
+  }
+  return py::dict(py::arg("gain") = together.gain, py::arg("exchange_ns") = together.exchange_ns);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
@@ -388,6 +397,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
   m.def("config", config, "What was chosen on this machine.");
   m.def("limits", limits, "What this machine can do at best on one thread: GFLOP/s and GB/s. Takes half a second.");
+  m.def("together", together, py::arg("threads"),
+        "What so many threads have of each other just now: their multiply-adds at once, in those of one, and the nanoseconds "
+        "until one sees what another has written. Takes about a millisecond.");
   m.def("get_num_threads", recurra::num_threads, "Threads that one call may use.");
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
 

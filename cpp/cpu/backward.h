@@ -74,8 +74,7 @@ struct TransposedBlock {
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) acc[n][r][0].store(out[r] + n * U);
-    for (int r = 0; left < N * U && r < R; ++r)
-      __builtin_memcpy(call.out[row + r] + first, edge[r], size_t(left) * sizeof(T));
+    for (int r = 0; left < N * U && r < R; ++r) __builtin_memcpy(call.out[row + r] + first, edge[r], size_t(left) * sizeof(T));
   }
 };
 

@@ -1,10 +1,12 @@
-// What this machine can do at best on one thread: arithmetic from registers, and reading from each level of cache. For
-// benchmarks, which show how much of it a network uses. Takes about half a second.
+// What this machine can do at best: arithmetic from registers, and reading from each level of cache, on one thread, which takes
+// about half a second; and what further threads add to it. For benchmarks, which show how much of it a network uses.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 
 #include "../engine/model.h"
+#include "team.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -38,8 +40,8 @@ float first_lane(const void* vector) {
 }
 
 struct Arithmetic {
-  void (*work)();
-  double operations;  // of one call, a multiply-add being two
+  void (*work)(int64_t rounds);
+  double operations;  // of a round, a multiply-add being two
 };
 
 struct Machine {
@@ -51,10 +53,10 @@ struct Machine {
 
 // The empty asm makes `w` new in every round, so that the compiler cannot work the sums out beforehand.
 #define RECURRA_BURST(name, target_isa, type, make, factor, step)               \
-  __attribute__((target(target_isa))) void name() {                             \
+  __attribute__((target(target_isa))) void name(int64_t rounds) {               \
     type acc[kChains], w = factor;                                              \
     for (int i = 0; i < kChains; ++i) acc[i] = make;                            \
-    for (int64_t round = 0; round < kRounds; ++round) {                         \
+    for (int64_t round = 0; round < rounds; ++round) {                          \
       asm volatile("" : "+v"(w));                                               \
       _Pragma("GCC unroll 16") for (int i = 0; i < kChains; ++i) acc[i] = step; \
     }                                                                           \
@@ -91,20 +93,19 @@ RECURRA_READ(read_128, "sse2", __m128, _mm_setzero_ps(), _mm_add_ps, _mm_loadu_p
 
 Machine machine() {
   const std::string level = isa();
-  constexpr double rounds = double(kRounds) * kChains;
-  if (level == "avx512bf16") return {{f32_512, rounds * 32}, {bf16_512, rounds * 64}, {int8_512, rounds * 128}, read_512};
-  if (level == "avx512") return {{f32_512, rounds * 32}, {}, {int8_512, rounds * 128}, read_512};
-  if (level == "avx2") return {{f32_256, rounds * 16}, {}, {}, read_256};
-  return {{f32_128, rounds * 8}, {}, {}, read_128};
+  if (level == "avx512bf16") return {{f32_512, kChains * 32}, {bf16_512, kChains * 64}, {int8_512, kChains * 128}, read_512};
+  if (level == "avx512") return {{f32_512, kChains * 32}, {}, {int8_512, kChains * 128}, read_512};
+  if (level == "avx2") return {{f32_256, kChains * 16}, {}, {}, read_256};
+  return {{f32_128, kChains * 8}, {}, {}, read_128};
 }
 
 #else
 
 typedef float Four __attribute__((vector_size(16)));
 
-void f32_portable() {
+void f32_portable(int64_t rounds) {
   Four acc[kChains] = {};
-  for (int64_t round = 0; round < kRounds; ++round)
+  for (int64_t round = 0; round < rounds; ++round)
     for (Four& a : acc) a = a * 0.999f + 0.001f;
   float sum = 0;
   for (Four a : acc) sum += a[0];
@@ -118,12 +119,12 @@ void read_portable(const float* data, size_t count) {
   sink = acc[0][0] + acc[1][0] + acc[2][0] + acc[3][0];
 }
 
-Machine machine() { return {{f32_portable, double(kRounds) * kChains * 8}, {}, {}, read_portable}; }
+Machine machine() { return {{f32_portable, kChains * 8}, {}, {}, read_portable}; }
 
 #endif
 
 double giga_operations(const Arithmetic& arithmetic) {
-  return arithmetic.work ? arithmetic.operations / shortest(arithmetic.work) / 1e9 : 0;
+  return arithmetic.work ? kRounds * arithmetic.operations / shortest([&] { arithmetic.work(kRounds); }) / 1e9 : 0;
 }
 
 using Read = void (*)(const float* data, size_t count);
@@ -171,6 +172,44 @@ Limits measure_limits() {
     limits.read_gbs.emplace_back(kib, read_rate(m.read, data.data(), size_t(kib) * 256));
   limits.unrest = unrest(m.read, data.data(), size_t(128) * 256);
   return limits;
+}
+
+Together measure_together(int threads) {
+  constexpr int64_t kShortRounds = kRounds / 40;
+  constexpr int kRoundTrips = 200;
+  const Arithmetic f32 = machine().f32;
+  TeamLease team(threads);
+  if (team.size() == 1) return {};
+  Barrier barrier(team.size());
+  std::vector<double> alone(size_t(team.size())), at_once(size_t(team.size()));
+  struct alignas(64) Line {
+    std::atomic<int> trips{0};
+  } ping, pong;
+  double round_trips = 0;
+  const auto wait = [](const Line& line, int trip) {
+    while (line.trips.load(std::memory_order_acquire) != trip) {
+    }
+  };
+  const auto burst = [&] { f32.work(kShortRounds); };
+  auto job = [&](int rank) {
+    for (int turn = 0; turn < team.size(); ++turn) {
+      if (turn == rank) alone[size_t(rank)] = shortest(burst);
+      barrier.wait(rank);
+    }
+    at_once[size_t(rank)] = shortest(burst);
+    barrier.wait(rank);
+    const double start = seconds();
+    for (int trip = 1; trip <= kRoundTrips && rank < 2; ++trip) {
+      if (rank == 0) ping.trips.store(trip, std::memory_order_release);
+      wait(rank == 0 ? pong : ping, trip);
+      if (rank == 1) pong.trips.store(trip, std::memory_order_release);
+    }
+    if (rank == 0) round_trips = seconds() - start;
+  };
+  team.run(job);
+  Together together = {0, round_trips / kRoundTrips / 2 * 1e9};
+  for (size_t i = 0; i < alone.size(); ++i) together.gain += alone[i] / at_once[i];
+  return together;
 }
 
 }  // namespace recurra

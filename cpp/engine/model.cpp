@@ -183,8 +183,8 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
   }
 }
 
-// Threads that come here together each make the tiles, and the first to be done is kept: a child forked meanwhile would wait for
-// ever for a thread that it has not got.
+// Threads that come here together each make the tiles, and the first to be done is kept: a child forked meanwhile would wait
+// for ever for a thread that it has not got.
 template <class T>
 const std::vector<TransposedLayer<T>>& Model<T>::transposed() const {
   const std::vector<TransposedLayer<T>>* kept = transposed_.load(std::memory_order_acquire);

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads']
+__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads', 'together']
 class Stream:
     """
     The running state of some sequences.
@@ -99,4 +99,8 @@ def limits() -> dict:
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     At least 1; granted up to the CPUs this process may use.
+    """
+def together(threads: typing.SupportsInt | typing.SupportsIndex) -> dict:
+    """
+    What so many threads have of each other just now: their multiply-adds at once, in those of one, and the nanoseconds until one sees what another has written. Takes about a millisecond.
     """

@@ -53,6 +53,14 @@ struct Limits {
 };
 Limits measure_limits();
 
+// What several threads have of each other just now: a virtual machine's cores may be two threads of one core, or far apart, and
+// that changes from second to second.
+struct Together {
+  double gain = 1;         // multiply-adds of all at once, in those of one alone
+  double exchange_ns = 0;  // until one sees what another has written: half a round trip
+};
+Together measure_together(int threads);  // takes about a millisecond; {} when the team of threads is busy
+
 // ---- networks
 
 // How the weights are stored. bfloat16 and int8 are for float only: bfloat16 rounds vectors as it rounds weights and adds their
