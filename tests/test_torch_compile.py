@@ -45,11 +45,11 @@ def compiled(layer: Any, **options: Any) -> Any:
     return torch.compile(layer, **{"backend": "aot_eager", "fullgraph": True, **options})
 
 
-def description(layer: Any, batch_first: bool = False, trains: bool = True) -> tuple[Any, ...]:
-    """What an operation is told of all layers of a module."""
+def description(layer: Any, batch_first: bool = False, trains: bool = True, seed: int | None = None) -> tuple[Any, ...]:
+    """What an operation is told of all layers of a module, after its parameters."""
     directions = 2 if layer.bidirectional else 1
     sizes = (directions * layer._output_size, directions * layer.num_layers, layer._state_widths)
-    return (layer._number, -1, batch_first, trains, *sizes)
+    return ([] if seed is None else [torch.tensor(seed)], layer._number, -1, batch_first, trains, *sizes)
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -88,6 +88,17 @@ def test_dropout_and_other_backends(backend: str) -> None:
     assert_trains_alike(module("gru", num_layers=3, dropout=dropout), "time_major", True, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
+def test_recurrent_dropout_and_zoneout(backend: str) -> None:
+    layer = module("lstm", num_layers=2, recurrent_dropout=0.3, zoneout=(0.1, 0.4))
+    assert_trains_alike(layer, "time_major", True, backend=backend)
+    function = compiled(layer, backend=backend)
+    with torch.no_grad():
+        assert not torch.equal(function(X)[0], function(X)[0])
+        layer.eval()
+        assert_equal([function(X)[0]], [layer(X)[0]])
+
+
 def test_one_graph_serves_every_length_and_batch() -> None:
     layer = module("lstm", num_layers=2)
     graphs = []
@@ -103,15 +114,18 @@ def test_one_graph_serves_every_length_and_batch() -> None:
     assert len(graphs) == 1
 
 
+@pytest.mark.parametrize("seed", (None, 5))
 @pytest.mark.parametrize("trains", (False, True))
 @pytest.mark.parametrize("with_state", (False, True))
 @pytest.mark.parametrize("batch_first", (False, True))
-def test_the_operation_is_what_torch_demands(with_state: bool, batch_first: bool, trains: bool) -> None:
-    layer = module("lstm_projected", num_layers=2, bidirectional=True, batch_first=batch_first)
+def test_the_operation_is_what_torch_demands(
+    with_state: bool, batch_first: bool, trains: bool, seed: int | None
+) -> None:
+    layer = module("lstm_projected", num_layers=2, bidirectional=True, batch_first=batch_first, zoneout=0.2)
     x = make_input("batch_first" if batch_first else "").requires_grad_(trains)
     parameters = [p.detach().requires_grad_(trains) for p in layer.parameters()]
     state = [part.requires_grad_(trains) for part in leaves(make_state(layer, "") if with_state else None)]
-    arguments = (x, state, parameters, *description(layer, batch_first, trains))
+    arguments = (x, state, parameters, *description(layer, batch_first, trains, seed))
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     found = torch.library.opcheck(torch.ops.recurra.sequence.default, arguments, test_utils=tests)
     assert found == dict.fromkeys(tests, "SUCCESS")

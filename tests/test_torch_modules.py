@@ -8,8 +8,9 @@ import itertools
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
-from checks import assert_same_bits
+from checks import assert_same_bits, states
 from torch_modules import (
     F64,
     FORMS,
@@ -112,6 +113,63 @@ def test_bits_are_those_of_the_layer_with_and_without_gradients(kind: str, dtype
         with mode:
             assert not ours(x)[0].requires_grad
             assert_same_bits([t.numpy() for t in tensors(ours(x))], expected)
+
+
+NOISE: dict[str, Any] = {"recurrent_dropout": 0.3, "zoneout": 0.4}
+
+
+def seeded(function: Any, *arguments: Any) -> Any:
+    torch.manual_seed(3)
+    return function(*arguments)
+
+
+@pytest.mark.parametrize("recompute", (False, True))
+@pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
+def test_recurrent_dropout_and_zoneout_are_those_of_the_layer(kind: str, recompute: bool) -> None:
+    name, options = (KINDS | OWN_KINDS)[kind]
+    both: dict[str, Any] = {"num_layers": 2, "bidirectional": True, **NOISE}
+    ours = module(kind, recompute=recompute, **both)
+    layer = getattr(recurra, name)(I, H, dtype="float64", **options, **both)
+    layer.load_state_dict(ours.state_dict())
+    x = make_input("").requires_grad_()
+    seed = int(seeded(torch.randint, 1 << 62, ()))
+    y, final, tape = layer.forward(x.detach().numpy(), rng=seed)
+    dy = normal(*y.shape, seed=7)
+    expected = tape.backward(dy.numpy())
+    output, found = seeded(ours, x)
+    (output * dy).sum().backward()
+    assert_same_bits([t.detach().numpy() for t in tensors((output, found))], [y, *states(final)])
+    gradients = [parameter.grad.numpy() for parameter in ours.parameters()]
+    assert_same_bits([x.grad.numpy(), *gradients], [expected.x, *expected.params.values()])
+    with torch.no_grad():  # in training mode masks don't ask for gradients
+        assert_same_bits([t.numpy() for t in tensors(seeded(ours, x))], [y, *states(final)])
+        assert not torch.equal(ours(x)[0], output)
+    for mode in (torch.no_grad(), torch.enable_grad()):
+        with mode:
+            assert_same_bits([t.detach().numpy() for t in tensors(ours.eval()(x))], layer(x.detach().numpy()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_kinds_of_dropout_go_together(form: str) -> None:
+    layer = module("lstm", num_layers=3, dropout=0.2, batch_first=form == "batch_first", **NOISE)
+    x, hx = make_input(form).requires_grad_(), make_state(layer, form)
+    runs = [seeded(run, layer, form, x, hx) for _ in range(2)]
+    first, again = ([t.detach().numpy() for t in tensors((a[0], *a[1], *b)) if t is not None] for a, b in runs)
+    assert_same_bits(first, again)
+    different = run(layer, form, x, hx)[1]
+    assert not np.array_equal(different[0].numpy(), first[-len(different)])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"recurrent_dropout": 1.5}, "recurrent_dropout: expected a number in 0..1, got 1.5"),
+        ({"zoneout": (0.1, 0.2)}, "zoneout: expected a number for cell 'gru'"),
+    ],
+)
+def test_bad_rates_are_refused(options: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        module("gru", **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core
-from ._options import choice, flag, real
+from ._options import chance, choice, flag, real
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +86,16 @@ class Cell(NamedTuple):
             if values[name] <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
         return values
+
+    def regularization(self, dropout: Any, recurrent_dropout: Any, zoneout: Any) -> Regularization:
+        """The chances that the options of `Recurrent` stand for."""
+        if not isinstance(zoneout, tuple):
+            rates = (chance("zoneout", zoneout),) * 2
+        elif len(zoneout) == len(self.states) == 2:
+            rates = (chance("zoneout of h", zoneout[0]), chance("zoneout of c", zoneout[1]))
+        else:
+            raise ValueError(f"zoneout: expected a number for cell {self.name!r}, got {zoneout!r}")
+        return Regularization(chance("dropout", dropout), chance("recurrent_dropout", recurrent_dropout), *rates)
 
 
 CELLS: dict[str, Cell] = {name: Cell(name=name, **line) for name, line in _core.cells().items()}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .tape import Tape
 
-__all__ = ["call", "first_order", "register", "sequence"]
+__all__ = ["call", "first_order", "register", "rng", "run", "sequence"]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 
@@ -45,6 +45,20 @@ def call(
     initial = functional.unwrapped([part.detach().numpy() for part in state]) if state else None
     y, final, *tape = function(packed, x.detach().numpy(), initial, **options)
     return [torch.from_numpy(array) for array in (y, *functional.wrapped(final))], tape
+
+
+def rng(seed: Sequence[Tensor]) -> int | None:
+    """What dropout and zoneout draw from: a seed if there is one."""
+    return int(seed[0]) if seed else None
+
+
+def run(
+    packed: functional.Packed, options: dict[str, Any], x: Tensor, state: Sequence[Tensor], seed: Sequence[Tensor]
+) -> list[Tensor]:
+    """[y, *final states] of a call without gradients."""
+    if seed:  # something is left out at random, which only calls that can be trained do
+        return call(functional.forward, packed, {**options, "rng": rng(seed)}, x, state)[0]
+    return call(functional.run, packed, options, x, state)[0]
 
 
 def first_order(*grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -78,13 +92,14 @@ class _Held:
 @torch.library.custom_op(
     "recurra::sequence",
     mutates_args=(),
-    schema="(Tensor x, Tensor[] state, Tensor[] params, Tensor module, int layer, bool batch_first, bool trains, "
-    "int width, int lanes, int[] state_widths) -> Tensor[]",
+    schema="(Tensor x, Tensor[] state, Tensor[] params, Tensor[] seed, Tensor module, int layer, bool batch_first, "
+    "bool trains, int width, int lanes, int[] state_widths) -> Tensor[]",
 )
 def sequence(
     x: Tensor,
     state: list[Tensor],
     params: list[Tensor],
+    seed: list[Tensor],
     module: Tensor,
     layer: int,
     batch_first: bool,
@@ -96,6 +111,7 @@ def sequence(
     """A layer of a registered module, or all of them for -1. Returns y, the final states and, if asked, the tape.
 
     Args:
+        seed: of dropout and zoneout; none where nothing is left out.
         width: of y.
         lanes: layers times directions, the first axis of states.
         state_widths: their last axes.
@@ -104,10 +120,11 @@ def sequence(
     if owner is None:
         raise RuntimeError("recurra.torch: the module of this graph is gone")
     packed = owner._packed(layer, params)
-    options = {"batch_first": batch_first}
+    options: dict[str, Any] = {"batch_first": batch_first}
     if not trains:
-        return call(functional.run, packed, options, x, state)[0]
-    results, (tape,) = call(functional.forward, packed, {**options, "recompute": owner.recompute}, x, state)
+        return run(packed, options, x, state, seed)
+    options |= {"recompute": owner.recompute, "rng": rng(seed)}
+    results, (tape,) = call(functional.forward, packed, options, x, state)
     return [*results, torch.from_numpy(np.asarray(_Held(tape)))]
 
 
@@ -116,6 +133,7 @@ def _(
     x: Tensor,
     state: list[Tensor],
     params: list[Tensor],
+    seed: list[Tensor],
     module: Tensor,
     layer: int,
     batch_first: bool,
@@ -162,9 +180,9 @@ def _(tape: Tensor, grads: list[Tensor], shapes: list[int], input_grad: bool) ->
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, state, params, *_ = inputs
+    x, state, params, seed, *_ = inputs
     ctx.shapes = [number for part in (x, *params) for number in (part.dim(), *part.shape)]
-    ctx.given, ctx.states = len(state), len(output) - 2
+    ctx.given, ctx.states, ctx.seeds = len(state), len(output) - 2, len(seed)
     ctx.save_for_backward(output[-1])
 
 
@@ -174,7 +192,7 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     if torch.is_grad_enabled():  # create_graph=True
         found = list(first_order(*found))
     dx = found.pop(0) if input_grad else None
-    return dx, found[: ctx.given], found[ctx.states :], *([None] * 7)
+    return dx, found[: ctx.given], found[ctx.states :], [None] * ctx.seeds, *([None] * 7)
 
 
 sequence.register_autograd(_backward, setup_context=_setup)

@@ -10,8 +10,8 @@ import numpy as np
 
 from . import functional
 from ._arrays import require_memory
-from ._cells import CELLS, Cell, Regularization, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import chance, choice, flag, float_dtype, integer, real
+from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
+from ._options import choice, flag, float_dtype, integer, real
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Recurrent:
             directions=2 if flag("bidirectional", bidirectional) else 1,
             bias=flag("bias", bias),
         )
-        rates = _regularization(spec, dropout, recurrent_dropout, zoneout)
+        rates = spec.regularization(dropout, recurrent_dropout, zoneout)
         values_dtype = float_dtype("dtype", dtype)
         configuration = {
             "cell": cell,
@@ -287,16 +287,6 @@ class Recurrent:
                 shown.append(text if parameter.default is parameter.empty else f"{name}={text}")
         precision = f".quantize({self.precision!r})" if self.precision else ""
         return f"{type(self).__name__}({', '.join(shown)}){precision}"
-
-
-def _regularization(cell: Cell, dropout: Any, recurrent_dropout: Any, zoneout: Any) -> Regularization:
-    if not isinstance(zoneout, tuple):
-        rates = (chance("zoneout", zoneout),) * 2
-    elif len(zoneout) == len(cell.states) == 2:
-        rates = (chance("zoneout of h", zoneout[0]), chance("zoneout of c", zoneout[1]))
-    else:
-        raise ValueError(f"zoneout: expected a number for cell {cell.name!r}, got {zoneout!r}")
-    return Regularization(chance("dropout", dropout), chance("recurrent_dropout", recurrent_dropout), *rates)
 
 
 class LSTM(Recurrent):

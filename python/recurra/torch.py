@@ -22,6 +22,8 @@ What differs from torch.nn:
 - The parameters are copied and packed at the first call, and again when a call finds that their values have changed, in
   whatever way that happened: each call compares them, which reads them once.
 - Dropout, in training, runs the layers one after another. Its masks are those of torch.nn for the same seed.
+- recurrent_dropout and zoneout, which torch.nn has not, are those of `recurra.Recurrent`, in training mode, with or
+  without gradients. Each call takes a seed from torch's generator, and the masks are made from it.
 - To torch.compile a layer is one opaque operation (with a PackedSequence a graph break); with fullgraph=True it reports
   errors of a call in its own words. torch.jit.trace and torch.export are refused.
 - Writing to a parameter between forward and backward is allowed: gradients are those of the values that ran.
@@ -60,7 +62,7 @@ _keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_gra
 # What a repr leaves out, in its order.
 _DEFAULTS: dict[str, Any] = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0}
 _DEFAULTS |= {"bidirectional": False, "nonlinearity": "tanh", "peephole": False, "coupled": False, "cell_clip": None}
-_DEFAULTS |= {"reset": "after", "update": "keep", "recompute": False}
+_DEFAULTS |= {"reset": "after", "update": "keep", "recurrent_dropout": 0, "zoneout": 0, "recompute": False}
 
 
 class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
@@ -74,6 +76,8 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         device: Any,
         dtype: Any,
         recompute: bool,
+        recurrent_dropout: float,
+        zoneout: float | tuple[float, float],
     ) -> None:
         super().__init__()
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size = shape
@@ -93,6 +97,8 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
             warnings.warn(f"dropout={dropout} does nothing: it is between layers, and there is one", stacklevel=3)
         self._cell, self._constants = cell, dict(constants)
         CELLS[cell].constant_values(constants)
+        self.recurrent_dropout, self.zoneout = recurrent_dropout, zoneout
+        self._regularization = CELLS[cell].regularization(0.0, recurrent_dropout, zoneout)
         sizes = Sizes(
             self.input_size, self.hidden_size, self._output_size, self.num_layers, self._directions, self.bias
         )
@@ -186,19 +192,20 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         for name, param in zip(self._names_of(layer), params, strict=True):
             _check(name, param)
         trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params))
+        seed = [torch.randint(1 << 62, ())] if self.training and any(self._regularization) else []
         if torch.compiler.is_compiling():
             lanes = self._directions * (self.num_layers if layer < 0 else 1)
             sizes = (self._directions * self._output_size, lanes, self._state_widths)
-            y, *final = _torch_ops.sequence(x, state, params, self._number, layer, batch_first, trains, *sizes)
+            y, *final = _torch_ops.sequence(x, state, params, seed, self._number, layer, batch_first, trains, *sizes)
             return y, final[:-1] if trains else final
         packed = self._packed(layer, params)
         options = {"lengths": None if lengths is None else lengths.numpy(), "batch_first": batch_first}
         if trains:
-            options["recompute"] = self.recompute
+            options |= {"recompute": self.recompute, "rng": _torch_ops.rng(seed)}
             apply: Any = _Sequence.apply
             y, *final = apply(packed, options, len(state), x, *state, *params)
         else:
-            (y, *final), _ = _torch_ops.call(functional.run, packed, options, x, state)
+            y, *final = _torch_ops.run(packed, options, x, state, seed)
         return y, final
 
     def _names_of(self, layer: int) -> list[str]:
@@ -216,7 +223,7 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         found = self._packs.get(layer)
         if found is None or not all(_same_bits(array, found.parameters[name]) for name, array in params.items()):
             if found is None or found.dtype != params[names[0]].dtype:
-                found = functional.pack(self._cell, params, self._constants)
+                found = functional.pack(self._cell, params, self._constants, None, self._regularization)
             else:  # which keeps the workspace
                 found = found.with_parameters(params)
             self._packs[layer] = found
@@ -281,7 +288,7 @@ class LSTM(_Layers):
     """torch.nn.LSTM, or one of its relatives.
 
     Args, besides those of torch.nn.LSTM:
-        peephole, coupled, cell_clip: as of `recurra.LSTM`.
+        peephole, coupled, cell_clip, recurrent_dropout, zoneout: as of `recurra.LSTM`.
     """
 
     def __init__(
@@ -300,11 +307,13 @@ class LSTM(_Layers):
         peephole: bool = False,
         coupled: bool | str = False,
         cell_clip: float | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recompute: bool = False,
     ) -> None:
         cell, constants = lstm_cell(coupled, peephole, projected=bool(proj_size)), lstm_constants(cell_clip)
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        super().__init__(cell, constants, shape, device, dtype, recompute)
+        super().__init__(cell, constants, shape, device, dtype, recompute, recurrent_dropout, zoneout)
         self.peephole, self.coupled, self.cell_clip = peephole, coupled, cell_clip
 
 
@@ -312,7 +321,7 @@ class GRU(_Layers):
     """torch.nn.GRU, or one of its relatives.
 
     Args, besides those of torch.nn.GRU:
-        reset, update: as of `recurra.GRU`.
+        reset, update, recurrent_dropout, zoneout: as of `recurra.GRU`.
     """
 
     def __init__(
@@ -329,10 +338,12 @@ class GRU(_Layers):
         *,
         reset: str = "after",
         update: str = "keep",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recompute: bool = False,
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)
-        super().__init__(gru_cell(reset, update), {}, shape, device, dtype, recompute)
+        super().__init__(gru_cell(reset, update), {}, shape, device, dtype, recompute, recurrent_dropout, zoneout)
         self.reset, self.update = reset, update
 
 
@@ -341,6 +352,7 @@ class RNN(_Layers):
 
     Args, besides those of torch.nn.RNN:
         nonlinearity: "tanh", "relu" or "sigmoid".
+        recurrent_dropout, zoneout: as of `recurra.RNN`.
     """
 
     def __init__(
@@ -356,10 +368,12 @@ class RNN(_Layers):
         device: Any = None,
         dtype: Any = None,
         *,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recompute: bool = False,
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)
-        super().__init__(rnn_cell(nonlinearity), {}, shape, device, dtype, recompute)
+        super().__init__(rnn_cell(nonlinearity), {}, shape, device, dtype, recompute, recurrent_dropout, zoneout)
         self.nonlinearity = nonlinearity
 
 
