@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import recurra
+from recurra.bench import limits as machine
+from recurra.bench import shapes
 from recurra.demo import vowels
 
 Floats = NDArray[np.float32]
@@ -90,6 +92,31 @@ def packing() -> None:
             ratio = packed.network.weight_bytes / sum(array.nbytes for array in params.values())
             print(f"| {kind} H=I={hidden} | {median['pack']:.0f} | {step:.2f} |", end="")
             print(f" {median['pack'] / step:.0f} | {ratio:.2f} |")
+
+
+def steps() -> None:
+    """What one step of a small stream is made of: a call that has next to nothing to do, and reading the weights."""
+    print(
+        "\n| one step from Python, us | a step | of RNN H=I=1 | reading the weights | the rest |\n|---|---|---|---|---|"
+    )
+    known = machine.measure()
+    least = recurra.RNN(1, 1, seed=0).stream()
+    one, out = np.ones(1, np.float32), np.empty(1, np.float32)
+    for kind, hidden in (("LSTM", 64), ("LSTM", 128), ("GRU", 64), ("GRU", 128)):
+        stream, x, y = (
+            getattr(recurra, kind)(hidden, hidden, seed=0).stream(),
+            random(hidden),
+            np.empty(hidden, np.float32),
+        )
+        median = in_turns(
+            1.0,
+            step=lambda: [stream.step(x, out=y) for _ in range(100)],  # noqa: B023  (called at once)
+            call=lambda: [least.step(one, out=out) for _ in range(100)],
+        )
+        step, call = median["step"] / 100, median["call"] / 100
+        (shape,) = shapes.parse_line(f"cell={kind} T=1 B=1 H={hidden}")
+        read = 1e6 * (machine.bound(shape, known) or 0)
+        print(f"| {kind} H=I={hidden} | {step:.2f} | {call:.2f} | {read:.2f} | {step - call - read:.2f} |")
 
 
 def lengths() -> None:
@@ -172,6 +199,7 @@ def training_memory() -> None:
 if __name__ == "__main__":
     accuracy()
     packing()
+    steps()
     lengths()
     resets()
     if Path("/proc/self/clear_refs").exists():
