@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -175,6 +177,46 @@ def test_outputs_are_new_arrays() -> None:
     stream.run(problem.x())
     assert_same_bits(copies(outputs), kept)
     assert not any(np.shares_memory(a, b) for a, b in pairwise(outputs))
+
+
+def test_a_step_is_called_as_its_signature_says() -> None:
+    layer = recurra.GRU(3, 5, seed=0)
+    x, out = np.random.default_rng(0).standard_normal(3, dtype=np.float32), np.empty(5, np.float32)
+    want = layer.stream().step(x)
+    calls: list[Any] = [
+        lambda step: step(x, out),
+        lambda step: step(x, None),
+        lambda step: step(x, out=out),
+        lambda step: step(x=x),
+        lambda step: step(out=out, x=x),
+    ]
+    for call in calls:
+        assert_same_bits(call(layer.stream().step), want)
+    stream: Any = layer.stream()
+    wrong: list[Any] = [
+        lambda: stream.step(),
+        lambda: stream.step(out=out),
+        lambda: stream.step(x, out, out),
+        lambda: stream.step(x, into=out),
+        lambda: stream.step(x, x=x),
+    ]
+    for call in wrong:
+        with pytest.raises(TypeError, match="step"):
+            call()
+    assert_same_bits(stream.step(x), want)
+
+
+def test_a_stream_goes_with_its_last_reference() -> None:
+    """No cycle that only the garbage collector would find: the core's part of it is out of its sight."""
+    packed = recurra.GRU(3, 5, seed=0).__dict__["_packed"]
+    gc.disable()
+    try:
+        before = sys.getrefcount(packed)
+        for _ in range(3):
+            recurra.Stream(packed).step(np.zeros(3, np.float32))
+        assert sys.getrefcount(packed) == before
+    finally:
+        gc.enable()
 
 
 def test_steps_take_strided_unaligned_and_read_only_input() -> None:

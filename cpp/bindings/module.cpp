@@ -143,11 +143,23 @@ using AnyStream = std::variant<FastStream<float>, FastStream<double>>;
 using SharedStream = std::shared_ptr<AnyStream>;
 
 // step(x, out) as a plain C function: pybind11's dispatcher would cost as much as the arithmetic of a small step.
-PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count) {
+// What a step function works on. `otherwise` takes over, with the same arguments, when they are not plain enough.
+struct Stepping {
+  SharedStream stream;
+  py::object otherwise;
+};
+
+PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
   try {
-    if (count != 2) throw py::type_error("step: expected x and out");
-    const auto& stream = *static_cast<SharedStream*>(PyCapsule_GetPointer(capsule, nullptr));
-    return std::visit([&](auto& s) { return s.step(arguments[0], arguments[1]); }, *stream).release().ptr();
+    const auto& stepping = *static_cast<Stepping*>(PyCapsule_GetPointer(capsule, nullptr));
+    const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+    const bool names_out = named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "out") == 0;
+    if (count >= 1 && count + named <= 2 && (!named || names_out)) {
+      const py::handle x = arguments[0], out = count + named == 2 ? arguments[1] : Py_None;
+      py::object result = std::visit([&](auto& s) { return s.step(x, out); }, *stepping.stream);
+      if (!result.is_none()) return result.release().ptr();
+    }
+    return PyObject_Vectorcall(stepping.otherwise.ptr(), arguments, size_t(count), names);
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const py::builtin_exception& error) {
@@ -158,17 +170,17 @@ PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t co
   return nullptr;
 }
 
-PyMethodDef step_method = {"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_step)), METH_FASTCALL,
-                           "step(x, out): one step. Returns the output, or None, with nothing done, when an array is not plain "
-                           "enough to be used as it is."};
+PyMethodDef step_method = {"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_step)),
+                           METH_FASTCALL | METH_KEYWORDS, "step($self, /, x, out=None)\n--\n\nAdvance all layers by one step."};
 
 class PyStream {
  public:
   template <class T>
   explicit PyStream(FastStream<T> stream) : stream_(std::make_shared<AnyStream>(std::move(stream))) {}
 
-  py::object step() const {
-    const py::capsule capsule(new SharedStream(stream_), [](void* owned) { delete static_cast<SharedStream*>(owned); });
+  py::object step(py::object otherwise) const {
+    const py::capsule capsule(new Stepping{stream_, std::move(otherwise)},
+                              [](void* owned) { delete static_cast<Stepping*>(owned); });
     return py::reinterpret_steal<py::object>(PyCFunction_New(&step_method, capsule.ptr()));
   }
   void run(const py::array& x, const py::array& out) {
@@ -404,7 +416,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
 
   py::class_<PyStream>(m, "Stream", "The running state of some sequences.")
-      .def_property_readonly("step", &PyStream::step, "A function of (x, out) for one step.")
+      .def("step", &PyStream::step, py::arg("otherwise"),
+           "A function (x, out=None) for one step; it hands arrays that it cannot use as they are to `otherwise`.")
       .def("run", &PyStream::run, py::arg("x"), py::arg("out"), "Steps x [T, B, I] to out [T, B, O].")
       .def("get_state", &PyStream::get_state, py::arg("states"), "Writes the states into arrays [L, B, width].")
       .def("set_state", &PyStream::set_state, py::arg("states"), "Reads the states from arrays [L, B, width].")

@@ -27,10 +27,9 @@ class Stream:
         """
         Reads the states from arrays [L, B, width].
         """
-    @property
-    def step(self) -> typing.Any:
+    def step(self, otherwise: typing.Any) -> typing.Any:
         """
-        A function of (x, out) for one step.
+        A function (x, out=None) for one step; it hands arrays that it cannot use as they are to `otherwise`.
         """
 class Tape:
     """

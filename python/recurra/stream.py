@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 
+class Step(Protocol):
+    """The type of `Stream.step`."""
+
+    def __call__(self, x: Input, out: Array | None = None) -> Array:
+        """See `Stream`."""
+
+
 class Stream:
     """A network and its running state; made by `layer.stream(batch)`, or from a `functional.Packed`.
 
@@ -35,12 +42,19 @@ class Stream:
             use one all the same. Between steps the others spin for a moment and then sleep, and waking them is a
             system call; with one thread, the default, no step makes any. No result depends on it.
 
+    Attributes:
+        step: step(x, out=None) advances all layers by one step and returns the output of the last one: `out`, or a new
+            array. x: [I], or [batch, I]; fastest as a C-contiguous NumPy array. out: [O], or [batch, O], where to write
+            the output, so that nothing is allocated; must not overlap x. Raises TypeError and ValueError as a layer
+            call does; the state is unchanged then.
+
     Raises:
         ValueError: `batch` or `threads` is less than 1; the network is bidirectional.
     """
 
-    __slots__ = ("_batch", "_batch_first", "_packed", "_step", "_stream")
+    __slots__ = ("_batch", "_batch_first", "_packed", "_stream", "step")
     _stream: _core.Stream
+    step: Step  # no method, because it is the hot path: a call goes straight to the core
 
     def __init__(self, packed: Packed, batch: int | None = None, batch_first: bool = False, threads: int = 1) -> None:
         if packed.sizes.directions != 1:
@@ -58,30 +72,7 @@ class Stream:
         require_memory(f"batch={batch}", values * rows * packed.dtype.itemsize)
         workers = min(integer("threads", threads), _core.get_num_threads())
         self._stream = packed.network.stream(rows, batch is None, workers)
-        self._step = self._stream.step  # bound once, because `step` is the hot path
-
-    def step(self, x: Input, out: Array | None = None) -> Array:
-        """Advance all layers by one step.
-
-        Args:
-            x: [I], or [batch, I]. Fastest as a C-contiguous NumPy array.
-            out: [O], or [batch, O]: where to write the output, so that nothing is allocated; must not overlap x.
-
-        Returns:
-            The output of the last layer: `out`, or a new array.
-
-        Raises:
-            TypeError, ValueError: as a layer call; the state is unchanged then.
-        """
-        y: Array | None = self._step(x, out)
-        if y is not None:
-            return y
-        # The core takes only plain arrays, and answers None to all else: to what has to be normalised or refused.
-        size, dtype = self._packed.sizes, self._packed.dtype
-        x = check("x", x, dtype, (*self._batch, size.input))
-        y = output(out, (*self._batch, size.output), dtype, {"x": x})
-        self._stream.run(row_contiguous(batched(x[None])), batched(y[None]))
-        return y
+        self.step = self._stream.step(_checked_step(packed, self._batch, self._stream))
 
     def run(self, chunk: Input, out: Array | None = None) -> Array:
         """Advance by a chunk of any number of steps, none included.
@@ -139,3 +130,15 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self._packed.cell!r}, batch={self._batch[0] if self._batch else None})"
+
+
+def _checked_step(packed: Packed, batch: tuple[int, ...], stream: _core.Stream) -> Step:
+    """A step for arrays that have to be normalised or refused; the core takes only plain ones."""
+
+    def step(x: Input, out: Array | None = None) -> Array:
+        x = check("x", x, packed.dtype, (*batch, packed.sizes.input))
+        y = output(out, (*batch, packed.sizes.output), packed.dtype, {"x": x})
+        stream.run(row_contiguous(batched(x[None])), batched(y[None]))
+        return y
+
+    return step
