@@ -69,10 +69,13 @@ def bound(
     shared = _bound(shape, limits, precision, threads, gain)
     if shared is None or threads == 1 or shape.batch > 1 or shape.layers > 1 or shape.directions > 1:
         return shared
-    news = 2 if shape.streaming else int(shape.row_lengths().max())  # a stream's step is begun and ended by its caller
+    phases = PHASES.get(shape.cell, 1)
+    news = (
+        phases + 1 if shape.streaming else phases * int(shape.row_lengths().max())
+    )  # the caller begins a stream's step
     alone = _bound(shape, limits, precision, 1, 1)
     assert alone is not None
-    return min(alone, shared + news * PHASES.get(shape.cell, 1) * exchange * 1e-9 * (2 if shape.training else 1))
+    return min(alone, shared + news * exchange * 1e-9 * (2 if shape.training else 1))
 
 
 def _bound(shape: Shape, limits: Limits | None, precision: str, threads: int, gain: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
 import threading
 import time
@@ -201,9 +202,23 @@ def test_a_step_is_called_as_its_signature_says() -> None:
         lambda: stream.step(x, x=x),
     ]
     for call in wrong:
-        with pytest.raises(TypeError, match="step"):
+        with pytest.raises(TypeError, match=r"Stream\.step\(\)"):
             call()
     assert_same_bits(stream.step(x), want)
+
+
+def test_a_subclass_may_have_a_step_of_its_own() -> None:
+    class Twice(recurra.Stream):
+        def step(self, x: Any, out: Any = None) -> Any:
+            super().step(x)
+            return super().step(x, out)
+
+    layer = recurra.GRU(3, 5, seed=0)
+    plain, x = layer.stream(), np.ones(3, np.float32)
+    plain.step(x)
+    assert_same_bits(Twice(layer.__dict__["_packed"]).step(x), plain.step(x))
+    assert "out:" in (inspect.getdoc(vars(recurra.Stream)["step"]) or "")
+    assert list(inspect.signature(plain.step).parameters) == ["x", "out"]
 
 
 def test_a_stream_goes_with_its_last_reference() -> None:

@@ -153,7 +153,10 @@ print("done")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_child_forked_during_a_layers_first_backward_can_train_it() -> None:
-    """The first backward turns the weights about, here for milliseconds; the child has not got the thread that does."""
+    """The first backward turns the weights about, here for milliseconds; the child has not got the thread that does.
+
+    (It would hang where std::call_once guards this and the C library does not mend it in a child, as glibc does.)
+    """
     script = """
 import os, signal, threading, time
 import numpy as np

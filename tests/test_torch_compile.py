@@ -49,7 +49,7 @@ def description(layer: Any, batch_first: bool = False, trains: bool = True, seed
     """What an operation is told of all layers of a module, after its parameters."""
     directions = 2 if layer.bidirectional else 1
     sizes = (directions * layer._output_size, directions * layer.num_layers, layer._state_widths)
-    return ([] if seed is None else [torch.tensor(seed)], layer._number, -1, batch_first, trains, *sizes)
+    return (None if seed is None else torch.tensor(seed), layer._number, -1, batch_first, trains, *sizes)
 
 
 def assert_equal(found: Any, expected: Any) -> None:

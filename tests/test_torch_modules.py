@@ -160,6 +160,37 @@ def test_all_kinds_of_dropout_go_together(form: str) -> None:
     assert not np.array_equal(different[0].numpy(), first[-len(different)])
 
 
+def test_rates_may_change_between_calls() -> None:
+    layer, x = module("lstm"), make_input("")
+    before = layer(x)[0]
+    layer.zoneout, layer.recurrent_dropout = (0.2, 0.6), 0.5
+    noisy = module("lstm", zoneout=(0.2, 0.6), recurrent_dropout=0.5)
+    noisy.load_state_dict(layer.state_dict())
+    assert torch.equal(seeded(layer, x)[0], seeded(noisy, x)[0])
+    assert not torch.equal(layer(x)[0], before)
+    assert "zoneout=(0.2, 0.6)" in repr(layer)
+    layer.zoneout = layer.recurrent_dropout = 0.0
+    assert torch.equal(layer(x)[0], before)
+    layer.zoneout = 2.0
+    with pytest.raises(ValueError, match="zoneout"):
+        layer(x)
+
+
+def test_modules_from_before_zoneout_load() -> None:
+    layer = module("gru")
+    state = layer.__getstate__()
+    del state["zoneout"], state["recurrent_dropout"]
+    old = recurra.torch.GRU.__new__(recurra.torch.GRU)
+    old.__setstate__(state)
+    assert torch.equal(old(make_input(""))[0], layer(make_input(""))[0])
+
+
+def test_a_seed_is_drawn_on_the_cpu() -> None:
+    layer = module("gru", zoneout=0.5)
+    with torch.device("meta"):
+        assert layer(make_input(""))[0].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

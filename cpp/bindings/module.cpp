@@ -142,13 +142,13 @@ class FastStream {
 using AnyStream = std::variant<FastStream<float>, FastStream<double>>;
 using SharedStream = std::shared_ptr<AnyStream>;
 
-// step(x, out) as a plain C function: pybind11's dispatcher would cost as much as the arithmetic of a small step.
 // What a step function works on. `otherwise` takes over, with the same arguments, when they are not plain enough.
 struct Stepping {
   SharedStream stream;
   py::object otherwise;
 };
 
+// step(x, out) as a plain C function: pybind11's dispatcher would cost as much as the arithmetic of a small step.
 PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
   try {
     const auto& stepping = *static_cast<Stepping*>(PyCapsule_GetPointer(capsule, nullptr));

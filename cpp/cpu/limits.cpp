@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "../engine/model.h"
 #include "team.h"
@@ -175,29 +176,29 @@ Limits measure_limits() {
 }
 
 Together measure_together(int threads) {
-  constexpr int64_t kShortRounds = kRounds / 40;
-  constexpr int kRoundTrips = 200;
-  const Arithmetic f32 = machine().f32;
-  TeamLease team(threads);
+  constexpr int64_t kShortRounds = kRounds / 20;
+  constexpr int kRuns = 15, kRoundTrips = 200;
+  const auto burst = [work = machine().f32.work] { work(kShortRounds); };
+  TeamLease team(std::min(threads, num_threads()));
   if (team.size() == 1) return {};
+  const double alone = shortest(burst);  // when the others have gone to sleep, at the latest
   Barrier barrier(team.size());
-  std::vector<double> alone(size_t(team.size())), at_once(size_t(team.size()));
   struct alignas(64) Line {
     std::atomic<int> trips{0};
   } ping, pong;
-  double round_trips = 0;
+  double at_once = 1e9, round_trips = 0;  // written by rank 0 alone
   const auto wait = [](const Line& line, int trip) {
-    while (line.trips.load(std::memory_order_acquire) != trip) {
-    }
+    for (int i = 1; line.trips.load(std::memory_order_acquire) != trip; ++i)
+      if (i % 1024 == 0) std::this_thread::yield();
   };
-  const auto burst = [&] { f32.work(kShortRounds); };
   auto job = [&](int rank) {
-    for (int turn = 0; turn < team.size(); ++turn) {
-      if (turn == rank) alone[size_t(rank)] = shortest(burst);
+    for (int run = 0; run < kRuns; ++run) {
       barrier.wait(rank);
+      const double start = seconds();
+      burst();
+      barrier.wait(rank);
+      if (rank == 0) at_once = std::min(at_once, seconds() - start);
     }
-    at_once[size_t(rank)] = shortest(burst);
-    barrier.wait(rank);
     const double start = seconds();
     for (int trip = 1; trip <= kRoundTrips && rank < 2; ++trip) {
       if (rank == 0) ping.trips.store(trip, std::memory_order_release);
@@ -207,9 +208,7 @@ Together measure_together(int threads) {
     if (rank == 0) round_trips = seconds() - start;
   };
   team.run(job);
-  Together together = {0, round_trips / kRoundTrips / 2 * 1e9};
-  for (size_t i = 0; i < alone.size(); ++i) together.gain += alone[i] / at_once[i];
-  return together;
+  return {team.size() * alone / at_once, round_trips / kRoundTrips / 2 * 1e9};
 }
 
 }  // namespace recurra

@@ -47,18 +47,19 @@ def call(
     return [torch.from_numpy(array) for array in (y, *functional.wrapped(final))], tape
 
 
-def rng(seed: Sequence[Tensor]) -> int | None:
-    """What dropout and zoneout draw from: a seed if there is one."""
-    return int(seed[0]) if seed else None
+def rng(seed: Tensor | None) -> int | None:
+    """What dropout and zoneout draw from."""
+    return None if seed is None else int(seed)
 
 
 def run(
-    packed: functional.Packed, options: dict[str, Any], x: Tensor, state: Sequence[Tensor], seed: Sequence[Tensor]
+    packed: functional.Packed, options: dict[str, Any], x: Tensor, state: Sequence[Tensor], seed: Tensor | None
 ) -> list[Tensor]:
     """[y, *final states] of a call without gradients."""
-    if seed:  # something is left out at random, which only calls that can be trained do
-        return call(functional.forward, packed, {**options, "rng": rng(seed)}, x, state)[0]
-    return call(functional.run, packed, options, x, state)[0]
+    if seed is None:
+        return call(functional.run, packed, options, x, state)[0]
+    # Only calls that can be trained leave something out at random; the tape goes at once, so a small one.
+    return call(functional.forward, packed, {**options, "recompute": True, "rng": rng(seed)}, x, state)[0]
 
 
 def first_order(*grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -92,14 +93,14 @@ class _Held:
 @torch.library.custom_op(
     "recurra::sequence",
     mutates_args=(),
-    schema="(Tensor x, Tensor[] state, Tensor[] params, Tensor[] seed, Tensor module, int layer, bool batch_first, "
+    schema="(Tensor x, Tensor[] state, Tensor[] params, Tensor? seed, Tensor module, int layer, bool batch_first, "
     "bool trains, int width, int lanes, int[] state_widths) -> Tensor[]",
 )
 def sequence(
     x: Tensor,
     state: list[Tensor],
     params: list[Tensor],
-    seed: list[Tensor],
+    seed: Tensor | None,
     module: Tensor,
     layer: int,
     batch_first: bool,
@@ -111,7 +112,7 @@ def sequence(
     """A layer of a registered module, or all of them for -1. Returns y, the final states and, if asked, the tape.
 
     Args:
-        seed: of dropout and zoneout; none where nothing is left out.
+        seed: of dropout and zoneout; None where nothing is left out.
         width: of y.
         lanes: layers times directions, the first axis of states.
         state_widths: their last axes.
@@ -133,7 +134,7 @@ def _(
     x: Tensor,
     state: list[Tensor],
     params: list[Tensor],
-    seed: list[Tensor],
+    seed: Tensor | None,
     module: Tensor,
     layer: int,
     batch_first: bool,
@@ -180,9 +181,9 @@ def _(tape: Tensor, grads: list[Tensor], shapes: list[int], input_grad: bool) ->
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, state, params, seed, *_ = inputs
+    x, state, params, *_ = inputs
     ctx.shapes = [number for part in (x, *params) for number in (part.dim(), *part.shape)]
-    ctx.given, ctx.states, ctx.seeds = len(state), len(output) - 2, len(seed)
+    ctx.given, ctx.states = len(state), len(output) - 2
     ctx.save_for_backward(output[-1])
 
 
@@ -192,7 +193,7 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     if torch.is_grad_enabled():  # create_graph=True
         found = list(first_order(*found))
     dx = found.pop(0) if input_grad else None
-    return dx, found[: ctx.given], found[ctx.states :], [None] * ctx.seeds, *([None] * 7)
+    return dx, found[: ctx.given], found[ctx.states :], *([None] * 8)
 
 
 sequence.register_autograd(_backward, setup_context=_setup)

@@ -42,17 +42,28 @@ class Stream:
             use one all the same. Between steps the others spin for a moment and then sleep, and waking them is a
             system call; with one thread, the default, no step makes any. No result depends on it.
 
-    Attributes:
-        step: step(x, out=None) advances all layers by one step and returns the output of the last one: `out`, or a new
-            array. x: [I], or [batch, I]; fastest as a C-contiguous NumPy array. out: [O], or [batch, O], where to write
-            the output, so that nothing is allocated; must not overlap x. Raises TypeError and ValueError as a layer
-            call does; the state is unchanged then.
-
     Raises:
         ValueError: `batch` or `threads` is less than 1; the network is bidirectional.
     """
 
-    __slots__ = ("_batch", "_batch_first", "_packed", "_stream", "step")
+    __slots__ = {
+        "_batch": None,
+        "_batch_first": None,
+        "_packed": None,
+        "_stream": None,
+        "step": """step(x, out=None): advance all layers by one step.
+
+        Args:
+            x: [I], or [batch, I]. Fastest as a C-contiguous NumPy array.
+            out: [O], or [batch, O]: where to write the output, so that nothing is allocated; must not overlap x.
+
+        Returns:
+            The output of the last layer: `out`, or a new array.
+
+        Raises:
+            TypeError, ValueError: as a layer call; the state is unchanged then.
+        """,
+    }
     _stream: _core.Stream
     step: Step  # no method, because it is the hot path: a call goes straight to the core
 
@@ -72,7 +83,7 @@ class Stream:
         require_memory(f"batch={batch}", values * rows * packed.dtype.itemsize)
         workers = min(integer("threads", threads), _core.get_num_threads())
         self._stream = packed.network.stream(rows, batch is None, workers)
-        self.step = self._stream.step(_checked_step(packed, self._batch, self._stream))
+        _STEP.__set__(self, self._stream.step(_checked_step(packed, self._batch, self._stream)))
 
     def run(self, chunk: Input, out: Array | None = None) -> Array:
         """Advance by a chunk of any number of steps, none included.
@@ -132,6 +143,9 @@ class Stream:
         return f"Stream({self._packed.cell!r}, batch={self._batch[0] if self._batch else None})"
 
 
+_STEP: Any = Stream.__dict__["step"]  # for __init__: what a subclass calls step is not to be overwritten
+
+
 def _checked_step(packed: Packed, batch: tuple[int, ...], stream: _core.Stream) -> Step:
     """A step for arrays that have to be normalised or refused; the core takes only plain ones."""
 
@@ -141,4 +155,5 @@ def _checked_step(packed: Packed, batch: tuple[int, ...], stream: _core.Stream) 
         stream.run(row_contiguous(batched(x[None])), batched(y[None]))
         return y
 
+    step.__qualname__ = "Stream.step"
     return step

@@ -23,7 +23,8 @@ What differs from torch.nn:
   whatever way that happened: each call compares them, which reads them once.
 - Dropout, in training, runs the layers one after another. Its masks are those of torch.nn for the same seed.
 - recurrent_dropout and zoneout, which torch.nn has not, are those of `recurra.Recurrent`, in training mode, with or
-  without gradients. Each call takes a seed from torch's generator, and the masks are made from it.
+  without gradients. Their masks are made from a seed that each call (with dropout: each layer) takes from torch's
+  generator for the CPU. All rates may be changed between calls.
 - To torch.compile a layer is one opaque operation (with a PackedSequence a graph break); with fullgraph=True it reports
   errors of a call in its own words. torch.jit.trace and torch.export are refused.
 - Writing to a parameter between forward and backward is allowed: gradients are those of the values that ran.
@@ -68,6 +69,9 @@ _DEFAULTS |= {"reset": "after", "update": "keep", "recurrent_dropout": 0, "zoneo
 class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
     """What the three modules share: the parameters of a cell, packed when their values are new, and the call."""
 
+    recurrent_dropout: float = 0.0  # here for modules that were pickled before there was any
+    zoneout: float | tuple[float, float] = 0.0
+
     def __init__(
         self,
         cell: str,
@@ -97,8 +101,8 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
             warnings.warn(f"dropout={dropout} does nothing: it is between layers, and there is one", stacklevel=3)
         self._cell, self._constants = cell, dict(constants)
         CELLS[cell].constant_values(constants)
+        CELLS[cell].regularization(0.0, recurrent_dropout, zoneout)
         self.recurrent_dropout, self.zoneout = recurrent_dropout, zoneout
-        self._regularization = CELLS[cell].regularization(0.0, recurrent_dropout, zoneout)
         sizes = Sizes(
             self.input_size, self.hidden_size, self._output_size, self.num_layers, self._directions, self.bias
         )
@@ -192,7 +196,9 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         for name, param in zip(self._names_of(layer), params, strict=True):
             _check(name, param)
         trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params))
-        seed = [torch.randint(1 << 62, ())] if self.training and any(self._regularization) else []
+        zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,)
+        noisy = self.training and any((self.recurrent_dropout, *zoneout))
+        seed = torch.randint(1 << 62, (), dtype=torch.int64, device="cpu") if noisy else None
         if torch.compiler.is_compiling():
             lanes = self._directions * (self.num_layers if layer < 0 else 1)
             sizes = (self._directions * self._output_size, lanes, self._state_widths)
@@ -220,10 +226,13 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         """
         names = self._names[: len(tensors)]  # the only layer's are those of the lowest
         params = {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+        rates = CELLS[self._cell].regularization(0.0, self.recurrent_dropout, self.zoneout)
         found = self._packs.get(layer)
+        if found is not None and found.regularization != rates:
+            found = None
         if found is None or not all(_same_bits(array, found.parameters[name]) for name, array in params.items()):
             if found is None or found.dtype != params[names[0]].dtype:
-                found = functional.pack(self._cell, params, self._constants, None, self._regularization)
+                found = functional.pack(self._cell, params, self._constants, None, rates)
             else:  # which keeps the workspace
                 found = found.with_parameters(params)
             self._packs[layer] = found

@@ -56,10 +56,10 @@ Limits measure_limits();
 // What several threads have of each other just now: a virtual machine's cores may be two threads of one core, or far apart, and
 // that changes from second to second.
 struct Together {
-  double gain = 1;         // multiply-adds of all at once, in those of one alone
+  double gain = 1;         // multiply-adds of all at once, in those of one alone; the best of several bursts
   double exchange_ns = 0;  // until one sees what another has written: half a round trip
 };
-Together measure_together(int threads);  // takes about a millisecond; {} when the team of threads is busy
+Together measure_together(int threads);  // of at most num_threads(); about a millisecond; {} when the team of threads is busy
 
 // ---- networks
 
