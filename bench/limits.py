@@ -70,9 +70,8 @@ def bound(
     if shared is None or threads == 1 or shape.batch > 1 or shape.layers > 1 or shape.directions > 1:
         return shared
     phases = PHASES.get(shape.cell, 1)
-    news = (
-        phases + 1 if shape.streaming else phases * int(shape.row_lengths().max())
-    )  # the caller begins a stream's step
+    # A step of a stream is begun by its caller, who wants its result.
+    news = phases + 1 if shape.streaming else phases * int(shape.row_lengths().max())
     alone = _bound(shape, limits, precision, 1, 1)
     assert alone is not None
     return min(alone, shared + news * exchange * 1e-9 * (2 if shape.training else 1))

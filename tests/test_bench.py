@@ -132,9 +132,7 @@ def test_scaling_is_of_shapes_with_long_steps_timed_both_ways() -> None:
     rows = [timed(short, 1, 50, 40), timed(short, 2, 500, 40), timed(long, 1, 60, 50), timed(long, 2, 40, 25)]
     rows += [timed(longer, 1, 600, 500), timed(longer, 2, 600, 250), timed("cell=RNN T=10 B=1 H=8", 2, 99, 9)]
     run_ = results.Run({}, {}, {}, None, rows)
-    assert results.scalings(run_) == [
-        results.Scaling(2, 2, pytest.approx(1.25), pytest.approx(1.0), pytest.approx(2.0))
-    ]
+    assert results.scalings(run_) == [results.Scaling(2, 2, 1.25, 1.0, 2.0)]
     assert results.scalings(results.Run({}, {}, {}, None, rows[:1])) == []
 
 
