@@ -19,7 +19,7 @@ struct BackwardUnit {
   RECURRA_FN void set_d_state(int i, Vec<T> v) const { v.store(call.d_states[row] + i * call.padded + at); }
   RECURRA_FN Vec<T> d_kept(int i) const { return Vec<T>::load(call.d_kept[row] + i * call.padded + at); }
   RECURRA_FN void set_d_kept(int i, Vec<T> v) const { v.store(call.d_kept[row] + i * call.padded + at); }
-  RECURRA_FN void set_d_vector(int i, Vec<T> v) const { v.store(call.da[row] + (chains + i) * call.d_width + at); }
+  RECURRA_FN void set_d_vector(int i, Vec<T> v) const { v.store(call.da.at(row, (chains + i) * call.d_width + at)); }
   RECURRA_FN void add_d_h(Vec<T> v) { direct = direct + v; }
 };
 
@@ -39,7 +39,7 @@ void backward(const BackwardCall<T>& call) {
       Vec<T> da[chains];
       P::backward(d_result, da, unit);
 #pragma GCC unroll 8
-      for (int c = 0; c < chains; ++c) da[c].store(call.da[row] + c * call.d_width + at);
+      for (int c = 0; c < chains; ++c) da[c].store(call.da.at(row, c * call.d_width + at));
       T* d_h = call.d_h[row] + at;
       (call.last ? unit.direct : Vec<T>::load(d_h) + unit.direct).store(d_h);
     }
@@ -49,6 +49,9 @@ void backward(const BackwardCall<T>& call) {
 template <class T>
 struct TransposedBlock {
   using Shape = BlockShape<1, FullWeights::accumulators>;
+  struct Plain {
+    Panel<const T> rows;
+  };
 
   template <int R, int N>
   static void run(const TransposedCall<T>& call, int row, int tile) {
@@ -65,11 +68,18 @@ struct TransposedBlock {
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) acc[n][r][0] = call.add ? Vec<T>::load(out[r] + n * U) : Vec<T>(0);
-    for (int g = 0; g < call.gates; ++g) {
-      Operand<T> a;
-      a.rows = {call.a.base + call.chain[g] * call.width, call.a.offset};
-      FullWeights::add<PlainGates<1>>(acc, a, row, call.tiles, tile, g * call.summed * U, call.summed);
-    }
+    for (int g = 0; g < call.gates; ++g)
+      for (ptrdiff_t k = 0, size; k < call.summed; k += size) {
+        constexpr ptrdiff_t width = Blocks<T>::width;
+        const ptrdiff_t column = call.chain[g] * call.width + k, left_of_block = width - column % width;
+        size = call.summed - k < left_of_block ? call.summed - k : left_of_block;
+        const Plain a = {{call.a.at(0, column), call.a.row}};
+        // The next block is far away, where the machine does not look ahead.
+        for (int r = 0; size == width && r < R; ++r)
+          for (ptrdiff_t i = 0; i < width; i += 64 / ptrdiff_t(sizeof(T)))
+            __builtin_prefetch(call.a.at(row + r, column + size) + i);
+        FullWeights::add<PlainGates<1>>(acc, a, row, call.tiles, tile, (g * call.summed + k) * U, size);
+      }
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
@@ -78,73 +88,84 @@ struct TransposedBlock {
   }
 };
 
-// acc[m][n] += x[m] a[n] for some rows.
+// acc[m][n] += a[m] x[n] for some rows.
 template <int M, int N, class T>
-RECURRA_FN void add_rows(Vec<T> (&acc)[M][N], const T*& x, ptrdiff_t x_stride, const Vec<T> (*&a)[N], int rows) {
-  for (; rows > 0; --rows, x += x_stride, ++a) {
+RECURRA_FN void add_rows(Vec<T> (&acc)[M][N], const T*& a, ptrdiff_t a_row, const T*& x, ptrdiff_t x_row, int rows) {
+  for (; rows > 0; --rows, a += a_row, x += x_row) {
+    Vec<T> vectors[N];
 #pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) vectors[n] = Vec<T>::load(x + n * Vec<T>::lanes);
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      const Vec<T> value(x[m]);
+      const Vec<T> value(a[m]);
 #pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) acc[m][n] = fma(value, (*a)[n], acc[m][n]);
+      for (int n = 0; n < N; ++n) acc[m][n] = fma(value, vectors[n], acc[m][n]);
     }
   }
 }
 
-// M numbers k by N vectors of columns, over some rows, whose columns have been copied side by side to `a`.
+// M numbers k by N vectors of columns.
 template <int M, int N, class T>
-void outer_block(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, int row_end, ptrdiff_t k, ptrdiff_t column) {
+void outer_block(const OuterCall<T>& call, ptrdiff_t k, ptrdiff_t column) {
   constexpr int U = Vec<T>::lanes, kAhead = 32;
   T* const out = call.out[k] + column;
-  const ptrdiff_t stride = call.out.stride, left = call.size - k - M;
+  const ptrdiff_t stride = call.out.stride, left = call.end - k - M;
   Vec<T> acc[M][N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) acc[m][n] = Vec<T>::load(out + m * stride + n * U);
-  const T* x = call.x[row_begin] + k;
-  const int last = row_end - row_begin < kAhead ? row_end - row_begin : kAhead;
-  add_rows(acc, x, call.x.stride, a, row_end - row_begin - last);
+  const T *a = call.a.at(0, call.first + k), *x = call.x.at(0, column);
+  const int last = call.rows < kAhead ? call.rows : kAhead;
+  add_rows(acc, a, call.a.row, x, call.x.row, call.rows - last);
   // The next block's sums lie in the second-level cache or further, and what is asked for too early has left the first-level
   // cache again when it is wanted.
   for (ptrdiff_t m = M; m < 2 * M && m < left + M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) __builtin_prefetch(out + m * stride + n * U, 1);
-  add_rows(acc, x, call.x.stride, a, last);
-#pragma GCC unroll 8
+  add_rows(acc, a, call.a.row, x, call.x.row, last);
+#pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) acc[m][n].store(out + m * stride + n * U);
 }
 
 template <int M, int N, class T>
-RECURRA_FN void outer_rest(const OuterCall<T>& call, const Vec<T> (*a)[N], int row_begin, int row_end, ptrdiff_t k,
-                           ptrdiff_t column) {
-  if (call.size - k == M) return outer_block<M, N>(call, a, row_begin, row_end, k, column);
-  if constexpr (M > 1) outer_rest<M - 1, N>(call, a, row_begin, row_end, k, column);
+RECURRA_FN void outer_rest(const OuterCall<T>& call, ptrdiff_t count, ptrdiff_t k, ptrdiff_t column) {
+  if (count == M) return outer_block<M, N>(call, k, column);
+  if constexpr (M > 1) outer_rest<M - 1, N>(call, count, k, column);
 }
 
-// N vectors of columns of some rows lie side by side, in the cache, while all k go by.
+// A block of a meets N vectors of columns of x: both stay in the second-level cache.
 template <int N, class T>
-void outer_columns(const OuterCall<T>& call, int row_begin, int row_end, ptrdiff_t column) {
-  constexpr int M = 6, U = Vec<T>::lanes;
-  static_assert(sizeof(Vec<T>[kOuterRows][N]) <= kOuterScratch, "the columns do not fit");
-  auto a = reinterpret_cast<Vec<T>(*)[N]>(call.scratch);
-  for (int r = row_begin; r < row_end; ++r)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) a[r - row_begin][n] = Vec<T>::load(call.a[r] + column + n * U);
-  ptrdiff_t k = 0;
-  for (; k + M <= call.size; k += M) outer_block<M, N>(call, a, row_begin, row_end, k, column);
-  if (k < call.size) outer_rest<M - 1, N>(call, a, row_begin, row_end, k, column);
+void outer_columns(const OuterCall<T>& call, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t column) {
+  constexpr int M = N == 1 ? kAccumulators / 2 : 6;  // chains enough to hide a multiply-add's latency
+  for (; begin + M <= end; begin += M) outer_block<M, N>(call, begin, column);
+  if (begin < end) outer_rest<M - 1, N>(call, end - begin, begin, column);
 }
 
 template <class T>
-void outer(const OuterCall<T>& call) {
+void outer_rows(const OuterCall<T>& call) {
   constexpr int N = kAccumulators / 6, U = Vec<T>::lanes;
-  for (int row = 0; row < call.rows; row += kOuterRows) {
-    const int end = row + kOuterRows < call.rows ? row + kOuterRows : call.rows;
-    ptrdiff_t column = call.column_begin;
-    for (; column + N * U <= call.column_end; column += N * U) outer_columns<N>(call, row, end, column);
-    for (; column < call.column_end; column += U) outer_columns<1>(call, row, end, column);
+  constexpr ptrdiff_t width = Blocks<T>::width;
+  static_assert(width % (N * U) == 0, "columns side by side lie in one block");
+  for (ptrdiff_t k = call.begin, end; k < call.end; k = end) {
+    end = k + width - (call.first + k) % width;
+    if (end > call.end) end = call.end;
+    ptrdiff_t column = 0;
+    for (; column + N * U <= call.columns; column += N * U) outer_columns<N>(call, k, end, column);
+    for (; column < call.columns; column += U) outer_columns<1>(call, k, end, column);
+  }
+}
+
+template <class T>
+void outer(const OuterCall<T>& all) {
+  constexpr int kRows = 256;  // of them, blocks fit the second-level cache
+  OuterCall<T> call = all;
+  for (int left = all.rows; left > 0; left -= kRows) {
+    call.rows = left < kRows ? left : kRows;
+    outer_rows(call);
+    call.a.base += kRows * call.a.row;
+    call.x.base += kRows * call.x.row;
   }
 }

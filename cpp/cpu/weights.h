@@ -56,9 +56,9 @@ RECURRA_FN void multiply_add(Vec<T> (&acc)[N][R][C], const Vec<T> (&w)[N][G], co
 struct FullWeights {
   static constexpr int accumulators = kAccumulators;
 
-  template <class Gates, class T, int R, int N, int C>
-  static RECURRA_FN void add(Vec<T> (&acc)[N][R][C], const Operand<T>& x, int row, const Tiles<T>& tiles, int tile,
-                             ptrdiff_t at, ptrdiff_t size) {
+  template <class Gates, class T, class X, int R, int N, int C>
+  static RECURRA_FN void add(Vec<T> (&acc)[N][R][C], const X& x, int row, const Tiles<T>& tiles, int tile, ptrdiff_t at,
+                             ptrdiff_t size) {
     constexpr int G = Gates::product().count;
     const T *rows[R], *weights[N];
     point_to_rows(rows, x.rows, row);

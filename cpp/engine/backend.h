@@ -35,6 +35,19 @@ struct Panel {
   RECURRA_INLINE T* operator[](ptrdiff_t r) const { return base + r * stride; }
 };
 
+// Rows cut into blocks of `width` columns, a block's rows one after another: a few columns of many rows then lie on few pages
+// and cache lines. Rows that are not cut have stride = width.
+template <class T>
+struct Blocks {
+  static constexpr ptrdiff_t width = 256 / ptrdiff_t(sizeof(T));
+  T* base = nullptr;
+  ptrdiff_t row = 0;     // from row to row
+  ptrdiff_t stride = 0;  // from block to block
+  RECURRA_INLINE T* at(ptrdiff_t r, ptrdiff_t column) const {
+    return base + r * row + column / width * stride + column % width;
+  }
+};
+
 // A product's vectors: the rows themselves and, for reduced weights, the same rows as these want them: rounded to bfloat16, or
 // as integers, row r being scale[r] times them.
 template <class T>
@@ -110,7 +123,7 @@ struct BackwardCall {
   ptrdiff_t saved_width = 0;  // numbers of a row to ask for ahead
   Panel<T> d_states;          // of the states after the step; then of those before it
   Panel<T> d_kept;
-  Panel<T> da;            // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'
+  Blocks<T> da;           // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'
   ptrdiff_t d_width = 0;  // units of the phase, padded
   ptrdiff_t padded = 0;   // hidden units, padded
   const T* constants = nullptr;
@@ -128,24 +141,21 @@ struct TransposedCall {
   int chain[kMaxChains] = {};
   ptrdiff_t summed = 0;  // units u
   ptrdiff_t width = 0;   // from chain to chain in a row of a
-  Rows<const T> a;
+  Blocks<const T> a;
   Rows<T> out;
   bool add = false;
 };
 
-constexpr int kOuterRows = 256;                        // meet all k together
-constexpr size_t kOuterScratch = kOuterRows * 4 * 64;  // four vectors of each
-
-// out[k][c] += the sum over rows r, ascending, of x[r][k] a[r][c], for whole vectors c of columns.
+// out[k][c] += the sum over rows r, ascending, of a[r][first + k] x[r][c], begin <= k < end, for whole vectors c of columns.
 template <class T>
 struct OuterCall {
   int rows = 0;
-  ptrdiff_t size = 0;  // numbers k in a row of x
-  Panel<const T> x;
-  Panel<const T> a;
+  Blocks<const T> a;
+  ptrdiff_t first = 0;
+  ptrdiff_t begin = 0, end = 0;
+  Blocks<const T> x;
+  ptrdiff_t columns = 0;  // a multiple of lanes
   Panel<T> out;
-  ptrdiff_t column_begin = 0, column_end = 0;  // multiples of lanes
-  char* scratch = nullptr;                     // kOuterScratch bytes of the worker's own, a cache line's alignment
 };
 
 // Rows as Operand wants them for reduced weights.

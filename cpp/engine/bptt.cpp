@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "transpose.h"
 #include "worth.h"
 
 namespace recurra {
@@ -51,27 +50,25 @@ void Bptt<T>::deal() {
   const int rows = std::max(record_.rows(), 1);
   const int64_t input = c.layers > 1 ? std::max<int64_t>(c.input_size, output) : c.input_size;
   const int64_t recomputed = record_.recompute ? chunk_rows_ : 0;
-  ptrdiff_t da_stride = 0;
   phases_.resize(size_t(spec.phases.size));
-  for (int p = 0; p < spec.phases.size; ++p) {
-    const Phase& phase = phases_[size_t(p)];
+  for (int p = 0; p < spec.phases.size; ++p)
     phases_[size_t(p)].width = model_.padded(model_.width(spec.phases[p].units, 0));
-    da_stride = std::max(da_stride, odd_stride((spec.phases[p].chains + spec.phases[p].vector_count) * phase.width));
-  }
   for (const bool counting : {true, false}) {
     Dealer deal{counting ? nullptr : memory_.data()};
     for (int p = 0; p < spec.phases.size; ++p) {
       const recurra::Phase& described = spec.phases[p];
       Phase& phase = phases_[size_t(p)];
-      deal.panel(phase.da, da_stride, chunk_rows_);
-      deal.panel(phase.d_input, odd_stride(described.input.count * phase.width), described.input.count ? input : 0);
-      deal.panel(phase.d_recurrent, odd_stride(described.recurrent.count * phase.width), record_.stride);
-      deal.panel(phase.d_sums, (described.chains + described.vector_count) * phase.width, 1);
+      const ptrdiff_t columns = (described.chains + described.vector_count) * phase.width;
+      deal.blocks(phase.da, columns, chunk_rows_);
+      deal.panel(phase.d_input, odd_stride(input), described.input.count * phase.width);
+      deal.panel(phase.d_recurrent, odd_stride(record_.stride), described.recurrent.count * phase.width);
+      deal.panel(phase.d_sums, columns, 1);
     }
-    deal.panel(x_, odd_stride(input), chunk_rows_);
-    deal.panel(h_, odd_stride(record_.stride), chunk_rows_);
+    deal.blocks(x_, input, chunk_rows_);
+    deal.blocks(h_, record_.stride, chunk_rows_);
+    deal.blocks(first_result_, record_.stride, spec.phases.size > 1 ? chunk_rows_ : 0);
     deal.panel(states_, record_.state_width, recomputed);
-    deal.panel(old_h_, record_.stride, recomputed);
+    deal.panel(masked_h_, record_.stride, record_.noise.drops_recurrent() ? recomputed : 0);
     deal.panel(saved_, spec.saved * hidden, recomputed);
     deal.panel(kept_, spec.kept * hidden, recomputed);
     for (Panel<T>& result : result_) deal.panel(result, record_.stride, recomputed);
@@ -85,8 +82,7 @@ void Bptt<T>::deal() {
     deal.panel(past_states_, record_.state_width, noise.zones_out(1) ? rows : 0);
     for (int b = 0; b < 2; ++b) deal.panel(between_[b], output, c.layers > b + 1 ? record_.x.steps * rows : 0);
     deal.take(one_, 1);
-    deal.take(scratch_, workers_ * int64_t(kOuterScratch));
-    deal.take(tables_, workers_ * 3 * (int64_t(rows) + chunk_rows_));
+    deal.take(tables_, workers_ * (2 * int64_t(rows) + 3 * chunk_rows_));
     if (counting) memory_ = model_.spare->take(deal.used);
   }
   *one_ = 1;
@@ -95,9 +91,9 @@ void Bptt<T>::deal() {
 template <class T>
 typename Bptt<T>::Tables Bptt<T>::tables(int worker) const {
   const ptrdiff_t rows = std::max(record_.rows(), 1);
-  ptrdiff_t* at = tables_ + ptrdiff_t(worker) * 3 * (rows + chunk_rows_);
-  ptrdiff_t* chunk = at + 3 * rows;
-  return {at, at + rows, at + 2 * rows, chunk, chunk + chunk_rows_, chunk + 2 * ptrdiff_t(chunk_rows_)};
+  ptrdiff_t* at = tables_ + ptrdiff_t(worker) * (2 * rows + 3 * ptrdiff_t(chunk_rows_));
+  ptrdiff_t* chunk = at + 2 * rows;
+  return {at, at + rows, chunk, chunk + chunk_rows_, chunk + 2 * ptrdiff_t(chunk_rows_)};
 }
 
 template <class T>
@@ -143,6 +139,7 @@ void Bptt<T>::run_pass(const Pass& pass, int worker) {
     gather(pass, chunk, worker);
     barrier_.wait(worker);
     if (record_.recompute) recompute(pass, chunk, worker);
+    if (phases_.size() > 1) gather_result(pass, chunk, worker);
     time_loop(pass, chunk, worker);
     barrier_.wait(worker);
     input_gradients(pass, chunk, worker);
@@ -176,8 +173,8 @@ void Bptt<T>::begin(const Pass& pass, int worker) {
     std::memset(panel.base, 0, size_t(panel.stride * count) * sizeof(T));
   };
   for (size_t p = 0; p < phases_.size(); ++p) {
-    clear(phases_[p].d_input, pass.packed->phases[p].tiles.input_size);
-    clear(phases_[p].d_recurrent, pass.packed->phases[p].tiles.source_size);
+    clear(phases_[p].d_input, model_.spec->phases[int(p)].input.count * phases_[p].width);
+    clear(phases_[p].d_recurrent, model_.spec->phases[int(p)].recurrent.count * phases_[p].width);
     clear(phases_[p].d_sums, 1);
   }
 }
@@ -191,12 +188,13 @@ void Bptt<T>::gather(const Pass& pass, const Chunk& chunk, int worker) {
     const int64_t first = record_.at(step) - record_.at(chunk.from), before = record_.before(step);
     const int64_t last = std::min<int64_t>(record_.active(step), end - first);
     for (int64_t r = std::max<int64_t>(0, begin - first); r < last; ++r) {
-      const T* x = pass.x.data + offset(pass, pass.x, pass.x_order, int(r), step);
-      std::memcpy(x_[first + r], x, size_t(inputs) * sizeof(T));
-      std::memcpy(h_[first + r], pass.track->h[before + r], size_t(sources) * sizeof(T));
-      if (record_.noise.drops_recurrent())
-        for (int64_t i = 0; i < sources; ++i) h_[first + r][i] = mask_[r][i] * h_[first + r][i];
-      if (record_.recompute) std::memcpy(old_h_[first + r], pass.track->h[before + r], size_t(record_.stride) * sizeof(T));
+      copy_row(x_, first + r, pass.x.data + offset(pass, pass.x, pass.x_order, int(r), step), inputs);
+      copy_row(h_, first + r, pass.track->h[before + r], sources);
+      for (int64_t i = 0; record_.noise.drops_recurrent() && i < sources; ++i) {
+        T& h = *h_.at(first + r, i);
+        h = mask_[r][i] * h;
+        if (record_.recompute) masked_h_[first + r][i] = h;
+      }
       if (record_.recompute && record_.state_width)
         std::memcpy(states_[first + r], pass.track->states[before + r], size_t(record_.state_width) * sizeof(T));
     }
@@ -207,15 +205,17 @@ void Bptt<T>::gather(const Pass& pass, const Chunk& chunk, int worker) {
 template <class T>
 void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
   const Tables table = tables(worker);
-  for (int r = 0; r < chunk.rows; ++r) {
-    table.chunk_a[r] = r * x_.stride;
-    table.chunk_b[r] = r * h_.stride;
-    table.chunk_c[r] = r * result_[0].stride;
-  }
+  for (int64_t step = chunk.from, row = 0; step < chunk.to; ++step)
+    for (int r = 0; r < record_.active(step); ++r, ++row) {
+      table.chunk_x[row] = offset(pass, pass.x, pass.x_order, r, step);
+      table.chunk_h[row] = (record_.before(step) + r) * pass.track->h.stride;
+      table.chunk_own[row] = row * record_.stride;
+    }
+  const bool masked = record_.noise.drops_recurrent();
   PhaseCall<T> call;
   call.rows = chunk.rows;
-  call.x.rows = {x_.base, table.chunk_a};
-  call.h = {old_h_.base, table.chunk_c};
+  call.x.rows = {pass.x.data, table.chunk_x};
+  call.h = {pass.track->h.base, table.chunk_h};
   call.states = read_only(states_);
   call.new_states = states_;
   call.kept = kept_;
@@ -227,21 +227,28 @@ void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
     call.tiles = phase.tiles;
     call.tile_begin = int(share(phase.tile_count, worker));
     call.tile_end = int(share(phase.tile_count, worker + 1));
-    call.source.rows = p ? Rows<const T>{result_[p - 1].base, table.chunk_c} : Rows<const T>{h_.base, table.chunk_b};
+    call.source.rows = p        ? Rows<const T>{result_[p - 1].base, table.chunk_own}
+                       : masked ? Rows<const T>{masked_h_.base, table.chunk_own}
+                                : call.h;
     call.result = result_[p];
     phase.run(call);
     barrier_.wait(worker);
   }
 }
 
+// What the second phase's weights met.
+template <class T>
+void Bptt<T>::gather_result(const Pass& pass, const Chunk& chunk, int worker) {
+  const Panel<T> from = record_.recompute ? result_[0] : every(pass.track->result, record_.at(chunk.from), 1);
+  for (int64_t r = share(chunk.rows, worker); r < share(chunk.rows, worker + 1); ++r)
+    copy_row(first_result_, r, from[r], pass.packed->phases[1].tiles.source_size);
+}
+
 template <class T>
 void Bptt<T>::time_loop(const Pass& pass, const Chunk& chunk, int worker) {
   if (split_ == Split::none && worker) return;
   const Tables table = tables(worker);
-  for (int r = 0; r < record_.rows(); ++r) {
-    table.da[r] = r * phases_[0].da.stride * ranks();
-    table.own[r] = r * record_.stride * ranks();
-  }
+  for (int r = 0; r < record_.rows(); ++r) table.own[r] = r * record_.stride * ranks();
   for (int64_t step = chunk.to - 1; step >= chunk.from; --step) this->step(pass, chunk, step, worker);
 }
 
@@ -275,7 +282,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
     call.saved_width = call.last ? model_.spec->saved * call.padded : 0;
     call.dy = {call.last ? pass.dy.data : nullptr, table.dy};
     call.d_result = call.last ? d_h : d_result;
-    call.da = mine(phases_[p].da, row);
+    call.da = every(phases_[p].da, row, parts);
     call.d_width = phases_[p].width;
     if (call.last && record_.noise.zones_out(0)) {
       zone_out(pass, call, 0, step, first);
@@ -294,7 +301,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
 
 // From the gradients of a phase's chains to that of the vector it multiplied.
 template <class T>
-void Bptt<T>::product(const Pass& pass, size_t p, const Panel<T>& da, const Panel<T>& out, int rows, int worker) {
+void Bptt<T>::product(const Pass& pass, size_t p, const Blocks<T>& da, const Panel<T>& out, int rows, int worker) {
   const Product& recurrent = model_.spec->phases[int(p)].recurrent;
   const Tables table = tables(worker);
   TransposedCall<T> call;
@@ -308,7 +315,7 @@ void Bptt<T>::product(const Pass& pass, size_t p, const Panel<T>& da, const Pane
   std::copy_n(recurrent.chain, kMaxChains, call.chain);
   call.summed = pass.packed->phases[p].tiles.units;
   call.width = phases_[p].width;
-  call.a = {da.base, table.da};
+  call.a = read_only(da);
   call.out = {out.base, table.own};
   const bool masked = p == 0 && record_.noise.drops_recurrent();
   call.add = p == 0 && !masked;
@@ -375,14 +382,12 @@ void Bptt<T>::input_gradients(const Pass& pass, const Chunk& chunk, int worker) 
   for (int64_t step = chunk.from; step < chunk.to; ++step) {
     const int64_t first = record_.at(step) - record_.at(chunk.from);
     const int64_t last = std::min<int64_t>(record_.active(step), end - first);
-    for (int64_t r = std::max<int64_t>(0, begin - first); r < last; ++r) {
-      table.chunk_a[first + r - begin] = (first + r) * phases_[0].da.stride;
-      table.chunk_b[first + r - begin] = offset(pass, pass.dx, pass.x_order, int(r), step);
-    }
+    for (int64_t r = std::max<int64_t>(0, begin - first); r < last; ++r)
+      table.chunk_x[first + r - begin] = offset(pass, pass.dx, pass.x_order, int(r), step);
   }
   TransposedCall<T> call;
   call.rows = int(end - begin);
-  call.out = {pass.dx.data, table.chunk_b};
+  call.out = {pass.dx.data, table.chunk_x};
   call.add = pass.reverse;
   for (size_t p = 0; p < phases_.size() && call.rows; ++p) {
     const Product& input = model_.spec->phases[int(p)].input;
@@ -393,7 +398,7 @@ void Bptt<T>::input_gradients(const Pass& pass, const Chunk& chunk, int worker) 
     std::copy_n(input.chain, kMaxChains, call.chain);
     call.summed = pass.packed->phases[p].tiles.units;
     call.width = phases_[p].width;
-    call.a = {phases_[p].da.base, table.chunk_a};
+    call.a = read_only(every(phases_[p].da, begin, 1));
     kernels<T>(*model_.backend).transposed(call);
     call.add = true;
   }
@@ -409,23 +414,31 @@ void Bptt<T>::weight_gradients(const Pass& pass, const Chunk& chunk, int worker)
     const Tiles<T>& tiles = pass.packed->phases[p].tiles;
     OuterCall<T> call;
     call.rows = chunk.rows;
-    call.scratch = scratch_ + size_t(worker) * kOuterScratch;
-    const auto add = [&](const Panel<T>& x, int64_t size, int chain, const Panel<T>& out, int gate, int gates) {
-      const int64_t vectors = gates * phase.width / kernel.lanes;
-      call.size = size;
-      call.x = read_only(x);
-      call.a = {phase.da.base + chain * phase.width, phase.da.stride};
-      call.out = {out.base + gate * phase.width, out.stride};
-      call.column_begin = share(vectors, worker) * kernel.lanes;
-      call.column_end = share(vectors, worker + 1) * kernel.lanes;
-      kernel.outer(call);
+    const auto add = [&](const Product& product, const Blocks<T>& x, int64_t columns, const Panel<T>& out) {
+      for (int g = 0; g < product.count; ++g) {
+        call.a = read_only(phase.da);
+        call.first = product.chain[g] * phase.width;
+        call.begin = share(tiles.units, worker);
+        call.end = share(tiles.units, worker + 1);
+        call.x = read_only(x);
+        call.columns = model_.padded(columns);
+        call.out = every(out, g * phase.width, 1);
+        kernel.outer(call);
+      }
     };
-    if (described.input.count) add(x_, tiles.input_size, 0, phase.d_input, 0, described.input.count);
-    const Panel<T> recorded = every(pass.track->result, record_.at(chunk.from), 1);
-    const Panel<T> source = p == 0 ? h_ : record_.recompute ? result_[0] : recorded;
-    for (int g = 0; g < described.recurrent.count; ++g)
-      add(source, tiles.source_size, described.recurrent.chain[g], phase.d_recurrent, g, 1);
-    add({one_, 0}, 1, 0, phase.d_sums, 0, described.chains + described.vector_count);
+    add(described.input, x_, tiles.input_size, phase.d_input);
+    add(described.recurrent, p ? first_result_ : h_, tiles.source_size, phase.d_recurrent);
+
+    // A one for every row sums da up; workers have whole blocks of it.
+    const int64_t columns = (described.chains + described.vector_count) * phase.width, width = phase.da.width;
+    const int64_t blocks = (columns + width - 1) / width, block = share(blocks, worker);
+    call.a = {one_, 0, width};
+    call.first = call.begin = 0;
+    call.end = 1;
+    call.x = {phase.da.base + block * phase.da.stride, phase.da.row, phase.da.stride};
+    call.columns = std::min(columns, share(blocks, worker + 1) * width) - block * width;
+    call.out = {phase.d_sums.base + block * width, 0};
+    kernel.outer(call);
   }
 }
 
@@ -441,13 +454,11 @@ void Bptt<T>::add_weights(const Pass& pass, const Product& product, const Panel<
                           int64_t columns, int worker) {
   T* out = param(pass, product.weight);
   if (!out) return;
-  constexpr int64_t kBlock = 16;  // units side by side: a cache line of d
-  const int64_t blocks = (units + kBlock - 1) / kBlock;
   for (int g = 0; g < product.count; ++g)
-    for (int64_t block = share(blocks, worker); block < share(blocks, worker + 1); ++block) {
-      const int64_t first = block * kBlock, count = std::min<int64_t>(kBlock, units - first);
-      T* rows = out + ((product.first + g) * int64_t(units) + first) * columns;
-      transpose<true>(rows, columns, d[0] + g * phase.width + first, d.stride, columns, count);
+    for (int64_t u = share(units, worker); u < share(units, worker + 1); ++u) {
+      const T* from = d[g * phase.width + u];
+      T* to = out + ((product.first + g) * int64_t(units) + u) * columns;
+      for (int64_t i = 0; i < columns; ++i) to[i] += from[i];
     }
 }
 

@@ -29,9 +29,9 @@ class Bptt {
  private:
   enum class Split { rows, tiles, none };  // how the time loop is shared out
   struct Phase {
-    Panel<T> da;           // [row of the chunk][chains + vectors][width]: gradients of the chains, shares of the vectors'
+    Blocks<T> da;          // [row of the chunk][chains + vectors][width]: gradients of the chains, shares of the vectors'
     ptrdiff_t width = 0;   // units, padded
-    Panel<T> d_input;      // [number of the input][gate][width]: gradient of the input weights, transposed
+    Panel<T> d_input;      // [gate][width] rows: gradient of the input weights
     Panel<T> d_recurrent;  // likewise
     Panel<T> d_sums;       // one row: da, summed over rows
   };
@@ -51,8 +51,8 @@ class Bptt {
   };
   // A worker's tables of offsets.
   struct Tables {
-    ptrdiff_t *dy, *da, *own;                // of a step's rows
-    ptrdiff_t *chunk_a, *chunk_b, *chunk_c;  // of a chunk's rows
+    ptrdiff_t *dy, *own;                       // of a step's rows
+    ptrdiff_t *chunk_x, *chunk_h, *chunk_own;  // of a chunk's rows
   };
 
   void deal();
@@ -61,12 +61,13 @@ class Bptt {
   void begin(const Pass& pass, int worker);
   void gather(const Pass& pass, const Chunk& chunk, int worker);
   void recompute(const Pass& pass, const Chunk& chunk, int worker);
+  void gather_result(const Pass& pass, const Chunk& chunk, int worker);
   void time_loop(const Pass& pass, const Chunk& chunk, int worker);
   void step(const Pass& pass, const Chunk& chunk, int64_t step, int worker);
   void zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, int first);
   void past_zoneout(const BackwardCall<T>& call, int state, int first);
   void drop_between(int layer, int worker);
-  void product(const Pass& pass, size_t p, const Panel<T>& da, const Panel<T>& out, int rows, int worker);
+  void product(const Pass& pass, size_t p, const Blocks<T>& da, const Panel<T>& out, int rows, int worker);
   void input_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void weight_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void finish(const Pass& pass, int worker);
@@ -99,15 +100,14 @@ class Bptt {
 
   Buffer<char> memory_;
   std::vector<Phase> phases_;
-  Panel<T> x_, h_;                               // rows of the chunk: inputs, h(t-1)
+  Blocks<T> x_, h_, first_result_;               // rows of the chunk: inputs, h(t-1), results of the first of two phases
   Panel<T> states_, saved_, kept_, result_[2];   // likewise, to recompute
   Panel<T> d_h_, d_states_, d_kept_, d_result_;  // running gradients
-  Panel<T> old_h_;                               // h(t-1) before variational dropout, to recompute
+  Panel<T> masked_h_;                            // h(t-1) after variational dropout, to recompute
   Panel<T> mask_, d_masked_;                     // of h(t-1), a row each; the gradient of h(t-1) so masked
   Panel<T> past_h_, past_states_;                // gradients that pass a step by, in zoneout
   Panel<T> between_[2];                          // gradients on their way from layer to layer
   T* one_ = nullptr;
-  char* scratch_ = nullptr;  // of all workers, for the outer product
   ptrdiff_t* tables_ = nullptr;
 };
 

@@ -43,8 +43,8 @@ struct Linear<T>::Weights {
   // Rows begin .. end-1 of out (+)= a times the packed matrix.
   void product(const Buffer<T>& packed, int64_t summed, int64_t columns, const T* a, T* out, int64_t begin, int64_t end,
                bool add) const {
-    ptrdiff_t from[kChunkRows], to[kChunkRows];
-    for (int64_t r = 0; r < kChunkRows; ++r) from[r] = r * summed, to[r] = r * columns;
+    ptrdiff_t to[kChunkRows];
+    for (int64_t r = 0; r < kChunkRows; ++r) to[r] = r * columns;
     TransposedCall<T> call;
     call.tiles.base = packed.data();
     call.tiles.size = summed * lanes;
@@ -55,7 +55,7 @@ struct Linear<T>::Weights {
     call.add = add;
     for (int64_t row = begin; row < end; row += kChunkRows) {
       call.rows = int(std::min(kChunkRows, end - row));
-      call.a = {a + row * summed, from};
+      call.a = {a + row * summed, summed, call.a.width};
       call.out = {out + row * columns, to};
       kernels<T>(backend).transposed(call);
     }
@@ -86,8 +86,12 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
   const Weights& w = *weights_;
   // Whole vectors of x, and of a one that sums dy up, for the outer product; its sums begin in the caller's arrays.
   const int64_t width = w.tiles(w.inputs + 1) * w.lanes;
-  Buffer<T> padded(size_t(kChunkRows * width)), sums(size_t(w.outputs * width));
-  Buffer<char> scratch(kOuterScratch * size_t(w.workers(rows)));
+  Blocks<T> padded;
+  detail::Dealer counted;
+  counted.blocks(padded, width, kChunkRows);
+  const Buffer<char> memory(counted.used);
+  detail::Dealer{memory.data()}.blocks(padded, width, kChunkRows);
+  Buffer<T> sums(size_t(w.outputs * width));
   for (int64_t o = 0; o < w.outputs; ++o) {
     std::copy_n(d_weight + o * w.inputs, w.inputs, sums.data() + o * width);
     if (d_bias) sums.data()[o * width + w.inputs] = d_bias[o];
@@ -101,19 +105,18 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
     for (int64_t first = 0; first < rows; first += kChunkRows) {
       const int64_t count = std::min(kChunkRows, rows - first);
       for (int64_t r = share(count, rank); r < share(count, rank + 1); ++r) {
-        std::copy_n(x + (first + r) * w.inputs, w.inputs, padded.data() + r * width);
-        padded.data()[r * width + w.inputs] = 1;
+        detail::copy_row(padded, r, x + (first + r) * w.inputs, w.inputs);
+        *padded.at(r, w.inputs) = 1;
       }
       barrier.wait(rank);
       OuterCall<T> call;
       call.rows = int(count);
-      call.size = w.outputs;
-      call.x = {dy + first * w.outputs, w.outputs};
-      call.a = {padded.data(), width};
+      call.a = {dy + first * w.outputs, w.outputs, call.a.width};
+      call.begin = share(w.outputs, rank);
+      call.end = share(w.outputs, rank + 1);
+      call.x = {padded.base, padded.row, padded.stride};
+      call.columns = width;
       call.out = {sums.data(), width};
-      call.scratch = scratch.data() + kOuterScratch * size_t(rank);
-      call.column_begin = share(width / w.lanes, rank) * w.lanes;
-      call.column_end = share(width / w.lanes, rank + 1) * w.lanes;
       kernels<T>(w.backend).outer(call);
       barrier.wait(rank);
     }

@@ -1,6 +1,8 @@
 // A stack of layers made ready: sizes resolved, weights packed for the backend in use.
 #pragma once
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -30,7 +32,21 @@ struct Dealer {
     panel.stride = stride;
     take(panel.base, stride * rows);
   }
+  // From block to block a page and a cache line more than they take: the parts of some rows would otherwise all fall into the
+  // same few lines of the first-level cache, or of the second.
+  template <class T>
+  void blocks(Blocks<T>& blocks, ptrdiff_t columns, int64_t rows) {
+    blocks.row = blocks.width;
+    blocks.stride = rows * blocks.width + (4096 + 64) / ptrdiff_t(sizeof(T));
+    take(blocks.base, (columns + blocks.width - 1) / blocks.width * blocks.stride);
+  }
 };
+
+template <class T>
+void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
+  for (int64_t at = 0; at < size; at += to.width)
+    std::memcpy(to.at(row, at), from + at, size_t(std::min<int64_t>(to.width, size - at)) * sizeof(T));
+}
 
 // Zeroed memory, aligned to cache lines and, from 2 MB on, to huge pages, which it asks for: a step of LSTM H = 1024 takes two
 // thirds of the time (bench/NOTES.md).

@@ -67,10 +67,20 @@ Panel<const T> read_only(const Panel<T>& panel) {
   return {panel.base, panel.stride};
 }
 
-// Every parts-th row of a panel from row `first` on.
+template <class T>
+Blocks<const T> read_only(const Blocks<T>& blocks) {
+  return {blocks.base, blocks.row, blocks.stride};
+}
+
+// Every parts-th row from row `first` on.
 template <class T>
 Panel<T> every(Panel<T> panel, int64_t first, int64_t parts) {
   return {panel.base + first * panel.stride, panel.stride * parts};
+}
+
+template <class T>
+Blocks<T> every(Blocks<T> blocks, int64_t first, int64_t parts) {
+  return {blocks.base + first * blocks.row, blocks.row * parts, blocks.stride};
 }
 
 }  // namespace detail
