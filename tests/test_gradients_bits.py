@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from checks import (
     assert_same_bits,
     assert_same_bits_on_avx2_and_avx512,
     copies,
+    run_python,
     save_results,
     states,
 )
@@ -304,6 +306,29 @@ def test_memory_is_linear_in_steps_and_long_sequences_train(recompute: bool) -> 
         assert all(array.any() for array in gradients.params.values())
         sizes.append(tape.nbytes)
     assert sizes[1] == pytest.approx(2 * sizes[0], rel=0.01)
+
+
+FAULTS = """
+import resource
+import numpy as np, recurra
+
+recurra.set_num_threads(1)
+layer = recurra.LSTM(256, 256, seed=0)
+x = np.random.default_rng(0).standard_normal((50, 32, 256), np.float32)
+faults = []
+for _ in range(8):
+    y, _, tape = layer.forward(x)
+    gradients = tape.backward(y)
+    del tape, gradients
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[-3])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how a heap shrinks and grows is glibc's")
+def test_a_training_loop_gets_no_new_pages() -> None:
+    """Once it runs: its arrays, 7 MB or 1700 pages, take the places of those of the call before."""
+    assert int(run_python(FAULTS)) < 300
 
 
 # ------------------------------------------------------------------------------------------------------ wrong input

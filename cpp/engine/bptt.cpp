@@ -51,8 +51,7 @@ void Bptt<T>::deal() {
   const int64_t input = c.layers > 1 ? std::max<int64_t>(c.input_size, output) : c.input_size;
   const int64_t recomputed = record_.recompute ? chunk_rows_ : 0;
   phases_.resize(size_t(spec.phases.size));
-  for (int p = 0; p < spec.phases.size; ++p)
-    phases_[size_t(p)].width = model_.padded(model_.width(spec.phases[p].units, 0));
+  for (int p = 0; p < spec.phases.size; ++p) phases_[size_t(p)].width = model_.padded(model_.width(spec.phases[p].units, 0));
   for (const bool counting : {true, false}) {
     Dealer deal{counting ? nullptr : memory_.data()};
     for (int p = 0; p < spec.phases.size; ++p) {

@@ -76,7 +76,6 @@ class Bptt {
   void add_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase, int units);
   void clear_padding(int worker);
 
-  const Phase& phase(size_t p) const { return phases_[p]; }
   T* param(const Pass& pass, const char* name) const;
   int rank(int worker) const { return split_ == Split::rows ? worker : 0; }
   int ranks() const { return split_ == Split::rows ? workers_ : 1; }

@@ -22,7 +22,6 @@ inline Four chosen(Four a, Four b) {
 #endif
 }
 
-template <bool add>
 inline void transpose_four(float* out, ptrdiff_t out_stride, const float* in, ptrdiff_t in_stride) {
   Four a, b, c, d;
   std::memcpy(&a, in, sizeof a);
@@ -31,46 +30,34 @@ inline void transpose_four(float* out, ptrdiff_t out_stride, const float* in, pt
   std::memcpy(&d, in + 3 * in_stride, sizeof d);
   const Four ab = chosen<0, 4, 1, 5>(a, b), ab2 = chosen<2, 6, 3, 7>(a, b);
   const Four cd = chosen<0, 4, 1, 5>(c, d), cd2 = chosen<2, 6, 3, 7>(c, d);
-  Four turned[4] = {chosen<0, 1, 4, 5>(ab, cd), chosen<2, 3, 6, 7>(ab, cd), chosen<0, 1, 4, 5>(ab2, cd2),
-                    chosen<2, 3, 6, 7>(ab2, cd2)};
-  for (int i = 0; i < 4; ++i) {
-    Four old = {};
-    if (add) std::memcpy(&old, out + i * out_stride, sizeof old);
-    if (add) turned[i] = old + turned[i];
-    std::memcpy(out + i * out_stride, &turned[i], sizeof old);
-  }
+  const Four turned[4] = {chosen<0, 1, 4, 5>(ab, cd), chosen<2, 3, 6, 7>(ab, cd), chosen<0, 1, 4, 5>(ab2, cd2),
+                          chosen<2, 3, 6, 7>(ab2, cd2)};
+  for (int i = 0; i < 4; ++i) std::memcpy(out + i * out_stride, &turned[i], sizeof turned[i]);
 }
 
-template <bool add>
 inline void transpose_four(double* out, ptrdiff_t out_stride, const double* in, ptrdiff_t in_stride) {
   for (int c = 0; c < 4; ++c)
-    for (int r = 0; r < 4; ++r) {
-      double& to = out[c * out_stride + r];
-      to = add ? to + in[r * in_stride + c] : in[r * in_stride + c];
-    }
+    for (int r = 0; r < 4; ++r) out[c * out_stride + r] = in[r * in_stride + c];
 }
 
-// out[c * out_stride + r] = in[r * in_stride + c], or is added to.
-template <bool add = false, class T>
+// out[c * out_stride + r] = in[r * in_stride + c].
+template <class T>
 void transpose(T* out, ptrdiff_t out_stride, const T* in, ptrdiff_t in_stride, int64_t rows, int64_t columns) {
   constexpr int64_t kBlock = 16;  // rows, so that what is written four columns at a time fills whole cache lines
   for (int64_t block = 0; block < rows; block += kBlock) {
     const int64_t end = std::min(rows, block + kBlock);
-    // Strides of a page or so, as sums of gradients have, are beyond the machine's own prefetching.
+    // Strides of a page or so, as weights of wide layers have, are beyond the machine's own prefetching.
     const int64_t next = end + kBlock;
     for (int64_t r = next; r < std::min(rows, next + kBlock); ++r) __builtin_prefetch(in + r * in_stride);
     for (int64_t c = 0; c < columns && next < rows; ++c) __builtin_prefetch(out + c * out_stride + next, 1);
     for (int64_t c = 0; c < columns; c += 4)
       for (int64_t r = block; r < end; r += 4) {
         if (c + 4 <= columns && r + 4 <= end) {
-          transpose_four<add>(out + c * out_stride + r, out_stride, in + r * in_stride + c, in_stride);
+          transpose_four(out + c * out_stride + r, out_stride, in + r * in_stride + c, in_stride);
           continue;
         }
         for (int64_t j = c; j < std::min(columns, c + 4); ++j)
-          for (int64_t i = r; i < std::min(end, r + 4); ++i) {
-            T& to = out[j * out_stride + i];
-            to = add ? to + in[i * in_stride + j] : in[i * in_stride + j];
-          }
+          for (int64_t i = r; i < std::min(end, r + 4); ++i) out[j * out_stride + i] = in[i * in_stride + j];
       }
   }
 }
