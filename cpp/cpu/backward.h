@@ -48,7 +48,7 @@ void backward(const BackwardCall<T>& call) {
 // TransposedCall, in blocks like those of a phase with one chain.
 template <class T>
 struct TransposedBlock {
-  using Shape = BlockShape<1, FullWeights::accumulators>;
+  using Shape = BlockShape<1>;
   struct Plain {
     Panel<const T> rows;
   };

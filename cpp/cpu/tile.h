@@ -4,11 +4,11 @@
 
 // How many rows and tiles a block has: its chains fill the registers that weights and a broadcast leave free, and a single
 // row still has 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle).
-template <int chains, int accumulators>
+template <int chains>
 struct BlockShape {
   static constexpr int single_row_tiles = (8 + chains - 1) / chains;
   static constexpr int tiles = chains >= 3 ? 1 : 4 / chains;
-  static constexpr int max_rows = accumulators / (chains * tiles) < 1 ? 1 : accumulators / (chains * tiles);
+  static constexpr int max_rows = kAccumulators / (chains * tiles) < 1 ? 1 : kAccumulators / (chains * tiles);
 };
 
 // acc = bias, or what input_product made of bias and input.
@@ -71,7 +71,7 @@ struct PlainGates {
 template <class P, class T, class W>
 struct PhaseBlock {
   static constexpr int chains = P::phase.chains;
-  using Shape = BlockShape<chains, W::accumulators>;
+  using Shape = BlockShape<chains>;
 
   template <int R, int N>
   static void run(const PhaseCall<T>& call, int row, int tile) {
@@ -117,7 +117,7 @@ struct PhaseBlock {
 template <int gates, class T, class W>
 struct InputBlock {
   static constexpr int chains = gates;
-  using Shape = BlockShape<chains, W::accumulators>;
+  using Shape = BlockShape<chains>;
 
   template <int R, int N>
   static void run(const InputCall<T>& call, int row, int tile) {
