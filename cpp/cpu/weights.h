@@ -187,8 +187,7 @@ RECURRA_FN float largest(const float* x, ptrdiff_t size) {
   V most(0), unordered(0);  // x - x is 0, but NaN for NaN and infinity, and so is every sum with it
   for (ptrdiff_t i = 0; i < size; i += V::lanes) {
     const V v = load_row(x, i, size);
-    const V a = abs(v);
-    most = select(most < a, a, most);
+    most = max(abs(v), most);
     unordered = unordered + (v - v);
   }
   float all = 0, strange = 0;
