@@ -104,12 +104,12 @@ RECURRA_FN void add_rows(Vec<T> (&acc)[M][N], const T*& a, ptrdiff_t a_row, cons
   }
 }
 
-// M numbers k by N vectors of columns.
+// M numbers k by N vectors of columns. `next`: the sums of the block after this.
 template <int M, int N, class T>
-void outer_block(const OuterCall<T>& call, ptrdiff_t k, ptrdiff_t column) {
+void outer_block(const OuterCall<T>& call, ptrdiff_t k, ptrdiff_t column, const T* next) {
   constexpr int U = Vec<T>::lanes, kAhead = 32;
   T* const out = call.out[k] + column;
-  const ptrdiff_t stride = call.out.stride, left = call.end - k - M;
+  const ptrdiff_t stride = call.out.stride;
   Vec<T> acc[M][N];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
@@ -118,11 +118,11 @@ void outer_block(const OuterCall<T>& call, ptrdiff_t k, ptrdiff_t column) {
   const T *a = call.a.at(0, call.first + k), *x = call.x.at(0, column);
   const int last = call.rows < kAhead ? call.rows : kAhead;
   add_rows(acc, a, call.a.row, x, call.x.row, call.rows - last);
-  // The next block's sums lie in the second-level cache or further, and what is asked for too early has left the first-level
-  // cache again when it is wanted.
-  for (ptrdiff_t m = M; m < 2 * M && m < left + M; ++m)
+  // They lie in the second-level cache or further, and what is asked for too early has left the first-level cache again when it
+  // is wanted.
+  for (ptrdiff_t m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) __builtin_prefetch(out + m * stride + n * U, 1);
+    for (int n = 0; n < N; ++n) __builtin_prefetch(next + m * stride + n * U, 1);
   add_rows(acc, a, call.a.row, x, call.x.row, last);
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
@@ -131,17 +131,19 @@ void outer_block(const OuterCall<T>& call, ptrdiff_t k, ptrdiff_t column) {
 }
 
 template <int M, int N, class T>
-RECURRA_FN void outer_rest(const OuterCall<T>& call, ptrdiff_t count, ptrdiff_t k, ptrdiff_t column) {
-  if (count == M) return outer_block<M, N>(call, k, column);
-  if constexpr (M > 1) outer_rest<M - 1, N>(call, count, k, column);
+RECURRA_FN void outer_rest(const OuterCall<T>& call, ptrdiff_t count, ptrdiff_t k, ptrdiff_t column, const T* next) {
+  if (count == M) return outer_block<M, N>(call, k, column, next);
+  if constexpr (M > 1) outer_rest<M - 1, N>(call, count, k, column, next);
 }
 
 // A block of a meets N vectors of columns of x: both stay in the second-level cache.
 template <int N, class T>
 void outer_columns(const OuterCall<T>& call, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t column) {
   constexpr int M = N == 1 ? kAccumulators / 2 : 6;  // chains enough to hide a multiply-add's latency
-  for (; begin + M <= end; begin += M) outer_block<M, N>(call, begin, column);
-  if (begin < end) outer_rest<M - 1, N>(call, end - begin, begin, column);
+  const T* next_columns = call.out[begin] + column + N * Vec<T>::lanes;
+  const auto next = [&](ptrdiff_t k) { return k < end ? call.out[k] + column : next_columns; };
+  for (; begin + M <= end; begin += M) outer_block<M, N>(call, begin, column, next(begin + M));
+  if (begin < end) outer_rest<M - 1, N>(call, end - begin, begin, column, next_columns);
 }
 
 template <class T>

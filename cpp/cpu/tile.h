@@ -1,6 +1,6 @@
-// The microkernel: R rows by N unit tiles of one phase. All chains of the block stay in registers from the bias to the end of
-// the recurrent product; lanes run over units and k ascends, so no sum is ever split (law 1 of the design: same bits).
-// Included by kernels.cpp after weights.h, in the same namespace.
+// The microkernel: R rows by N unit tiles of one phase. All chains of the block, for int8 their integer sums, stay in registers
+// from the first product to the last; lanes run over units and k ascends, so no sum is ever split (law 1 of the design: same
+// bits). Included by kernels.cpp after weights.h, in the same namespace.
 
 // How many rows and tiles a block has: its chains fill the registers that weights and a broadcast leave free, and a single
 // row still has 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle).
@@ -79,7 +79,8 @@ struct PhaseBlock {
     const Tiles<T>& tiles = call.tiles;
     // Written in a batch's own order, which no prefetcher foresees when lengths differ (2 to 3 % there).
     if (R > 1 && call.y.base)
-      for (int r = row; r < row + R; ++r) __builtin_prefetch(call.y[r] + ptrdiff_t(tile) * Vec<T>::lanes, 1);
+      for (int r = row; r < row + R; ++r)
+        for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
     Vec<T> acc[N][R][chains];
     start<phase.input.count>(acc, tiles, tile, call.before, row);
     if constexpr (phase.input.count > 0)

@@ -65,7 +65,7 @@ void Bptt<T>::deal() {
     }
     deal.blocks(x_, input, chunk_rows_);
     deal.blocks(h_, record_.stride, chunk_rows_);
-    deal.blocks(first_result_, record_.stride, spec.phases.size > 1 ? chunk_rows_ : 0);
+    deal.blocks(first_result_, spec.phases.size > 1 ? record_.stride : 0, chunk_rows_);
     deal.panel(states_, record_.state_width, recomputed);
     deal.panel(masked_h_, record_.stride, record_.noise.drops_recurrent() ? recomputed : 0);
     deal.panel(saved_, spec.saved * hidden, recomputed);

@@ -102,6 +102,7 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
     const Environment environment(w.backend);
     const auto share = [&](int64_t count, int r) { return count * r / team.size(); };
     if (dx) w.product(w.backward, w.outputs, w.inputs, dy, dx, share(rows, rank), share(rows, rank + 1), false);
+    const int64_t blocks = (width + padded.width - 1) / padded.width, block = share(blocks, rank);  // a worker's own
     for (int64_t first = 0; first < rows; first += kChunkRows) {
       const int64_t count = std::min(kChunkRows, rows - first);
       for (int64_t r = share(count, rank); r < share(count, rank + 1); ++r) {
@@ -112,11 +113,10 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
       OuterCall<T> call;
       call.rows = int(count);
       call.a = {dy + first * w.outputs, w.outputs, call.a.width};
-      call.begin = share(w.outputs, rank);
-      call.end = share(w.outputs, rank + 1);
-      call.x = {padded.base, padded.row, padded.stride};
-      call.columns = width;
-      call.out = {sums.data(), width};
+      call.end = w.outputs;
+      call.x = {padded.base + block * padded.stride, padded.row, padded.stride};
+      call.columns = std::min(width, share(blocks, rank + 1) * padded.width) - block * padded.width;
+      call.out = {sums.data() + block * padded.width, width};
       kernels<T>(w.backend).outer(call);
       barrier.wait(rank);
     }

@@ -9,8 +9,8 @@ namespace detail {
 namespace {
 
 // In a training loop arrays come and go together, and glibc returns the top of its heap to the kernel each time, to be given
-// new pages at the next call: 7 % of LSTM T = 50, B = 32, H = 256. It keeps twice the largest block that has been freed
-// (mallopt(3), M_MMAP_THRESHOLD), so it is shown a large one once.
+// new pages at the next call: 7 % of LSTM T = 50, B = 32, H = 256. Once a block of 16 MB that it had mapped has been freed,
+// here or by anybody, it makes smaller ones on its heap and keeps up to twice as much of that (mallopt(3), M_MMAP_THRESHOLD).
 void keep_heap() {
 #if defined(__GLIBC__)
   static std::atomic<bool> done{false};

@@ -43,23 +43,15 @@ inline void transpose_four(double* out, ptrdiff_t out_stride, const double* in, 
 // out[c * out_stride + r] = in[r * in_stride + c].
 template <class T>
 void transpose(T* out, ptrdiff_t out_stride, const T* in, ptrdiff_t in_stride, int64_t rows, int64_t columns) {
-  constexpr int64_t kBlock = 16;  // rows, so that what is written four columns at a time fills whole cache lines
-  for (int64_t block = 0; block < rows; block += kBlock) {
-    const int64_t end = std::min(rows, block + kBlock);
-    // Strides of a page or so, as weights of wide layers have, are beyond the machine's own prefetching.
-    const int64_t next = end + kBlock;
-    for (int64_t r = next; r < std::min(rows, next + kBlock); ++r) __builtin_prefetch(in + r * in_stride);
-    for (int64_t c = 0; c < columns && next < rows; ++c) __builtin_prefetch(out + c * out_stride + next, 1);
-    for (int64_t c = 0; c < columns; c += 4)
-      for (int64_t r = block; r < end; r += 4) {
-        if (c + 4 <= columns && r + 4 <= end) {
-          transpose_four(out + c * out_stride + r, out_stride, in + r * in_stride + c, in_stride);
-          continue;
-        }
-        for (int64_t j = c; j < std::min(columns, c + 4); ++j)
-          for (int64_t i = r; i < std::min(end, r + 4); ++i) out[j * out_stride + i] = in[i * in_stride + j];
+  for (int64_t c = 0; c < columns; c += 4)
+    for (int64_t r = 0; r < rows; r += 4) {
+      if (c + 4 <= columns && r + 4 <= rows) {
+        transpose_four(out + c * out_stride + r, out_stride, in + r * in_stride + c, in_stride);
+        continue;
       }
-  }
+      for (int64_t j = c; j < std::min(columns, c + 4); ++j)
+        for (int64_t i = r; i < std::min(rows, r + 4); ++i) out[j * out_stride + i] = in[i * in_stride + j];
+    }
 }
 
 }  // namespace detail

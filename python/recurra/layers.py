@@ -191,6 +191,9 @@ class Recurrent:
         Without rng the output has the bits of a call. Gradients depend neither on threads nor on the instruction set,
         and a row's input gradient not on its batch (backpropagation through time: P. Werbos, Proc. IEEE 78(10), 1990).
 
+        The first call of a process lets glibc, on Linux, keep up to 32 MB of freed memory for the arrays of later ones,
+        as after any array of 16 MB (mallopt(3), M_MMAP_THRESHOLD; a threshold that is set from outside stays).
+
         Args:
             x, state, lengths: as of a call. x is copied.
             recompute: keep only the states of all steps and compute gates again in backward, to the same bits: 2
