@@ -119,6 +119,21 @@ def steps() -> None:
         print(f"| {kind} H=I={hidden} | {step:.2f} | {call:.2f} | {read:.2f} | {step - call - read:.2f} |")
 
 
+def tails() -> None:
+    """How far a step's 99th percentile is from its median while this thread does nothing else."""
+    print("\n| a stream alone | median, us | p99 / median |\n|---|---|---|")
+    for kind, hidden in (("LSTM", 16), ("LSTM", 64), ("GRU", 64), ("LSTM", 128), ("LSTM", 256), ("GRU", 256)):
+        stream = getattr(recurra, kind)(hidden, hidden, seed=0).stream()
+        x, y = random(hidden), np.empty(hidden, np.float32)
+        times = np.empty(20_000)
+        for i in range(len(times)):
+            start = time.perf_counter_ns()
+            stream.step(x, out=y)
+            times[i] = time.perf_counter_ns() - start
+        median, p99 = np.percentile(times, (50, 99))
+        print(f"| {kind} H=I={hidden} | {median / 1000:.2f} | {p99 / median:.2f} |")
+
+
 def lengths() -> None:
     """Time with lengths= of the demo's utterances against time of full rows, both per step computed."""
     print("\n| layer, 128 utterances | steps computed / padded steps | time / time padded |\n|---|---|---|")
@@ -200,6 +215,7 @@ if __name__ == "__main__":
     accuracy()
     packing()
     steps()
+    tails()
     lengths()
     resets()
     if Path("/proc/self/clear_refs").exists():
