@@ -1,6 +1,6 @@
 """What is promised besides speed: accuracy of reduced precision, and costs that should be small or proportional.
 
-python bench/properties.py            # Markdown; half a minute
+python bench/properties.py            # Markdown; a minute
 """
 
 from __future__ import annotations
@@ -103,11 +103,8 @@ def steps() -> None:
     least = recurra.RNN(1, 1, seed=0).stream()
     one, out = np.ones(1, np.float32), np.empty(1, np.float32)
     for kind, hidden in (("LSTM", 64), ("LSTM", 128), ("GRU", 64), ("GRU", 128)):
-        stream, x, y = (
-            getattr(recurra, kind)(hidden, hidden, seed=0).stream(),
-            random(hidden),
-            np.empty(hidden, np.float32),
-        )
+        stream = getattr(recurra, kind)(hidden, hidden, seed=0).stream()
+        x, y = random(hidden), np.empty(hidden, np.float32)
         median = in_turns(
             1.0,
             step=lambda: [stream.step(x, out=y) for _ in range(100)],  # noqa: B023  (called at once)

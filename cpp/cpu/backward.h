@@ -70,13 +70,13 @@ struct TransposedBlock {
       for (int r = 0; r < R; ++r) acc[n][r][0] = call.add ? Vec<T>::load(out[r] + n * U) : Vec<T>(0);
     for (int g = 0; g < call.gates; ++g)
       for (ptrdiff_t k = 0, size; k < call.summed; k += size) {
-        constexpr ptrdiff_t width = Blocks<T>::width;
-        const ptrdiff_t column = call.chain[g] * call.width + k, left_of_block = width - column % width;
+        constexpr ptrdiff_t block = Blocks<T>::width;
+        const ptrdiff_t column = call.chain[g] * call.width + k, left_of_block = block - column % block;
         size = call.summed - k < left_of_block ? call.summed - k : left_of_block;
         const Plain a = {{call.a.at(0, column), call.a.row}};
         // The next block is far away, where the machine does not look ahead.
-        for (int r = 0; size == width && r < R; ++r)
-          for (ptrdiff_t i = 0; i < width; i += 64 / ptrdiff_t(sizeof(T)))
+        for (int r = 0; size == block && r < R; ++r)
+          for (ptrdiff_t i = 0; i < block; i += 64 / ptrdiff_t(sizeof(T)))
             __builtin_prefetch(call.a.at(row + r, column + size) + i);
         FullWeights::add<PlainGates<1>>(acc, a, row, call.tiles, tile, (g * call.summed + k) * U, size);
       }

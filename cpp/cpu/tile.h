@@ -8,7 +8,7 @@ template <int chains>
 struct BlockShape {
   static constexpr int single_row_tiles = (8 + chains - 1) / chains;
   static constexpr int tiles = chains >= 3 ? 1 : 4 / chains;
-  static constexpr int max_rows = kAccumulators / (chains * tiles) < 1 ? 1 : kAccumulators / (chains * tiles);
+  static constexpr int max_rows = kAccumulators / (chains * tiles);
 };
 
 // acc = bias, or what input_product made of bias and input.

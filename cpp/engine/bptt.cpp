@@ -67,7 +67,7 @@ void Bptt<T>::deal() {
     deal.blocks(h_, record_.stride, chunk_rows_);
     deal.blocks(first_result_, spec.phases.size > 1 ? record_.stride : 0, chunk_rows_);
     deal.panel(states_, record_.state_width, recomputed);
-    deal.panel(masked_h_, record_.stride, record_.noise.drops_recurrent() ? recomputed : 0);
+    deal.panel(masked_h_, record_.stride, record_.noise.drops_recurrent() ? chunk_rows_ : 0);
     deal.panel(saved_, spec.saved * hidden, recomputed);
     deal.panel(kept_, spec.kept * hidden, recomputed);
     for (Panel<T>& result : result_) deal.panel(result, record_.stride, recomputed);
@@ -188,12 +188,13 @@ void Bptt<T>::gather(const Pass& pass, const Chunk& chunk, int worker) {
     const int64_t last = std::min<int64_t>(record_.active(step), end - first);
     for (int64_t r = std::max<int64_t>(0, begin - first); r < last; ++r) {
       copy_row(x_, first + r, pass.x.data + offset(pass, pass.x, pass.x_order, int(r), step), inputs);
-      copy_row(h_, first + r, pass.track->h[before + r], sources);
-      for (int64_t i = 0; record_.noise.drops_recurrent() && i < sources; ++i) {
-        T& h = *h_.at(first + r, i);
-        h = mask_[r][i] * h;
-        if (record_.recompute) masked_h_[first + r][i] = h;
+      const T* h = pass.track->h[before + r];
+      if (record_.noise.drops_recurrent()) {
+        T* masked = masked_h_[first + r];
+        for (int64_t i = 0; i < sources; ++i) masked[i] = mask_[r][i] * h[i];
+        h = masked;
       }
+      copy_row(h_, first + r, h, sources);
       if (record_.recompute && record_.state_width)
         std::memcpy(states_[first + r], pass.track->states[before + r], size_t(record_.state_width) * sizeof(T));
     }

@@ -102,7 +102,7 @@ class Bptt {
   Blocks<T> x_, h_, first_result_;               // rows of the chunk: inputs, h(t-1), results of the first of two phases
   Panel<T> states_, saved_, kept_, result_[2];   // likewise, to recompute
   Panel<T> d_h_, d_states_, d_kept_, d_result_;  // running gradients
-  Panel<T> masked_h_;                            // h(t-1) after variational dropout, to recompute
+  Panel<T> masked_h_;                            // h(t-1) of the chunk after variational dropout
   Panel<T> mask_, d_masked_;                     // of h(t-1), a row each; the gradient of h(t-1) so masked
   Panel<T> past_h_, past_states_;                // gradients that pass a step by, in zoneout
   Panel<T> between_[2];                          // gradients on their way from layer to layer
