@@ -6,11 +6,12 @@ import copy
 import math
 import pickle
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from checks import Array, assert_same_bits, copies, states
+from checks import Array, assert_same_bits, copies, run_python, states
 from reference import CELLS, shapes
 from strategies import Problem
 
@@ -128,6 +129,56 @@ def test_state_dict_is_a_copy_and_loading_copies() -> None:
     for array in params.values():
         array[...] = 9
     assert_same_bits(copies(layer(data())), before)
+
+
+def any_bits(cell: str, dtype: str, inputs: int, hidden: int, proj: int, bias: bool = True) -> dict[str, Array]:
+    """Parameters of two layers and directions: numbers large, subnormal and infinite, NaN with this and that in it."""
+    integers = np.dtype(dtype).str.replace("f", "u")
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.integers(0, np.iinfo(integers).max, shape, integers, endpoint=True).view(dtype)
+        for name, shape in shapes(cell, inputs, hidden, proj * CELLS[cell].projected, 2, 2, bias).items()
+    }
+
+
+@ALL_CELLS
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize(
+    ("inputs", "hidden", "proj", "bias"), [(1, 2, 1, True), (7, 17, 3, False), (141, 48, 16, True)]
+)
+def test_parameters_come_back_from_the_packed_weights(
+    cell: str, dtype: str, inputs: int, hidden: int, proj: int, bias: bool
+) -> None:
+    params = any_bits(cell, dtype, inputs, hidden, proj, bias)
+    packed = functional.pack(cell, params)
+    assert list(packed.parameters) == list(params)
+    assert_same_bits(packed.parameters, params)
+    if dtype == "float32":
+        assert_same_bits(functional.pack(cell, params, precision="bfloat16").parameters, params)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from recurra import functional
+from reference import shapes
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+params = {name: np.ones(shape, "float32") for name, shape in shapes("lstm", 1500, 1000).items()}
+before = resident()
+packed = functional.pack("lstm", params)
+x = np.ones((2, 1, 1500), "float32")
+functional.run(packed, x)
+print((resident() - before) / sum(array.nbytes for array in params.values()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells the memory of a process so")
+def test_packed_parameters_take_the_memory_of_the_weights_once() -> None:
+    assert 0.9 < float(run_python(MEMORY)) < 1.1
 
 
 def test_loaded_parameters_may_be_strided_and_read_only() -> None:

@@ -58,6 +58,17 @@ std::vector<T*> pointers(const Arrays& arrays) {
   return all;
 }
 
+// Parameters by layer and direction; null for those that are None.
+template <class T>
+std::vector<std::vector<T*>> nested(const std::vector<std::vector<OptionalArray>>& params) {
+  std::vector<std::vector<T*>> all;
+  for (const auto& layer : params) {
+    all.emplace_back();
+    for (const OptionalArray& array : layer) all.back().push_back(array ? data<T>(*array) : nullptr);
+  }
+  return all;
+}
+
 // ---- streams
 
 template <class T>
@@ -224,11 +235,7 @@ class PyTape {
     const auto optional = [](const OptionalArray& array) { return array ? data<T>(*array) : nullptr; };
     std::vector<const T*> final_states;
     for (const OptionalArray& array : d_final) final_states.push_back(optional(array));
-    std::vector<std::vector<T*>> all;
-    for (const auto& layer : params) {
-      all.emplace_back();
-      for (const OptionalArray& array : layer) all.back().push_back(optional(array));
-    }
+    const auto all = nested<T>(params);
     const auto initial = d_initial ? pointers<T>(*d_initial) : std::vector<T*>();
     const auto from = dy ? input<T>(*dy) : Sequence<const T>{};
     const auto to = dx ? sequence<T>(*dx) : Sequence<T>{};
@@ -264,6 +271,10 @@ class PyNetwork {
     return std::visit([&](const auto& network) { return PyStream(FastStream(network, batch, unbatched, threads)); }, network_);
   }
 
+  void get_parameter(size_t layer, int number, const py::array& out) const {
+    std::visit([&](const auto& network) { get(network, layer, number, out); }, network_);
+  }
+
   size_t weight_bytes() const {
     return std::visit([](const auto& network) { return network.weight_bytes(); }, network_);
   }
@@ -274,14 +285,15 @@ class PyNetwork {
   template <class T>
   static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
                          const std::optional<PyNetwork>& former) {
-    std::vector<std::vector<const T*>> all;
-    for (const auto& layer : params) {
-      all.emplace_back();
-      for (const OptionalArray& array : layer) all.back().push_back(array ? data<T>(*array) : nullptr);
-    }
+    const auto all = nested<const T>(params);
     const Network<T>* old = former ? std::get_if<Network<T>>(&former->network_) : nullptr;
     const py::gil_scoped_release release;
     return Network<T>(config, all, old);
+  }
+
+  template <class T>
+  static void get(const Network<T>& network, size_t layer, int number, const py::array& out) {
+    network.get_parameter(layer, number, data<T>(out));
   }
 
   template <class T>
@@ -460,5 +472,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("record", &PyNetwork::record, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            py::arg("recompute"), py::arg("seed"), "As forward, and returns a tape.")
       .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"))
+      .def("get_parameter", &PyNetwork::get_parameter, py::arg("layer"), py::arg("number"), py::arg("out"),
+           "Writes params[layer][number] as it was given; full precision only.")
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
 }

@@ -120,7 +120,10 @@ Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>
     throw std::invalid_argument("params: expected one list per layer and direction");
   layers.resize(params.size());
   const Environment environment(*backend);  // packing adds biases, and the caller may round otherwise
-  for (size_t i = 0; i < params.size(); ++i) pack(layers[i], int(i) / config.directions, params[i]);
+  for (size_t i = 0; i < params.size(); ++i) {
+    lay_out(layers[i], int(i) / config.directions);
+    pack(layers[i], params[i]);
+  }
 }
 
 template <class T>
@@ -135,13 +138,11 @@ int64_t Model<T>::width(Dim dim, int layer) const {
 }
 
 template <class T>
-void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& given) {
-  const Parameters<T> params(*spec, given);
+void Model<T>::lay_out(PackedLayer<T>& packed, int layer) const {
   const Precision precision = config.precision;
   const KernelTable<T>& table = kernels<T>(*backend).by_precision[int(precision)];
   const int number = cell_number(config.cell);
 
-  std::vector<int64_t> begins;
   int64_t total = 0;
   Dim source = Dim::output;  // of the first phase: h
   for (int p = 0; p < spec->phases.size; ++p) {
@@ -158,29 +159,67 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T
     out.tiles.recurrent_at = out.tiles.input_at + product_size(precision, out.tiles.input_size, phase.input.count, lanes);
     out.tiles.size = out.tiles.recurrent_at + product_size(precision, out.tiles.source_size, phase.recurrent.count, lanes);
     out.tile_count = int(padded(out.tiles.units) / lanes);
-    begins.push_back(total);
     total += out.tiles.size * out.tile_count;
     packed.phases.push_back(out);
     source = phase.units;
   }
 
   packed.weights = Buffer<T>(size_t(total));
+  T* at = packed.weights.data();
+  for (PackedPhase<T>& phase : packed.phases) {
+    phase.tiles.base = at;
+    at += phase.tiles.size * phase.tile_count;
+  }
+}
+
+// Every product of every tile: use(tile, where in it, precision, product, columns, units).
+template <class T>
+template <class Use>
+void Model<T>::each_product(const PackedLayer<T>& packed, const Use& use) const {
+  T* tile = packed.weights.data();
   for (int p = 0; p < spec->phases.size; ++p) {
     const Phase& phase = spec->phases[p];
-    Tiles<T>& tiles = packed.phases[p].tiles;
-    tiles.base = packed.weights.data() + begins[p];
-    for (int t = 0; t < packed.phases[p].tile_count; ++t) {
-      T* tile = packed.weights.data() + begins[p] + t * tiles.size;
+    const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
+    const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
+    for (int t = 0; t < packed.phases[size_t(p)].tile_count; ++t, tile += tiles.size) {
       const TileUnits units = {tiles.units, int64_t(t) * lanes, lanes};
-      add_bias(tile, params.find(phase.input.bias), phase.input, units);
-      add_bias(tile, params.find(phase.recurrent.bias), phase.recurrent, units);
-      const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
-      pack_product(Precision::full, tile + phase.chains * lanes, params.find(phase.vectors), vectors, 1, units);
-      pack_product(precision, tile + tiles.input_at, params.find(phase.input.weight), phase.input, tiles.input_size, units);
-      pack_product(precision, tile + tiles.recurrent_at, params.find(phase.recurrent.weight), phase.recurrent,
-                   tiles.source_size, units);
+      use(tile, tile + phase.chains * lanes, Precision::full, vectors, 1, units);
+      use(tile, tile + tiles.input_at, config.precision, phase.input, tiles.input_size, units);
+      use(tile, tile + tiles.recurrent_at, config.precision, phase.recurrent, tiles.source_size, units);
     }
   }
+}
+
+template <class T>
+void Model<T>::pack(PackedLayer<T>& packed, const std::vector<const T*>& given) const {
+  const Parameters<T> params(*spec, given);
+  each_product(packed,
+               [&](T* tile, T* at, Precision precision, const Product& product, int64_t columns, const TileUnits& units) {
+                 add_bias(tile, params.find(product.bias), product, units);
+                 pack_product(precision, at, params.find(product.weight), product, columns, units);
+               });
+  packed.biases.resize(given.size());
+  for (size_t i = 0; i < given.size(); ++i) {
+    const Param& param = spec->params[int(i)];
+    if (param.is_bias && given[i]) packed.biases[i].assign(given[i], given[i] + param.blocks * width(param.rows, 0));
+  }
+}
+
+template <class T>
+void Model<T>::get_parameter(size_t layer, int number, T* out) const {
+  const PackedLayer<T>& packed = layers[layer];
+  const Param& param = spec->params[number];
+  if (param.is_bias) {
+    std::copy(packed.biases[size_t(number)].begin(), packed.biases[size_t(number)].end(), out);
+    return;
+  }
+  each_product(packed,
+               [&](T*, const T* at, Precision precision, const Product& product, int64_t columns, const TileUnits& units) {
+                 if (!product.weight || std::strcmp(product.weight, param.name) != 0) return;
+                 if (precision != Precision::full)
+                   throw std::logic_error("reduced weights do not tell the parameters they were made of");
+                 unpack_product(out, at, product, columns, units);
+               });
 }
 
 // Threads that come here together each make the tiles, and the first to be done is kept: a child forked meanwhile would wait

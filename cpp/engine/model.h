@@ -98,6 +98,7 @@ template <class T>
 struct PackedLayer {
   Buffer<T> weights;
   std::vector<PackedPhase<T>> phases;
+  std::vector<std::vector<T>> biases;  // as given, by number of the parameter: tiles have their sums. Empty: none
 };
 
 // The same weights for backward: tiles over the numbers of a product's vector, [gate][unit][lane].
@@ -132,11 +133,15 @@ struct Model {
   int64_t padded(int64_t units) const { return (units + lanes - 1) / lanes * lanes; }
   int64_t padded_hidden() const { return padded(config.hidden_size); }
   int64_t padded_output() const { return padded(config.output_size); }
-  double multiplications() const;                             // about: of one row's step, padding counted
+  double multiplications() const;  // about: of one row's step, padding counted
+  void get_parameter(size_t layer, int number, T* out) const;
   const std::vector<TransposedLayer<T>>& transposed() const;  // made at the first call
 
  private:
-  void pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& params);
+  void lay_out(PackedLayer<T>& packed, int layer) const;
+  void pack(PackedLayer<T>& packed, const std::vector<const T*>& params) const;
+  template <class Use>
+  void each_product(const PackedLayer<T>& packed, const Use& use) const;
   TransposedLayer<T> transpose(const PackedLayer<T>& packed) const;
 
   mutable std::atomic<const std::vector<TransposedLayer<T>>*> transposed_{nullptr};  // owned

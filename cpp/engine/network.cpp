@@ -49,6 +49,11 @@ Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<c
     : model_(std::make_shared<Model<T>>(config, params, former ? former->model_->spare : nullptr)) {}
 
 template <class T>
+void Network<T>::get_parameter(size_t layer, int i, T* out) const {
+  model_->get_parameter(layer, i, out);
+}
+
+template <class T>
 const NetworkConfig& Network<T>::config() const {
   return model_->config;
 }

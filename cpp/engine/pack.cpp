@@ -98,6 +98,13 @@ void pack_product(Precision precision, T* out, const T* weight, const Product& p
 }
 
 template <class T>
+void unpack_product(T* weight, const T* packed, const Product& product, int64_t columns, const TileUnits& tile) {
+  for (int g = 0; g < product.count; ++g)
+    transpose(weight + ((product.first + g) * tile.units + tile.first) * columns, columns, packed + g * tile.lanes,
+              product.count * tile.lanes, columns, tile.valid());
+}
+
+template <class T>
 void add_bias(T* out, const T* bias, const Product& product, const TileUnits& tile) {
   if (!bias) return;
   for (int g = 0; g < product.count; ++g)
@@ -107,6 +114,8 @@ void add_bias(T* out, const T* bias, const Product& product, const TileUnits& ti
 
 template void pack_product(Precision, float*, const float*, const Product&, int64_t, const TileUnits&);
 template void pack_product(Precision, double*, const double*, const Product&, int64_t, const TileUnits&);
+template void unpack_product(float*, const float*, const Product&, int64_t, const TileUnits&);
+template void unpack_product(double*, const double*, const Product&, int64_t, const TileUnits&);
 template void add_bias(float*, const float*, const Product&, const TileUnits&);
 template void add_bias(double*, const double*, const Product&, const TileUnits&);
 

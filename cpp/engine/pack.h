@@ -24,6 +24,10 @@ struct TileUnits {
 template <class T>
 void pack_product(Precision precision, T* out, const T* weight, const Product& product, int64_t columns, const TileUnits& tile);
 
+// The way back, in full precision.
+template <class T>
+void unpack_product(T* weight, const T* packed, const Product& product, int64_t columns, const TileUnits& tile);
+
 // Adds the product's gate blocks of `bias` [blocks * units], or nothing when it is null, to their chains.
 template <class T>
 void add_bias(T* out, const T* bias, const Product& product, const TileUnits& tile);

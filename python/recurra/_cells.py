@@ -71,6 +71,12 @@ class Cell(NamedTuple):
             for name, shape in self.layer_shapes(sizes, layer).items()
         }
 
+    def place(self, name: str, sizes: Sizes) -> tuple[int, int]:
+        """Where the core finds the parameter of this full name: its layer and direction, and its place in `params`."""
+        stem, _, layer = name.removesuffix("_reverse").rpartition("_l")
+        index = int(layer) * sizes.directions + name.endswith("_reverse")
+        return index, [param for param, *_ in self.params].index(stem)
+
     def parameter_count(self, sizes: Sizes) -> int:
         """Number of parameter values, in constant time however absurd the sizes."""
         first, other = (sum(map(math.prod, self.layer_shapes(sizes, layer).values())) for layer in (0, 1))

@@ -70,6 +70,10 @@ class Network:
         """
         Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].
         """
+    def get_parameter(self, layer: typing.SupportsInt | typing.SupportsIndex, number: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None:
+        """
+        Writes params[layer][number] as it was given; full precision only.
+        """
     def record(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray], recompute: bool, seed: typing.SupportsInt | typing.SupportsIndex | None) -> Tape:
         """
         As forward, and returns a tape.

@@ -70,30 +70,31 @@ class Packed:
         sizes: input, hidden, output, layers, directions and bias.
         dtype: numpy.dtype of parameters, inputs and outputs.
         constants: name to value, for example {"cell_clip": inf}.
-        parameters: torch's names to read-only copies of the arrays.
-        network: the compiled network.
+        shapes: torch's names of the parameters to their shapes.
+        network: the compiled network, which holds the parameters.
         precision: None, "bfloat16" or "int8": what packed weights, and vectors that meet them, are rounded to.
-            `parameters` are always unrounded.
         regularization: chances of dropout and zoneout.
     """
 
     __slots__ = (
         "_cell",
         "_states",
+        "_unrounded",
         "constants",
         "dtype",
         "network",
-        "parameters",
         "precision",
         "regularization",
+        "shapes",
         "sizes",
     )
     _cell: Cell
     _states: list[tuple[str, int]]
+    _unrounded: Mapping[str, Array]  # none in full precision, where packed weights can be read back
     sizes: Sizes
     dtype: np.dtype[Any]
     constants: Mapping[str, float]
-    parameters: Mapping[str, Array]
+    shapes: Mapping[str, tuple[int, ...]]
     network: _core.Network
     precision: str | None
     regularization: Regularization
@@ -109,7 +110,8 @@ class Packed:
         regularization: Regularization = NO_REGULARIZATION,
         former: Packed | None = None,
     ) -> None:
-        parameters = _copied(params, cell.shapes(sizes), dtype)
+        shapes = cell.shapes(sizes)
+        parameters = _checked(params, shapes, dtype)
         values = cell.constant_values(constants)
         _check_precision(precision, dtype, parameters)
         network = _core.Network(
@@ -134,8 +136,9 @@ class Packed:
             "constants": MappingProxyType(values),
             "precision": precision,
             "regularization": regularization,
-            "parameters": MappingProxyType(parameters),
+            "shapes": MappingProxyType(shapes),
             "network": network,
+            "_unrounded": {name: array.copy() for name, array in parameters.items()} if precision else {},
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -144,6 +147,19 @@ class Packed:
     def cell(self) -> str:
         """Name of the cell."""
         return self._cell.name
+
+    def parameter(self, name: str) -> Array:
+        """A new copy of one parameter, never rounded."""
+        if self.precision:
+            return self._unrounded[name].copy()
+        array = np.empty(self.shapes[name], self.dtype)
+        self.network.get_parameter(*self._cell.place(name, self.sizes), array)
+        return array
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Torch's names to new copies of the parameters, never rounded."""
+        return {name: self.parameter(name) for name in self.shapes}
 
     def with_parameters(self, params: Mapping[str, Input]) -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype."""
@@ -197,7 +213,7 @@ class Packed:
         self.__setattr__(name, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pack, (self.cell, dict(self.parameters), dict(self.constants), self.precision, self.regularization)
+        return pack, (self.cell, self.parameters, dict(self.constants), self.precision, self.regularization)
 
     def __repr__(self) -> str:
         return f"Packed({self.cell!r}, {self.sizes}, dtype={self.dtype})"
@@ -210,7 +226,7 @@ def pack(
     precision: str | None = None,
     regularization: Regularization = NO_REGULARIZATION,
 ) -> Packed:
-    """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection and dtype are read off them.
+    """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection, dtype are read off them.
 
     Args:
         cell: one of `recurra.cells()`.
@@ -346,7 +362,7 @@ def lstm(
     Peepholes and a projection are used if `params` holds weight_peep_l0, weight_hr_l0. A `Packed` in place of the
     mapping must have been packed for the same cell and constants, else ValueError.
     """
-    names = params.parameters if isinstance(params, Packed) else _mapping(params)
+    names = params.shapes if isinstance(params, Packed) else _mapping(params)
     cell = lstm_cell(coupled, "weight_peep_l0" in names, "weight_hr_l0" in names)
     packed = _packed(cell, params, out, lstm_constants(cell_clip))
     return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
@@ -441,7 +457,7 @@ def _parameter(name: str, value: Any) -> Array:
 
 
 def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[Any]]:
-    """What names and shapes say about the network; whether they all agree is found out by `_copied`."""
+    """What names and shapes say about the network; whether they all agree is found out by `_checked`."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in params:
             raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")
@@ -465,10 +481,10 @@ def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[
     return sizes, float_dtype("weight_ih_l0", weight_ih.dtype)
 
 
-def _copied(
+def _checked(
     params: Mapping[str, Input], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
 ) -> dict[str, Array]:
-    """Read-only copies of exactly the parameters in `shapes`; one ValueError lists everything that does not fit."""
+    """Exactly the parameters in `shapes`, C-contiguous; one ValueError lists everything that does not fit."""
     found, problems = {}, []
     if missing := [name for name in shapes if name not in params]:
         problems.append(f"missing: {_listed(missing)}")
@@ -482,14 +498,7 @@ def _copied(
                 problems.append(str(error))
     if problems:
         raise ValueError("the parameters do not fit:\n  " + "\n  ".join(problems))
-    return {name: _frozen_copy(array) for name, array in found.items()}
-
-
-def _frozen_copy(array: Array) -> Array:
-    """A view of a read-only copy: unlike an array that owns its memory, it cannot be made writeable again."""
-    copy = array.copy()
-    copy.flags.writeable = False
-    return copy.view()
+    return {name: contiguous(array) for name, array in found.items()}
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -135,7 +135,7 @@ class Recurrent:
         spec.constant_values(constants)
         generator = _generator(seed, rng)
         what = f"input_size={sizes.input}, hidden_size={sizes.hidden}, num_layers={sizes.layers}"
-        copies = 2  # plain and packed
+        copies = 2  # initial and packed
         require_memory(what, copies * spec.parameter_count(sizes) * values_dtype.itemsize)
         bound = 1 / math.sqrt(hidden)
         initial = {
@@ -247,7 +247,7 @@ class Recurrent:
 
     def state_dict(self) -> dict[str, Array]:
         """Torch's names to copies of the parameters."""
-        return {name: array.copy() for name, array in self._packed.parameters.items()}
+        return self._packed.parameters
 
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters, by copies of NumPy, torch or other DLPack arrays of the layer's dtype.
@@ -263,11 +263,13 @@ class Recurrent:
     @property
     def parameter_count(self) -> int:
         """Number of values in all parameters."""
-        return sum(array.size for array in self._packed.parameters.values())
+        return sum(map(math.prod, self._packed.shapes.values()))
 
     def __getattr__(self, name: str) -> Array:
-        if not name.startswith("_") and name in self._packed.parameters:
-            return self._packed.parameters[name]
+        if not name.startswith("_") and name in self._packed.shapes:
+            array = self._packed.parameter(name)
+            array.flags.writeable = False  # what is written to a copy would be lost
+            return array.view()  # which, unlike an array that owns its memory, cannot be made writeable again
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -278,7 +280,7 @@ class Recurrent:
         self.__setattr__(name, None)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._packed.parameters]
+        return [*super().__dir__(), *self._packed.shapes]
 
     def __repr__(self) -> str:
         import inspect  # here, because importing recurra is to be quick

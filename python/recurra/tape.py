@@ -103,7 +103,7 @@ class Tape:
         return Gradients(dx, unwrapped(initial), params)
 
     def _new_params(self) -> dict[str, Array]:
-        return {name: np.zeros_like(array) for name, array in self._packed.parameters.items()}
+        return {name: np.zeros(shape, self._packed.dtype) for name, shape in self._packed.shapes.items()}
 
     def _checked_dstate(self, dstate: Any) -> list[Array | None]:
         shapes = self._packed.state_shapes(self._batch)
@@ -120,20 +120,20 @@ class Tape:
         ]
 
     def _checked_into(self, into: Mapping[str, Array], dy: Array | None, final: list[Array | None]) -> dict[str, Array]:
-        parameters = self._packed.parameters
+        shapes = self._packed.shapes
         if not isinstance(into, Mapping):
             raise TypeError(f"into: expected a mapping of names to arrays, got {type(into).__name__}")
-        if set(into) != set(parameters):
-            missing, unexpected = sorted(set(parameters) - set(into)), sorted(set(into) - set(parameters))
+        if set(into) != set(shapes):
+            missing, unexpected = sorted(set(shapes) - set(into)), sorted(set(into) - set(shapes))
             raise ValueError(f"into: expected all parameters' names, missing {missing}, unexpected {unexpected}")
         checked: dict[str, Array] = {}
         names = ["dy", *(f"dstate {name}" for name in self._packed.state_shapes(self._batch))]
         others = {name: array for name, array in zip(names, [dy, *final], strict=True) if array is not None}
-        for name, parameter in parameters.items():
+        for name, shape in shapes.items():
             title = f"into {name}"
             if not isinstance(into[name], np.ndarray):
                 raise TypeError(f"{title}: expected a NumPy array, got {type(into[name]).__name__}")
-            array = check(title, as_array(title, into[name]), self._packed.dtype, parameter.shape)
+            array = check(title, as_array(title, into[name]), self._packed.dtype, shape)
             if not (array.flags.writeable and array.flags.c_contiguous and array.flags.aligned):
                 raise ValueError(f"{title}: expected a writeable C-contiguous array")
             check_distinct(array, others, title)

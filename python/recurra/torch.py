@@ -110,7 +110,7 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         for name, shape in shapes.items():
             self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self._names = list(shapes)
-        self._packs: dict[int, functional.Packed] = {}
+        self._packs: dict[int, tuple[dict[str, Array], functional.Packed]] = {}  # and what they were made of
         self._number = _torch_ops.register(self)
         self.reset_parameters()
 
@@ -227,15 +227,16 @@ class _Layers(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         names = self._names[: len(tensors)]  # the only layer's are those of the lowest
         params = {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
         rates = CELLS[self._cell].regularization(0.0, self.recurrent_dropout, self.zoneout)
-        found = self._packs.get(layer)
+        kept, found = self._packs.get(layer, ({}, None))
         if found is not None and found.regularization != rates:
             found = None
-        if found is None or not all(_same_bits(array, found.parameters[name]) for name, array in params.items()):
-            if found is None or found.dtype != params[names[0]].dtype:
-                found = functional.pack(self._cell, params, self._constants, None, rates)
+        if found is None or not all(_same_bits(array, kept[name]) for name, array in params.items()):
+            kept = {name: array.copy() for name, array in params.items()}
+            if found is None or found.dtype != kept[names[0]].dtype:
+                found = functional.pack(self._cell, kept, self._constants, None, rates)
             else:  # which keeps the workspace
-                found = found.with_parameters(params)
-            self._packs[layer] = found
+                found = found.with_parameters(kept)
+            self._packs[layer] = kept, found
         return found
 
     def _check_input(self, x: Tensor, packed: bool) -> tuple[int, ...]:
