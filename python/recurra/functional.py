@@ -468,13 +468,14 @@ def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[
     hidden = weight_ih.shape[0] // gates
     if weight_hh.ndim != 2 or not weight_hh.size:
         raise ValueError(f"weight_hh_l0: expected a matrix, got shape {list(weight_hh.shape)}")
-    known = {name for name, *_ in cell.params}
-    numbers = (name.removesuffix("_reverse").rpartition("_l") for name in map(str, params))
+    layers = 1
+    while f"weight_ih_l{layers}" in params or f"weight_hh_l{layers}" in params:
+        layers += 1
     sizes = Sizes(
         input=weight_ih.shape[1],
         hidden=hidden,
         output=weight_hh.shape[1] if cell.projected else hidden,
-        layers=len({number for stem, _, number in numbers if stem in known and number.isdecimal()}),
+        layers=layers,
         directions=2 if "weight_ih_l0_reverse" in params else 1,
         bias=any(f"{name}_l0" in params for name, *_, is_bias in cell.params if is_bias),
     )
