@@ -27,9 +27,9 @@ T* aligned(void* memory, size_t alignment) {
 
 }  // namespace
 
-// Both ways give memory that is known to be zero; an aligned allocation would have to be cleared.
+// mmap and calloc give memory that is known to be zero; an aligned allocation would have to be cleared.
 template <class T>
-Buffer<T>::Buffer(size_t count) : size_(count) {
+Buffer<T>::Buffer(size_t count, bool zeroed) : size_(count) {
   if (count > (SIZE_MAX - kHugePage) / sizeof(T)) throw std::bad_alloc();
   const size_t bytes = count * sizeof(T);
 #if defined(__linux__)
@@ -44,7 +44,7 @@ Buffer<T>::Buffer(size_t count) : size_(count) {
     return;
   }
 #endif
-  memory_.reset(std::calloc(bytes + kCacheLine, 1));
+  memory_.reset(zeroed ? std::calloc(bytes + kCacheLine, 1) : std::malloc(bytes + kCacheLine));
   if (!memory_) throw std::bad_alloc();
   data_ = aligned<T>(memory_.get(), kCacheLine);
 }
@@ -164,11 +164,15 @@ void Model<T>::lay_out(PackedLayer<T>& packed, int layer) const {
     source = phase.units;
   }
 
-  packed.weights = Buffer<T>(size_t(total));
+  packed.weights = Buffer<T>(size_t(total), false);
   T* at = packed.weights.data();
   for (PackedPhase<T>& phase : packed.phases) {
+    const Tiles<T>& tiles = phase.tiles;
     phase.tiles.base = at;
-    at += phase.tiles.size * phase.tile_count;
+    for (int left = phase.tile_count; left; --left, at += tiles.size) {  // packing adds biases, and leaves out what is no unit
+      const bool part = left == 1 && tiles.units % lanes;
+      std::fill_n(at, part ? tiles.size : tiles.input_at, T(0));
+    }
   }
 }
 

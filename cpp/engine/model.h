@@ -48,13 +48,13 @@ void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
     std::memcpy(to.at(row, at), from + at, size_t(std::min<int64_t>(to.width, size - at)) * sizeof(T));
 }
 
-// Zeroed memory, aligned to cache lines and, from 2 MB on, to huge pages, which it asks for: a step of LSTM H = 1024 takes two
-// thirds of the time (bench/NOTES.md).
+// Memory aligned to cache lines and, from 2 MB on, to huge pages, which it asks for: a step of LSTM H = 1024 takes two thirds
+// of the time (bench/NOTES.md). Zeroed unless the caller says that he will.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t count);
+  explicit Buffer(size_t count, bool zeroed = true);
   T* data() const { return data_; }
   size_t size() const { return size_; }
 
