@@ -102,6 +102,7 @@ void Session<T>::deal(int64_t batch) {
   const int64_t before_rows = chunk_ > 1 ? batch * chunk_ : 0;
   reduced_stride_ = reduced_bytes(c.precision, std::max(c.input_size, std::max(output_width, c.hidden_size)));
   lanes_.resize(m.layers.size());
+  calls_.resize(size_t(workers_));
 
   for (const bool counting : {true, false}) {
     Dealer deal{counting ? nullptr : memory_.data()};
@@ -166,8 +167,21 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         const size_t lane = size_t(layer * c.directions + d);
         const Masked masked = {every(masked_.mask, ptrdiff_t(worker) * rows_, 1),
                                every(masked_.h, ptrdiff_t(worker) * rows_, 1)};
-        const Pass pass = {&m.layers[lane],    lane,   &scratch_[d], in,   out,        d == 1,        first, offsets,
-                           reduced_of(worker), masked, plan.order,   rank, group.size, &group.barrier};
+        const Pass pass = {&m.layers[lane],
+                           lane,
+                           &scratch_[d],
+                           in,
+                           out,
+                           d == 1,
+                           first,
+                           offsets,
+                           reduced_of(worker),
+                           masked,
+                           calls_[size_t(worker)].phase,
+                           plan.order,
+                           rank,
+                           group.size,
+                           &group.barrier};
         run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
         if (!last && noise_.drops_between()) drop_between(pass, plan, steps);
       }
@@ -191,6 +205,7 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
     pass.offsets.x[r] = (x_order ? x_order[r] : r) * pass.x.row_stride + start * pass.x.step_stride;
     pass.offsets.y[r] = (y_order ? y_order[r] : r) * pass.y.row_stride + start * pass.y.step_stride;
   }
+  prepare(pass);
   int rows = plan.rows;
   for (int64_t from = 0; from < steps; from += chunk_) {
     const int64_t to = std::min(steps, from + chunk_);
@@ -234,6 +249,21 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
   }
 }
 
+// What is the same in all steps of a pass.
+template <class T>
+void Session<T>::prepare(const Pass& pass) const {
+  for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
+    const PackedPhase<T>& phase = pass.layer->phases[p];
+    PhaseCall<T>& call = pass.calls[p];
+    call.tiles = phase.tiles;
+    call.tile_begin = pass.begin(phase.tile_count);
+    call.tile_end = pass.end(phase.tile_count);
+    call.kept = pass.scratch->kept;
+    call.padded = hidden_;
+    call.constants = model_->constants.data();
+  }
+}
+
 template <class T>
 void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const {
   const Scratch& scratch = *pass.scratch;
@@ -241,25 +271,22 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
   const Panel<T> phase_result = this->phase_result(pass, pass.first + step);
   const int64_t place = pass.reverse ? -step : step;
   const size_t last = pass.layer->phases.size() - 1;
-  PhaseCall<T> call;
-  call.backwards = (parity_ ^ int(pass.first + step)) & 1;
-  call.rows = rows;
   const Reduced& reduced = pass.reduced;
+  Operand<T> x;
   if (before_row < 0)
-    call.x = operand({pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows, pass.layer->phases[0].tiles.input_size,
-                     false, reduced.x, reduced.x_scale);
-  call.h = {now.h.base, pass.offsets.own};
-  call.states = {now.states.base, now.states.stride};
-  call.new_states = next.states;
-  call.saved = saved(pass.lane, pass.first + step);
-  call.kept = scratch.kept;
-  call.padded = hidden_;
-  call.constants = model_->constants.data();
+    x = operand({pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows, pass.layer->phases[0].tiles.input_size, false,
+                reduced.x, reduced.x_scale);
+  const Panel<T> saved = this->saved(pass.lane, pass.first + step);
   for (size_t p = 0; p <= last; ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
-    call.tiles = phase.tiles;
-    call.tile_begin = pass.begin(phase.tile_count);
-    call.tile_end = pass.end(phase.tile_count);
+    PhaseCall<T>& call = pass.calls[p];
+    call.backwards = (parity_ ^ int(pass.first + step)) & 1;
+    call.rows = rows;
+    call.x = x;
+    call.h = {now.h.base, pass.offsets.own};
+    call.states = {now.states.base, now.states.stride};
+    call.new_states = next.states;
+    call.saved = saved;
     const Rows<const T> source = p                          ? Rows<const T>{phase_result.base, pass.offsets.result}
                                  : noise_.drops_recurrent() ? masked(pass, now.h, rows)
                                                             : Rows<const T>{now.h.base, pass.offsets.own};
@@ -271,7 +298,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
       call.before = {scratch.before[p][before_row], scratch.before[p].stride};
     else
       call.before = {};
-    if (p == last) call.y = {pass.y.data + place * pass.y.step_stride, pass.offsets.y};
+    call.y = p < last ? Rows<T>() : Rows<T>{pass.y.data + place * pass.y.step_stride, pass.offsets.y};
     if (p == 0 && noise_.zones_out(1)) keep_old_states(pass, call);
     phase.run(call);
     if (noise_.zones_out(0) || noise_.zones_out(1)) zone_out(pass, call, now, pass.first + step, p);
