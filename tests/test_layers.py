@@ -213,6 +213,44 @@ def test_parameters_are_read_only_attributes(cell: str) -> None:
         layer.weight_ih_l2  # noqa: B018
 
 
+@ALL_CELLS
+@pytest.mark.parametrize("batch_first", (False, True))
+@pytest.mark.parametrize("directions", (1, 2))
+def test_plain_arrays_take_a_shortcut_to_the_same_result(cell: str, batch_first: bool, directions: int) -> None:
+    proj = 2 if CELLS[cell].projected else 0
+    problem = Problem(cell, 3, 5, 4, 2, proj, 2, directions, dtype="float64")
+    layer, x = problem.layer(batch_first=batch_first), problem.x()
+    x = np.ascontiguousarray(x.swapaxes(0, 1)) if batch_first else x
+    for given in (x, x[0]):
+        strided = np.repeat(given, 2, axis=-1)[..., ::2]
+        wanted = copies(layer(strided))  # which goes the long way
+        outs = (None, np.full_like(wanted[0], np.nan))
+        for out in outs:
+            y, final = layer._packed.network.call(given, out, batch_first)
+            assert out is None or y is out
+            assert isinstance(final, tuple) == isinstance(layer(strided)[1], tuple)
+            assert_same_bits((y, final), wanted)
+            assert all(array.flags.owndata and array.flags.c_contiguous for array in (y, *states(final)))
+        read_only = np.zeros_like(wanted[0])
+        read_only.flags.writeable = False
+        for bad_x, bad_out in (
+            (strided, None),
+            (given.astype("float32"), None),
+            (given[None, None], None),
+            (given[..., :2], None),
+            (given[:0], None),
+            (given, read_only),
+            (given, wanted[0][..., :1]),
+            (given, wanted[0].astype("float32")),
+            (given, [1.0]),
+        ):
+            assert layer._packed.network.call(bad_x, bad_out, batch_first) is None
+    square = recurra.GRU(3, 3, seed=0)
+    memory = np.ones((5, 2, 3), "float32")
+    assert square._packed.network.call(memory[:4], memory[1:], False) is None
+    assert (memory == 1).all()
+
+
 def test_a_seed_decides_the_parameters_and_rng_is_drawn_from() -> None:
     assert same_parameters(recurra.LSTM(3, 5, seed=1), recurra.LSTM(3, 5, seed=1))
     assert not same_parameters(recurra.LSTM(3, 5, seed=1), recurra.LSTM(3, 5, seed=2))

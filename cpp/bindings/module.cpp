@@ -1,27 +1,19 @@
-// The Python module. It turns arrays into views and nothing else: recurra/_arrays.py has checked and normalised them already.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+// The Python module. It turns arrays into views and nothing else: recurra/_arrays.py has checked and normalised them already,
+// but for plain ones, which steps and calls take as they are or leave to it.
 #include <pybind11/stl.h>
 
-#include <array>
-#include <optional>
 #include <variant>
 
-#include "recurra/recurra.h"
-
-namespace py = pybind11;
+#include "arrays.h"
 
 namespace {
 
+using namespace recurra::bindings;
 using recurra::Network;
 using recurra::NetworkConfig;
 using recurra::Sequence;
 using recurra::Stream;
 using recurra::Tape;
-
-using Arrays = std::vector<py::array>;
-using OptionalArray = std::optional<py::array>;
-using Int64Array = py::array_t<int64_t>;
 
 // Below this many multiply-adds (some 10 microseconds) releasing the GIL can only add latency: taking it back may have to wait
 // for another thread's switch interval.
@@ -34,41 +26,6 @@ void without_gil_if(bool worth, Work&& work) {
   work();
 }
 
-template <class T>
-T* data(const py::array& array) {
-  return static_cast<T*>(const_cast<void*>(array.data()));
-}
-
-template <class T>
-Sequence<T> sequence(const py::array& array) {
-  const auto stride = [&](int axis) { return array.strides(axis) / ptrdiff_t(sizeof(T)); };
-  return {data<T>(array), array.shape(0), array.shape(1), stride(0), stride(1)};
-}
-
-template <class T>
-Sequence<const T> input(const py::array& array) {
-  const Sequence<T> s = sequence<T>(array);
-  return {s.data, s.steps, s.rows, s.step_stride, s.row_stride};
-}
-
-template <class T>
-std::vector<T*> pointers(const Arrays& arrays) {
-  std::vector<T*> all;
-  for (const py::array& a : arrays) all.push_back(data<T>(a));
-  return all;
-}
-
-// Parameters by layer and direction; null for those that are None.
-template <class T>
-std::vector<std::vector<T*>> nested(const std::vector<std::vector<OptionalArray>>& params) {
-  std::vector<std::vector<T*>> all;
-  for (const auto& layer : params) {
-    all.emplace_back();
-    for (const OptionalArray& array : layer) all.back().push_back(array ? data<T>(*array) : nullptr);
-  }
-  return all;
-}
-
 // ---- streams
 
 template <class T>
@@ -77,27 +34,16 @@ class FastStream {
   FastStream(const Network<T>& network, int64_t batch, bool unbatched, int threads)
       : stream_(network, batch, threads),
         dtype_(py::dtype::of<T>()),
-        dims_(unbatched ? 1 : 2),
-        batch_(batch),
-        input_(network.config().input_size),
-        output_(network.config().output_size),
+        input_(row_or_rows(batch, network.config().input_size, unbatched)),
+        output_(row_or_rows(batch, network.config().output_size, unbatched)),
         multiplications_(network.multiplications_per_step() * double(batch)) {}
 
   // None, and nothing done, unless the arrays are exactly what a step can use as they are.
   py::object step(py::handle x, py::handle out) {
-    const T* from = plain(x, input_, false);
+    const T* from = plain<T>(x, dtype_, input_, false);
     if (!from) return py::none();
-    py::object result;
-    T* to = nullptr;
-    if (out.is_none()) {
-      result = new_output();
-      to = static_cast<T*>(static_cast<void*>(py::detail::array_proxy(result.ptr())->data));
-    } else {
-      to = plain(out, output_, true);
-      if (!to || overlap(from, batch_ * input_, to, batch_ * output_)) return py::none();
-      result = py::reinterpret_borrow<py::object>(out);
-    }
-    without_gil_if(multiplications_ > kWorthReleasing, [&] { stream_.step(from, to); });
+    auto [result, to] = output_array<T>(out, dtype_, output_, from, count_of(input_));
+    if (to) without_gil_if(multiplications_ > kWorthReleasing, [&, to = to] { stream_.step(from, to); });
     return result;
   }
 
@@ -117,36 +63,13 @@ class FastStream {
   }
 
  private:
-  // The data of a native, aligned, C-contiguous ndarray of our dtype and of shape [size] or [batch, size], else null.
-  T* plain(py::handle object, int64_t size, bool to_write) const {
-    using namespace py::detail;
-    if (Py_TYPE(object.ptr()) != reinterpret_cast<PyTypeObject*>(npy_api::get().PyArray_Type_)) return nullptr;
-    const PyArray_Proxy* array = array_proxy(object.ptr());
-    const int needed =
-        npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ | (to_write ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
-    if (array->descr != dtype_.ptr() || (array->flags & needed) != needed || array->nd != dims_) return nullptr;
-    if (array->dimensions[dims_ - 1] != size || (dims_ == 2 && array->dimensions[0] != batch_)) return nullptr;
-    return static_cast<T*>(static_cast<void*>(array->data));
-  }
-
-  py::object new_output() const {
-    const auto& api = py::detail::npy_api::get();
-    const Py_intptr_t shape[] = {Py_intptr_t(batch_), Py_intptr_t(output_)};
-    PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype_.inc_ref().ptr(), dims_, shape + 2 - dims_, nullptr,
-                                                nullptr, 0, nullptr);
-    if (!array) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(array);
-  }
-
-  static bool overlap(const T* a, int64_t a_size, const T* b, int64_t b_size) {
-    const std::less<const T*> before;
-    return before(a, b + b_size) && before(b, a + a_size);
+  static Shape row_or_rows(int64_t batch, int64_t size, bool unbatched) {
+    return unbatched ? Shape{1, {Py_intptr_t(size)}} : Shape{2, {Py_intptr_t(batch), Py_intptr_t(size)}};
   }
 
   Stream<T> stream_;
   py::dtype dtype_;
-  int dims_;
-  int64_t batch_, input_, output_;
+  Shape input_, output_;
   double multiplications_;
 };
 
@@ -253,12 +176,17 @@ class PyNetwork {
  public:
   PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
             const std::optional<PyNetwork>& former)
-      : network_(dtype == "float64" ? AnyNetwork(made<double>(config, params, former))
+      : dtype_(dtype),
+        network_(dtype == "float64" ? AnyNetwork(made<double>(config, params, former))
                                     : AnyNetwork(made<float>(config, params, former))) {}
 
   void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
                const py::array& out, const Arrays& hn) const {
     std::visit([&](const auto& network) { run(network, x, h0, lengths, out, hn); }, network_);
+  }
+
+  py::object call(py::handle x, py::handle out, bool batch_first) const {
+    return std::visit([&](const auto& network) { return called(network, dtype_, x, out, batch_first); }, network_);
   }
 
   PyTape record(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
@@ -325,6 +253,45 @@ class PyNetwork {
     return {tape, x};
   }
 
+  // From zero states. Python asks before it makes arrays that may be too large for the machine.
+  template <class T>
+  static py::object called(const Network<T>& network, const py::dtype& dtype, py::handle x, py::handle out, bool batch_first) {
+    constexpr double kSmall = 1 << 28;
+    const NetworkConfig& c = network.config();
+    const Py_intptr_t size = c.input_size, width = c.directions * c.output_size, lanes = c.layers * c.directions;
+    bool batched = true;
+    const T* from = plain<T>(x, dtype, {3, {-1, -1, size}}, false);
+    if (!from) {
+      batched = false;
+      from = plain<T>(x, dtype, {2, {-1, size}}, false);
+    }
+    if (!from) return py::none();
+    Shape shape = shape_of(x);
+    const int64_t count = count_of(shape);
+    if (!count || double(count) / double(size) * double(std::max(width, lanes * c.hidden_size)) > kSmall) return py::none();
+    const Py_intptr_t steps = shape.size[batched && batch_first], rows = batched ? shape.size[!batch_first] : 1;
+    shape.size[size_t(shape.dims - 1)] = width;
+    const auto [y, to] = output_array<T>(out, dtype, shape, from, count);
+    if (!to) return py::none();
+    py::list states;
+    std::vector<T*> final_states;
+    for (const auto& [name, dim] : network.cell().states) {
+      const Py_intptr_t values = dim == "hidden" ? c.hidden_size : c.output_size;
+      const auto [state, data] = new_array<T>(dtype, batched ? Shape{3, {lanes, rows, values}} : Shape{2, {lanes, values}});
+      states.append(state);
+      final_states.push_back(data);
+    }
+    const auto view = [&](auto* data, Py_intptr_t values) {
+      return batch_first ? Sequence<std::remove_pointer_t<decltype(data)>>{data, steps, rows, values, steps * values}
+                         : Sequence<std::remove_pointer_t<decltype(data)>>{data, steps, rows, rows * values, values};
+    };
+    const double work = network.multiplications_per_step() * double(steps) * double(rows);
+    without_gil_if(work > kWorthReleasing,
+                   [&, to = to] { network.forward(view(from, size), nullptr, nullptr, view(to, width), final_states.data()); });
+    return py::make_tuple(y, states.size() == 1 ? py::object(states[0]) : py::tuple(states));
+  }
+
+  py::dtype dtype_;
   AnyNetwork network_;
 };
 
@@ -469,6 +436,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")
+      .def("call", &PyNetwork::call, py::arg("x"), py::arg("out"), py::arg("batch_first"),
+           "(output, final state) from a zero state; None, and nothing done, if the arrays are not plain enough to use as they "
+           "are.")
       .def("record", &PyNetwork::record, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            py::arg("recompute"), py::arg("seed"), "As forward, and returns a tape.")
       .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"))

@@ -66,6 +66,10 @@ class Network:
         """
         params[layer * directions + direction] in the order of the cell's table, None for an absent bias.
         """
+    def call(self, x: typing.Any, out: typing.Any, batch_first: bool) -> typing.Any:
+        """
+        (output, final state) from a zero state; None, and nothing done, if the arrays are not plain enough to use as they are.
+        """
     def forward(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray]) -> None:
         """
         Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].
