@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -10,8 +11,10 @@
 #include <sys/mman.h>
 #endif
 
+#include "../cpu/team.h"
 #include "pack.h"
 #include "transpose.h"
+#include "worth.h"
 
 namespace recurra {
 namespace detail {
@@ -84,6 +87,11 @@ void SpareMemory::give(Buffer<char> block) {
 namespace {
 
 template <class T>
+bool all_finite(const T* values, int64_t count) {
+  return std::all_of(values, values + count, [](T value) { return std::isfinite(value); });
+}
+
+template <class T>
 class Parameters {
  public:
   Parameters(const Spec& spec, const std::vector<const T*>& params) : spec_(spec), params_(params) {
@@ -119,10 +127,9 @@ Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>
   if (int(params.size()) != config.layers * config.directions)
     throw std::invalid_argument("params: expected one list per layer and direction");
   layers.resize(params.size());
-  const Environment environment(*backend);  // packing adds biases, and the caller may round otherwise
   for (size_t i = 0; i < params.size(); ++i) {
     lay_out(layers[i], int(i) / config.directions);
-    pack(layers[i], params[i]);
+    pack(layers[i], int(i) / config.directions, params[i]);
   }
 }
 
@@ -176,16 +183,17 @@ void Model<T>::lay_out(PackedLayer<T>& packed, int layer) const {
   }
 }
 
-// Every product of every tile: use(tile, where in it, precision, product, columns, units).
+// Every product of every parts-th tile: use(tile, where in it, precision, product, columns, units).
 template <class T>
 template <class Use>
-void Model<T>::each_product(const PackedLayer<T>& packed, const Use& use) const {
+void Model<T>::each_product(const PackedLayer<T>& packed, int part, int parts, const Use& use) const {
   T* tile = packed.weights.data();
   for (int p = 0; p < spec->phases.size; ++p) {
     const Phase& phase = spec->phases[p];
     const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
     const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
     for (int t = 0; t < packed.phases[size_t(p)].tile_count; ++t, tile += tiles.size) {
+      if (t % parts != part) continue;
       const TileUnits units = {tiles.units, int64_t(t) * lanes, lanes};
       use(tile, tile + phase.chains * lanes, Precision::full, vectors, 1, units);
       use(tile, tile + tiles.input_at, config.precision, phase.input, tiles.input_size, units);
@@ -195,18 +203,26 @@ void Model<T>::each_product(const PackedLayer<T>& packed, const Use& use) const 
 }
 
 template <class T>
-void Model<T>::pack(PackedLayer<T>& packed, const std::vector<const T*>& given) const {
+void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& given) const {
   const Parameters<T> params(*spec, given);
-  each_product(packed,
-               [&](T* tile, T* at, Precision precision, const Product& product, int64_t columns, const TileUnits& units) {
-                 add_bias(tile, params.find(product.bias), product, units);
-                 pack_product(precision, at, params.find(product.weight), product, columns, units);
-               });
   packed.biases.resize(given.size());
   for (size_t i = 0; i < given.size(); ++i) {
     const Param& param = spec->params[int(i)];
-    if (param.is_bias && given[i]) packed.biases[i].assign(given[i], given[i] + param.blocks * width(param.rows, 0));
+    const int64_t count = param.blocks * width(param.rows, layer) * width(param.cols, layer);
+    if (param.is_bias && given[i]) packed.biases[i].assign(given[i], given[i] + count);
+    if (config.precision == Precision::int8 && param.cols != Dim::one && !all_finite(given[i], count))
+      throw std::invalid_argument(std::string(param.name) + ": expected finite values for int8");
   }
+  TeamLease team(int64_t(packed.weights.size()) < kWorthPacking ? 1 : num_threads());
+  auto job = [&](int part) {
+    const Environment environment(*backend);  // biases are added, and the caller may round otherwise
+    each_product(packed, part, team.size(),
+                 [&](T* tile, T* at, Precision precision, const Product& product, int64_t columns, const TileUnits& units) {
+                   add_bias(tile, params.find(product.bias), product, units);
+                   pack_product(precision, at, params.find(product.weight), product, columns, units);
+                 });
+  };
+  team.run(job);
 }
 
 template <class T>
@@ -217,7 +233,7 @@ void Model<T>::get_parameter(size_t layer, int number, T* out) const {
     std::copy(packed.biases[size_t(number)].begin(), packed.biases[size_t(number)].end(), out);
     return;
   }
-  each_product(packed,
+  each_product(packed, 0, 1,
                [&](T*, const T* at, Precision precision, const Product& product, int64_t columns, const TileUnits& units) {
                  if (!product.weight || std::strcmp(product.weight, param.name) != 0) return;
                  if (precision != Precision::full)

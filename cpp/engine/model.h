@@ -139,9 +139,9 @@ struct Model {
 
  private:
   void lay_out(PackedLayer<T>& packed, int layer) const;
-  void pack(PackedLayer<T>& packed, const std::vector<const T*>& params) const;
+  void pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& params) const;
   template <class Use>
-  void each_product(const PackedLayer<T>& packed, const Use& use) const;
+  void each_product(const PackedLayer<T>& packed, int part, int parts, const Use& use) const;
   TransposedLayer<T> transpose(const PackedLayer<T>& packed) const;
 
   mutable std::atomic<const std::vector<TransposedLayer<T>>*> transposed_{nullptr};  // owned

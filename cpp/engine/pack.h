@@ -20,7 +20,7 @@ struct TileUnits {
   int64_t valid() const { return units - first < lanes ? units - first : lanes; }
 };
 
-// The product's gate blocks of `weight` [blocks * units, columns]. Reduced precision wants T = float.
+// The product's gate blocks of `weight` [blocks * units, columns]. Reduced precision wants T = float; int8, finite numbers.
 template <class T>
 void pack_product(Precision precision, T* out, const T* weight, const Product& product, int64_t columns, const TileUnits& tile);
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core
@@ -62,20 +64,13 @@ class Cell(NamedTuple):
             if sizes.bias or not is_bias
         }
 
-    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    def shapes(self, sizes: Sizes) -> Mapping[str, tuple[int, ...]]:
         """Every parameter's full name and shape, in torch's order."""
-        return {
-            f"{name}_l{layer}{suffix}": shape
-            for layer in range(sizes.layers)
-            for suffix in sizes.suffixes
-            for name, shape in self.layer_shapes(sizes, layer).items()
-        }
+        return _shapes(self.name, sizes)
 
-    def place(self, name: str, sizes: Sizes) -> tuple[int, int]:
-        """Where the core finds the parameter of this full name: its layer and direction, and its place in `params`."""
-        stem, _, layer = name.removesuffix("_reverse").rpartition("_l")
-        index = int(layer) * sizes.directions + name.endswith("_reverse")
-        return index, [param for param, *_ in self.params].index(stem)
+    def names(self, sizes: Sizes) -> tuple[tuple[str, ...], ...]:
+        """Full names as the core counts them: for each layer and direction those of `params`, absent biases too."""
+        return _names(self.name, sizes)
 
     def parameter_count(self, sizes: Sizes) -> int:
         """Number of parameter values, in constant time however absurd the sizes."""
@@ -102,6 +97,28 @@ class Cell(NamedTuple):
         else:
             raise ValueError(f"zoneout: expected a number for cell {self.name!r}, got {zoneout!r}")
         return Regularization(chance("dropout", dropout), chance("recurrent_dropout", recurrent_dropout), *rates)
+
+
+# Kept, because a training loop asks at every step.
+@lru_cache(maxsize=64)
+def _shapes(cell: str, sizes: Sizes) -> Mapping[str, tuple[int, ...]]:
+    return MappingProxyType(
+        {
+            f"{name}_l{layer}{suffix}": shape
+            for layer in range(sizes.layers)
+            for suffix in sizes.suffixes
+            for name, shape in CELLS[cell].layer_shapes(sizes, layer).items()
+        }
+    )
+
+
+@lru_cache(maxsize=64)
+def _names(cell: str, sizes: Sizes) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        tuple(f"{name}_l{layer}{suffix}" for name, *_ in CELLS[cell].params)
+        for layer in range(sizes.layers)
+        for suffix in sizes.suffixes
+    )
 
 
 CELLS: dict[str, Cell] = {name: Cell(name=name, **line) for name, line in _core.cells().items()}

@@ -122,7 +122,7 @@ class Packed:
             sizes.output,
             sizes.layers,
             sizes.directions,
-            _by_layer(cell, sizes, parameters),
+            [[parameters.get(name) for name in names] for names in cell.names(sizes)],
             list(values.values()),
             precision or "full",
             list(regularization),
@@ -136,7 +136,7 @@ class Packed:
             "constants": MappingProxyType(values),
             "precision": precision,
             "regularization": regularization,
-            "shapes": MappingProxyType(shapes),
+            "shapes": shapes,
             "network": network,
             "_unrounded": {name: array.copy() for name, array in parameters.items()} if precision else {},
         }
@@ -153,7 +153,9 @@ class Packed:
         if self.precision:
             return self._unrounded[name].copy()
         array = np.empty(self.shapes[name], self.dtype)
-        self.network.get_parameter(*self._cell.place(name, self.sizes), array)
+        for layer, names in enumerate(self._cell.names(self.sizes)):
+            if name in names:
+                self.network.get_parameter(layer, names.index(name), array)
         return array
 
     @property
@@ -174,7 +176,7 @@ class Packed:
 
     def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
         """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
-        return _by_layer(self._cell, self.sizes, arrays)
+        return [[arrays.get(name) for name in names] for names in self._cell.names(self.sizes)]
 
     def values_a_step(self, recompute: bool) -> int:
         """About what a tape holds of each row and step."""
@@ -424,16 +426,8 @@ def _packed(
         return params
     packed = pack(cell, params, constants)
     if isinstance(out, np.ndarray):
-        check_distinct(out, {name: _parameter(name, value) for name, value in params.items()})
+        check_distinct(out, {name: as_array(name, _detached(value)) for name, value in params.items()})
     return packed
-
-
-def _by_layer(cell: Cell, sizes: Sizes, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
-    return [
-        [arrays.get(f"{name}_l{layer}{suffix}") for name, *_ in cell.params]
-        for layer in range(sizes.layers)
-        for suffix in sizes.suffixes
-    ]
 
 
 def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> None:
@@ -453,11 +447,9 @@ def _mapping(params: object) -> Mapping[str, Any]:
     return params
 
 
-def _parameter(name: str, value: Any) -> Array:
-    """A parameter's array. Those of torch modules require grad, which inference may ignore."""
-    if type(value) is not np.ndarray and hasattr(value, "detach"):
-        value = value.detach()
-    return as_array(name, value)
+def _detached(value: Any) -> Any:
+    """A parameter without its history: those of torch modules require grad, which inference may ignore."""
+    return value.detach() if type(value) is not np.ndarray and hasattr(value, "detach") else value
 
 
 def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[Any]]:
@@ -465,7 +457,7 @@ def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in params:
             raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")
-    weight_ih, weight_hh = (_parameter(name, params[name]) for name in ("weight_ih_l0", "weight_hh_l0"))
+    weight_ih, weight_hh = (as_array(name, _detached(params[name])) for name in ("weight_ih_l0", "weight_hh_l0"))
     gates = len(cell.gates)
     if weight_ih.ndim != 2 or not weight_ih.size or weight_ih.shape[0] % gates:
         raise ValueError(f"weight_ih_l0: expected shape [{gates}*H, I] for {cell.name!r}, got {list(weight_ih.shape)}")
@@ -498,7 +490,7 @@ def _checked(
     for name, shape in shapes.items():
         if name in params:
             try:
-                found[name] = check(name, _parameter(name, params[name]), dtype, shape)
+                found[name] = check(name, _detached(params[name]), dtype, shape)
             except (TypeError, ValueError) as error:
                 problems.append(str(error))
     if problems:
