@@ -144,7 +144,7 @@ def any_bits(cell: str, dtype: str, inputs: int, hidden: int, proj: int, bias: b
 @ALL_CELLS
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize(
-    ("inputs", "hidden", "proj", "bias"), [(1, 2, 1, True), (7, 17, 3, False), (141, 48, 16, True)]
+    ("inputs", "hidden", "proj", "bias"), [(1, 2, 1, True), (7, 17, 3, False), (1201, 203, 16, True)]
 )
 def test_parameters_come_back_from_the_packed_weights(
     cell: str, dtype: str, inputs: int, hidden: int, proj: int, bias: bool
