@@ -58,9 +58,16 @@ struct Result {
 template <class T>
 class Trial {
  public:
-  Trial(const CellInfo& cell, int directions, bool with_lengths, recurra::Precision precision)
+  Trial(const CellInfo& cell, int directions, bool with_lengths, recurra::Precision precision, int most_inputs = 40)
       : cell_(cell),
-        config_{cell.name, random_int(1, 40), random_int(2, 70), 0, random_int(1, 3), directions, {}, recurra::Precision::full,
+        config_{cell.name,
+                random_int(most_inputs - 39, most_inputs),
+                random_int(2, 70),
+                0,
+                random_int(1, 3),
+                directions,
+                {},
+                recurra::Precision::full,
                 {}},
         steps_(random_int(1, 80)),
         rows_(random_int(1, 40)) {
@@ -75,11 +82,12 @@ class Trial {
 
   // The hash of all outputs and final states; 0 when any two runs differ.
   uint64_t run() {
-    const Network<T> network = make();
+    make_params();
     recurra::set_num_threads(1);
+    const Network<T> network(config_, params_);
     const Result<T> whole = forward(network);
     recurra::set_num_threads(64);
-    bool good = forward(network) == whole;
+    bool good = forward(network) == whole && gives_params_back(network) && forward({config_, params_}) == whole;
     Result<T> others[3];
     std::vector<std::thread> threads;
     for (Result<T>& other : others) threads.emplace_back([&] { other = forward(network); });
@@ -148,15 +156,23 @@ class Trial {
     return p.blocks * width(p.rows) * (upper ? config_.directions * config_.output_size : width(p.cols));
   }
 
-  Network<T> make() const {
-    std::vector<std::vector<T>> storage;
-    std::vector<std::vector<const T*>> params{size_t(lanes())};
+  void make_params() {
+    params_.resize(size_t(lanes()));
     for (int lane = 0; lane < lanes(); ++lane)
       for (const auto& p : cell_.params) {
-        storage.push_back(random_values<T>(size_t(count(p, lane))));
-        params[size_t(lane)].push_back(storage.back().data());
+        storage_.push_back(random_values<T>(size_t(count(p, lane))));
+        params_[size_t(lane)].push_back(storage_.back().data());
       }
-    return Network<T>(config_, params);
+  }
+
+  bool gives_params_back(const Network<T>& network) const {
+    for (int lane = 0; config_.precision == recurra::Precision::full && lane < lanes(); ++lane)
+      for (size_t i = 0; i < cell_.params.size(); ++i) {
+        std::vector<T> again(size_t(count(cell_.params[i], lane)));
+        network.get_parameter(size_t(lane), int(i), again.data());
+        if (std::memcmp(again.data(), params_[size_t(lane)][i], again.size() * sizeof(T))) return false;
+      }
+    return true;
   }
 
   Result<T> empty_result() const {
@@ -199,7 +215,8 @@ class Trial {
   NetworkConfig config_;
   int steps_, rows_;
   std::vector<T> x_;
-  std::vector<std::vector<T>> initial_;
+  std::vector<std::vector<T>> initial_, storage_;
+  std::vector<std::vector<const T*>> params_;
   std::vector<int64_t> lengths_;
 };
 
@@ -223,6 +240,9 @@ int main(int argc, char**) {
           count(Trial<float>(cell, directions, lengths, precision).run());
         count(Trial<double>(cell, directions, lengths, recurra::Precision::full).run());
       }
+  // Large enough to be packed on several threads.
+  for (const auto precision : {recurra::Precision::full, recurra::Precision::bfloat16, recurra::Precision::int8})
+    count(Trial<float>(recurra::cells().back(), 1, false, precision, 6000).run());
   std::printf("%s: %d trials, %d failed, hash %016llx\n", recurra::isa().c_str(), trials, failed, (unsigned long long)sum);
   return failed ? 1 : 0;
 }
