@@ -248,7 +248,17 @@ def test_plain_arrays_take_a_shortcut_to_the_same_result(cell: str, batch_first:
     square = recurra.GRU(3, 3, seed=0)
     memory = np.ones((5, 2, 3), "float32")
     assert square._packed.network.call(memory[:4], memory[1:], False) is None
+    assert square._packed.network.call(memory[1:], memory[:4], False) is None
     assert (memory == 1).all()
+
+
+def test_plain_calls_take_the_shortcut(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = recurra.LSTM(3, 5, 2, seed=0), data()
+    wanted = copies(layer(x, (np.zeros((2, 2, 5), "float32"),) * 2))
+    monkeypatch.setattr(functional, "_checked_call", None)
+    assert_same_bits(layer(x), wanted)
+    with pytest.raises(TypeError, match="not callable"):
+        layer(x[::-1])
 
 
 def test_a_seed_decides_the_parameters_and_rng_is_drawn_from() -> None:

@@ -12,6 +12,7 @@ import reference
 from checks import assert_same_bits, isa_available, run_python
 
 import recurra
+from recurra import functional
 from recurra.demo import vowels
 
 PRECISIONS = ("bfloat16", "int8")
@@ -244,3 +245,34 @@ def test_a_row_with_a_value_that_is_not_finite_gives_nan_in_that_row_alone(bad: 
     assert np.isnan(y[2:, 1]).all()
     assert_same_bits(np.delete(y, 1, 1), np.delete(expected, 1, 1))
     assert_same_bits(y[:2, 1], expected[:2, 1])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_kept_is_what_was_packed_whatever_is_written_meanwhile(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = recurra.GRU(3, 5, seed=0).state_dict()
+    before = {name: array.copy() for name, array in params.items()}
+    check = functional._check_precision
+
+    def check_and_write(*arguments: Any) -> None:
+        check(*arguments)
+        params["weight_ih_l0"][:] = np.nan
+
+    monkeypatch.setattr(functional, "_check_precision", check_and_write)
+    packed = functional.pack("gru", params, precision=precision)
+    monkeypatch.undo()
+    x = np.ones((2, 1, 3), np.float32)
+    assert_same_bits(packed.parameters, before)
+    assert_same_bits(functional.run(packed, x), functional.run(functional.pack("gru", before, precision=precision), x))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_core_does_not_tell_reduced_matrices(precision: str) -> None:
+    layer = recurra.GRU(3, 5, seed=0)
+    network = layer.quantize(precision)._packed.network
+    with pytest.raises(RuntimeError, match="reduced"):
+        network.get_parameter(0, 0, np.empty((15, 3), np.float32))
+    bias = np.empty(15, np.float32)
+    network.get_parameter(0, 2, bias)
+    assert_same_bits(bias, layer.bias_ih_l0)

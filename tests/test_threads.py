@@ -194,7 +194,7 @@ def test_a_spawned_child_gets_the_layer_by_pickle_and_the_same_bits() -> None:
 
 
 @ON_LINUX
-def test_import_and_making_layers_starts_no_thread_and_imports_no_framework() -> None:
+def test_import_and_making_small_layers_starts_no_thread_and_imports_no_framework() -> None:
     script = """
 import os, sys
 import numpy
@@ -208,6 +208,20 @@ frameworks = {"torch", "onnxruntime", "scipy", "multiprocessing"}
 print(after_import - before, count() - before, sorted(frameworks & set(sys.modules)))
 """
     assert run_python(script).strip() == "0 0 []"
+
+
+@ON_LINUX
+@pytest.mark.skipif(CPUS < 2, reason="one CPU only")
+@pytest.mark.parametrize("threads", (1, 2))
+def test_a_large_layer_is_packed_by_as_many_threads_as_were_asked_for(threads: int) -> None:
+    script = """
+import os
+import recurra
+before = len(os.listdir("/proc/self/task"))
+recurra.LSTM(512, 512)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    assert run_python(script, RECURRA_NUM_THREADS=str(threads)).strip() == str(threads - 1)
 
 
 @ON_LINUX

@@ -90,7 +90,7 @@ inline int64_t count_of(const Shape& shape) {
   return count;
 }
 
-// An array to write, and its data.
+// An array to write, and its data; None and null if there is none to be had.
 template <class T>
 struct Output {
   py::object array;
@@ -102,11 +102,14 @@ Output<T> new_array(const py::dtype& dtype, const Shape& shape) {
   const auto& api = py::detail::npy_api::get();
   PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype.inc_ref().ptr(), shape.dims, shape.size.data(), nullptr,
                                               nullptr, 0, nullptr);
-  if (!array) throw py::error_already_set();
+  if (!array) {  // no memory: Python tries again, and says for what
+    PyErr_Clear();
+    return {py::none(), nullptr};
+  }
   return {py::reinterpret_steal<py::object>(array), static_cast<T*>(static_cast<void*>(py::detail::array_proxy(array)->data))};
 }
 
-// The caller's `out`, or a new array where that is None; None and null if `out` is not plain or overlaps the input.
+// The caller's `out` unless it is not plain or overlaps the input, or a new array where that is None.
 template <class T>
 Output<T> output_array(py::handle out, const py::dtype& dtype, const Shape& shape, const T* input, int64_t input_count) {
   if (out.is_none()) return new_array<T>(dtype, shape);

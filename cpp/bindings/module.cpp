@@ -221,7 +221,9 @@ class PyNetwork {
 
   template <class T>
   static void get(const Network<T>& network, size_t layer, int number, const py::array& out) {
-    network.get_parameter(layer, number, data<T>(out));
+    T* to = data<T>(out);
+    const py::gil_scoped_release release;
+    network.get_parameter(layer, number, to);
   }
 
   template <class T>
@@ -256,7 +258,7 @@ class PyNetwork {
   // From zero states. Python asks before it makes arrays that may be too large for the machine.
   template <class T>
   static py::object called(const Network<T>& network, const py::dtype& dtype, py::handle x, py::handle out, bool batch_first) {
-    constexpr double kSmall = 1 << 28;
+    constexpr double kSmall = 1 << 28;  // bytes
     const NetworkConfig& c = network.config();
     const Py_intptr_t size = c.input_size, width = c.directions * c.output_size, lanes = c.layers * c.directions;
     bool batched = true;
@@ -268,7 +270,8 @@ class PyNetwork {
     if (!from) return py::none();
     Shape shape = shape_of(x);
     const int64_t count = count_of(shape);
-    if (!count || double(count) / double(size) * double(std::max(width, lanes * c.hidden_size)) > kSmall) return py::none();
+    if (!count || double(count) / double(size) * double(std::max(width, lanes * c.hidden_size)) * sizeof(T) > kSmall)
+      return py::none();
     const Py_intptr_t steps = shape.size[batched && batch_first], rows = batched ? shape.size[!batch_first] : 1;
     shape.size[size_t(shape.dims - 1)] = width;
     const auto [y, to] = output_array<T>(out, dtype, shape, from, count);
@@ -278,6 +281,7 @@ class PyNetwork {
     for (const auto& [name, dim] : network.cell().states) {
       const Py_intptr_t values = dim == "hidden" ? c.hidden_size : c.output_size;
       const auto [state, data] = new_array<T>(dtype, batched ? Shape{3, {lanes, rows, values}} : Shape{2, {lanes, values}});
+      if (!data) return py::none();
       states.append(state);
       final_states.push_back(data);
     }
@@ -383,7 +387,9 @@ py::dict together(int threads) {
 }  // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
-  m.doc() = "The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything.";
+  m.doc() =
+      "The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything, but for what call and "
+      "step take.";
 
   m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
   m.def("config", config, "What was chosen on this machine.");
@@ -443,6 +449,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            py::arg("recompute"), py::arg("seed"), "As forward, and returns a tape.")
       .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"))
       .def("get_parameter", &PyNetwork::get_parameter, py::arg("layer"), py::arg("number"), py::arg("out"),
-           "Writes params[layer][number] as it was given; full precision only.")
+           "Writes params[layer][number] as it was given; no matrix in reduced precision.")
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
 }

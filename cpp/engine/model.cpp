@@ -174,53 +174,58 @@ void Model<T>::lay_out(PackedLayer<T>& packed, int layer) const {
   packed.weights = Buffer<T>(size_t(total), false);
   T* at = packed.weights.data();
   for (PackedPhase<T>& phase : packed.phases) {
-    const Tiles<T>& tiles = phase.tiles;
     phase.tiles.base = at;
-    for (int left = phase.tile_count; left; --left, at += tiles.size) {  // packing adds biases, and leaves out what is no unit
-      const bool part = left == 1 && tiles.units % lanes;
-      std::fill_n(at, part ? tiles.size : tiles.input_at, T(0));
-    }
+    at += phase.tiles.size * phase.tile_count;
   }
 }
 
-// Every product of every parts-th tile: use(tile, where in it, precision, product, columns, units).
+// A tile's products, where they lie in it, and of how many columns.
+template <class T>
+std::array<TileProduct, 3> Model<T>::products_of(const PackedLayer<T>& packed, int p) const {
+  const Phase& phase = spec->phases[p];
+  const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
+  const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
+  return {{{vectors, phase.chains * ptrdiff_t(lanes), Precision::full, 1},
+           {phase.input, tiles.input_at, config.precision, tiles.input_size},
+           {phase.recurrent, tiles.recurrent_at, config.precision, tiles.source_size}}};
+}
+
+// Every parts-th tile: use(tile, its phase, its units).
 template <class T>
 template <class Use>
-void Model<T>::each_product(const PackedLayer<T>& packed, int part, int parts, const Use& use) const {
+void Model<T>::each_tile(const PackedLayer<T>& packed, int part, int parts, const Use& use) const {
   T* tile = packed.weights.data();
   for (int p = 0; p < spec->phases.size; ++p) {
-    const Phase& phase = spec->phases[p];
-    const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
     const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
-    for (int t = 0; t < packed.phases[size_t(p)].tile_count; ++t, tile += tiles.size) {
-      if (t % parts != part) continue;
-      const TileUnits units = {tiles.units, int64_t(t) * lanes, lanes};
-      use(tile, tile + phase.chains * lanes, Precision::full, vectors, 1, units);
-      use(tile, tile + tiles.input_at, config.precision, phase.input, tiles.input_size, units);
-      use(tile, tile + tiles.recurrent_at, config.precision, phase.recurrent, tiles.source_size, units);
-    }
+    for (int t = 0; t < packed.phases[size_t(p)].tile_count; ++t, tile += tiles.size)
+      if (t % parts == part) use(tile, p, TileUnits{tiles.units, int64_t(t) * lanes, lanes});
   }
 }
 
 template <class T>
-void Model<T>::pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& given) const {
-  const Parameters<T> params(*spec, given);
+void Model<T>::pack(PackedLayer<T>& packed, int layer, std::vector<const T*> given) const {
   packed.biases.resize(given.size());
   for (size_t i = 0; i < given.size(); ++i) {
     const Param& param = spec->params[int(i)];
     const int64_t count = param.blocks * width(param.rows, layer) * width(param.cols, layer);
-    if (param.is_bias && given[i]) packed.biases[i].assign(given[i], given[i] + count);
     if (config.precision == Precision::int8 && param.cols != Dim::one && !all_finite(given[i], count))
       throw std::invalid_argument(std::string(param.name) + ": expected finite values for int8");
+    if (!param.is_bias || !given[i]) continue;
+    packed.biases[i].assign(given[i], given[i] + count);
+    given[i] = packed.biases[i].data();
   }
+  const Parameters<T> params(*spec, given);
   TeamLease team(int64_t(packed.weights.size()) < kWorthPacking ? 1 : num_threads());
-  auto job = [&](int part) {
+  auto job = [&](int worker) {
     const Environment environment(*backend);  // biases are added, and the caller may round otherwise
-    each_product(packed, part, team.size(),
-                 [&](T* tile, T* at, Precision precision, const Product& product, int64_t columns, const TileUnits& units) {
-                   add_bias(tile, params.find(product.bias), product, units);
-                   pack_product(precision, at, params.find(product.weight), product, columns, units);
-                 });
+    each_tile(packed, worker, team.size(), [&](T* tile, int p, const TileUnits& units) {
+      const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
+      std::fill_n(tile, units.valid() < lanes ? tiles.size : tiles.input_at, T(0));  // what is added to, or left out
+      for (const TileProduct& part : products_of(packed, p)) {
+        add_bias(tile, params.find(part.product.bias), part.product, units);
+        pack_product(part.precision, tile + part.at, params.find(part.product.weight), part.product, part.columns, units);
+      }
+    });
   };
   team.run(job);
 }
@@ -233,13 +238,13 @@ void Model<T>::get_parameter(size_t layer, int number, T* out) const {
     std::copy(packed.biases[size_t(number)].begin(), packed.biases[size_t(number)].end(), out);
     return;
   }
-  each_product(packed, 0, 1,
-               [&](T*, const T* at, Precision precision, const Product& product, int64_t columns, const TileUnits& units) {
-                 if (!product.weight || std::strcmp(product.weight, param.name) != 0) return;
-                 if (precision != Precision::full)
-                   throw std::logic_error("reduced weights do not tell the parameters they were made of");
-                 unpack_product(out, at, product, columns, units);
-               });
+  each_tile(packed, 0, 1, [&](const T* tile, int p, const TileUnits& units) {
+    for (const TileProduct& part : products_of(packed, p)) {
+      if (!part.product.weight || std::strcmp(part.product.weight, param.name) != 0) continue;
+      if (part.precision != Precision::full) throw std::logic_error("reduced weights do not tell what they were made of");
+      unpack_product(out, tile + part.at, part.product, part.columns, units);
+    }
+  });
 }
 
 // Threads that come here together each make the tiles, and the first to be done is kept: a child forked meanwhile would wait

@@ -1,6 +1,7 @@
 // A stack of layers made ready: sizes resolved, weights packed for the backend in use.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -101,6 +102,13 @@ struct PackedLayer {
   std::vector<std::vector<T>> biases;  // as given, by number of the parameter: tiles have their sums. Empty: none
 };
 
+struct TileProduct {
+  Product product;
+  ptrdiff_t at;
+  Precision precision;
+  int64_t columns;
+};
+
 // The same weights for backward: tiles over the numbers of a product's vector, [gate][unit][lane].
 template <class T>
 struct TransposedPhase {
@@ -139,9 +147,10 @@ struct Model {
 
  private:
   void lay_out(PackedLayer<T>& packed, int layer) const;
-  void pack(PackedLayer<T>& packed, int layer, const std::vector<const T*>& params) const;
+  void pack(PackedLayer<T>& packed, int layer, std::vector<const T*> params) const;
+  std::array<TileProduct, 3> products_of(const PackedLayer<T>& packed, int phase) const;
   template <class Use>
-  void each_product(const PackedLayer<T>& packed, int part, int parts, const Use& use) const;
+  void each_tile(const PackedLayer<T>& packed, int part, int parts, const Use& use) const;
   TransposedLayer<T> transpose(const PackedLayer<T>& packed) const;
 
   mutable std::atomic<const std::vector<TransposedLayer<T>>*> transposed_{nullptr};  // owned

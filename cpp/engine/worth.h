@@ -7,8 +7,9 @@ namespace recurra {
 
 constexpr double kWorthWaking = 2e6;          // of a call
 constexpr double kWorthWakingBackward = 2e7;  // of a backward pass, whose workers meet at some ten barriers at least
-constexpr int64_t kWorthPacking = 1 << 18;    // weights of a layer
 constexpr double kWorthBarrier = 3e4;         // of a worker's share of a step
 constexpr int64_t kRowsPerWorker = 8;         // from which rows are shared out, and nobody waits for anybody
+
+constexpr int64_t kWorthPacking = 1 << 18;  // words of a layer's packed weights: one thread takes some 100 us
 
 }  // namespace recurra

@@ -63,5 +63,6 @@ def show_config() -> None:
 
 
 def set_num_threads(n: int) -> None:
-    """Let calls use up to `n` >= 1 threads, and never more than this process may use CPUs. No result depends on it."""
+    """Let calls, and the packing of large layers, use up to `n` >= 1 threads, and never more than this process may use
+    CPUs. No result depends on it."""
     _core.set_num_threads(integer("n", n))

@@ -1,4 +1,5 @@
-"""Arrays that callers hand in: checked here, so that the compiled core sees only valid views.
+"""Arrays that callers hand in: checked here, so that the compiled core sees only valid views. (In calls and steps it
+recognises plain arrays of the right shapes itself.)
 
 Nothing is cast, moved between devices or guessed. Callers check everything before they let `row_contiguous` or
 `contiguous` copy anything.

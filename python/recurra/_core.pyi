@@ -1,5 +1,5 @@
 """
-The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything.
+The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything, but for what call and step take.
 """
 from __future__ import annotations
 import collections.abc
@@ -76,7 +76,7 @@ class Network:
         """
     def get_parameter(self, layer: typing.SupportsInt | typing.SupportsIndex, number: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None:
         """
-        Writes params[layer][number] as it was given; full precision only.
+        Writes params[layer][number] as it was given; no matrix in reduced precision.
         """
     def record(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray], recompute: bool, seed: typing.SupportsInt | typing.SupportsIndex | None) -> Tape:
         """

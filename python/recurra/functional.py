@@ -112,6 +112,8 @@ class Packed:
     ) -> None:
         shapes = cell.shapes(sizes)
         parameters = _checked(params, shapes, dtype)
+        if precision:  # what is checked, packed and kept must be the same, whatever other threads write
+            parameters = {name: array.copy() for name, array in parameters.items()}
         values = cell.constant_values(constants)
         _check_precision(precision, dtype, parameters)
         network = _core.Network(
@@ -138,7 +140,7 @@ class Packed:
             "regularization": regularization,
             "shapes": shapes,
             "network": network,
-            "_unrounded": {name: array.copy() for name, array in parameters.items()} if precision else {},
+            "_unrounded": parameters if precision else {},
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -464,8 +466,8 @@ def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[
     hidden = weight_ih.shape[0] // gates
     if weight_hh.ndim != 2 or not weight_hh.size:
         raise ValueError(f"weight_hh_l0: expected a matrix, got shape {list(weight_hh.shape)}")
-    layers = 1
-    while f"weight_ih_l{layers}" in params or f"weight_hh_l{layers}" in params:
+    names, layers = set(params), 1
+    while f"weight_ih_l{layers}" in names or f"weight_hh_l{layers}" in names:
         layers += 1
     sizes = Sizes(
         input=weight_ih.shape[1],

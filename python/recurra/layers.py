@@ -34,7 +34,8 @@ class Recurrent:
 
     A layer is fixed once made, except that `load_state_dict` replaces all its parameters at once; so one layer serves
     many threads. It pickles as its configuration and plain weights. Parameters have torch's names, shapes and gate
-    orders, and are attributes, read-only: `layer.weight_ih_l0`, `layer.bias_hh_l1_reverse`, ...
+    orders, and are attributes: `layer.weight_ih_l0`, `layer.bias_hh_l1_reverse`, ... These are read-only copies, made
+    anew at every access, since a layer holds its parameters in packed form only.
 
     Args:
         cell: name of the cell.

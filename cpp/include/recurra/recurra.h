@@ -128,8 +128,8 @@ class Network {
   Tape<T> record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
                  bool recompute, const uint64_t* seed) const;
 
-  // Parameter i of the cell's list, params[layer][i], out of the packed weights: the bits that were given. Full precision only,
-  // else std::logic_error; a bias that was null leaves `out` as it is.
+  // Parameter i of the cell's list, params[layer][i], out of the packed weights: the bits that were given. A bias that was null
+  // leaves `out` as it is. Matrices in reduced precision cannot be told: std::logic_error.
   void get_parameter(size_t layer, int i, T* out) const;
 
   const NetworkConfig& config() const;
