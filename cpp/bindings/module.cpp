@@ -285,13 +285,11 @@ class PyNetwork {
       states.append(state);
       final_states.push_back(data);
     }
-    const auto view = [&](auto* data, Py_intptr_t values) {
-      return batch_first ? Sequence<std::remove_pointer_t<decltype(data)>>{data, steps, rows, values, steps * values}
-                         : Sequence<std::remove_pointer_t<decltype(data)>>{data, steps, rows, rows * values, values};
-    };
+    const Py_intptr_t step = batch_first ? 1 : rows, row = batch_first ? steps : 1;  // from one to the next, in rows of x and y
+    const Sequence<const T> read{from, steps, rows, step * size, row * size};
+    const Sequence<T> written{to, steps, rows, step * width, row * width};
     const double work = network.multiplications_per_step() * double(steps) * double(rows);
-    without_gil_if(work > kWorthReleasing,
-                   [&, to = to] { network.forward(view(from, size), nullptr, nullptr, view(to, width), final_states.data()); });
+    without_gil_if(work > kWorthReleasing, [&] { network.forward(read, nullptr, nullptr, written, final_states.data()); });
     return py::make_tuple(y, states.size() == 1 ? py::object(states[0]) : py::tuple(states));
   }
 

@@ -204,6 +204,7 @@ void Model<T>::each_tile(const PackedLayer<T>& packed, int part, int parts, cons
 
 template <class T>
 void Model<T>::pack(PackedLayer<T>& packed, int layer, std::vector<const T*> given) const {
+  const Parameters<T> params(*spec, given);
   packed.biases.resize(given.size());
   for (size_t i = 0; i < given.size(); ++i) {
     const Param& param = spec->params[int(i)];
@@ -212,9 +213,8 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, std::vector<const T*> giv
       throw std::invalid_argument(std::string(param.name) + ": expected finite values for int8");
     if (!param.is_bias || !given[i]) continue;
     packed.biases[i].assign(given[i], given[i] + count);
-    given[i] = packed.biases[i].data();
+    given[i] = packed.biases[i].data();  // what is packed is what will be given back, whatever the caller writes meanwhile
   }
-  const Parameters<T> params(*spec, given);
   TeamLease team(int64_t(packed.weights.size()) < kWorthPacking ? 1 : num_threads());
   auto job = [&](int worker) {
     const Environment environment(*backend);  // biases are added, and the caller may round otherwise
