@@ -95,25 +95,28 @@ def packing() -> None:
 
 
 def steps() -> None:
-    """What one step of a small stream is made of: a call that has next to nothing to do, and reading the weights."""
-    print(
-        "\n| one step from Python, us | a step | of RNN H=I=1 | reading the weights | the rest |\n|---|---|---|---|---|"
-    )
+    """What one step of a small stream is made of: a call that has next to nothing to do, such a call with the pointwise
+    functions (of a layer that multiplies single numbers), and reading the weights."""
+    print("\n| one step from Python, us | a step | of RNN H=I=1 | of I=P=1 and as many units | reading the weights |")
+    print("|---|---|---|---|---|")
     known = machine.measure()
     least = recurra.RNN(1, 1, seed=0).stream()
     one, out = np.ones(1, np.float32), np.empty(1, np.float32)
     for kind, hidden in (("LSTM", 64), ("LSTM", 128), ("GRU", 64), ("GRU", 128)):
         stream = getattr(recurra, kind)(hidden, hidden, seed=0).stream()
         x, y = random(hidden), np.empty(hidden, np.float32)
-        median = in_turns(
-            1.0,
-            step=lambda: [stream.step(x, out=y) for _ in range(100)],  # noqa: B023  (called at once)
-            call=lambda: [least.step(one, out=out) for _ in range(100)],
-        )
-        step, call = median["step"] / 100, median["call"] / 100
+        calls: dict[str, Callable[[], object]] = {
+            "step": lambda: [stream.step(x, out=y) for _ in range(100)],  # noqa: B023  (called at once)
+            "call": lambda: [least.step(one, out=out) for _ in range(100)],
+        }
+        if kind == "LSTM":
+            units = recurra.LSTM(1, hidden, proj_size=1, seed=0).stream()
+            calls["units"] = lambda: [units.step(one, out=out) for _ in range(100)]  # noqa: B023
+        median = {name: value / 100 for name, value in in_turns(1.0, **calls).items()}
         (shape,) = shapes.parse_line(f"cell={kind} T=1 B=1 H={hidden}")
         read = 1e6 * (machine.bound(shape, known) or 0)
-        print(f"| {kind} H=I={hidden} | {step:.2f} | {call:.2f} | {read:.2f} | {step - call - read:.2f} |")
+        of_units = f"{median['units']:.2f}" if "units" in median else "-"
+        print(f"| {kind} H=I={hidden} | {median['step']:.2f} | {median['call']:.2f} | {of_units} | {read:.2f} |")
 
 
 def tails() -> None:
