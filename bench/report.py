@@ -67,8 +67,14 @@ def title(run: Run) -> str:
 
 def remarks(run: Run) -> Iterator[str]:
     """What to read below the table."""
-    if ratios := [result.ratio for result in run.results if result.ratio]:
-        yield f"best peer / recurra: geometric mean {mean_ratio(ratios):.2f}, least {min(ratios):.2f}"
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for result in run.results:
+        if result.ratio:
+            what = "training" if result.shape.training else "inference"
+            ratios[f"{what}, threads {result.threads}"].append(result.ratio)
+    for what, found in ratios.items():
+        of = f"of {len(found)} rows"
+        yield f"best peer / recurra, {what}: geometric mean {mean_ratio(found):.2f}, least {min(found):.2f} {of}"
     for gain in scalings(run):
         limit = f" (limits: {gain.possible:.2f})" if gain.possible else ""
         yield (

@@ -347,3 +347,17 @@ def test_the_remarks_tell_how_restless_the_machine_was() -> None:
     restless = replace(made, limits=LIMITS | {"unrest": 1.5})
     (remark,) = (remark for remark in report.remarks(restless) if "microsecond" in remark)
     assert "1.50 times the median" in remark
+
+
+@pytest.mark.usefixtures("rich")
+def test_the_remarks_tell_the_ratios_of_each_number_of_threads_and_of_training() -> None:
+    from recurra.bench import report
+
+    one, (two,) = made_run(10, torch=20), made_run(10, torch=40).results
+    training = replace(two, shape=shape_of(LINE + " pass=train"))
+    both = replace(one, results=[*one.results, replace(two, threads=2), training])
+    assert [remark for remark in report.remarks(both) if "best peer" in remark] == [
+        "best peer / recurra, inference, threads 1: geometric mean 2.00, least 2.00 of 1 rows",
+        "best peer / recurra, inference, threads 2: geometric mean 4.00, least 4.00 of 1 rows",
+        "best peer / recurra, training, threads 1: geometric mean 4.00, least 4.00 of 1 rows",
+    ]

@@ -158,7 +158,7 @@ def test_parameters_come_back_from_the_packed_weights(
 
 
 MEMORY = """
-import resource, sys
+import resource
 import numpy as np
 from recurra import functional
 from reference import shapes

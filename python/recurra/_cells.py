@@ -72,6 +72,10 @@ class Cell(NamedTuple):
         """Full names as the core counts them: for each layer and direction those of `params`, absent biases too."""
         return _names(self.name, sizes)
 
+    def by_layer(self, sizes: Sizes, arrays: Mapping[str, Any]) -> list[list[Any]]:
+        """Arrays by full name in the order of `names`, None for an absent bias."""
+        return [[arrays.get(name) for name in names] for names in self.names(sizes)]
+
     def parameter_count(self, sizes: Sizes) -> int:
         """Number of parameter values, in constant time however absurd the sizes."""
         first, other = (sum(map(math.prod, self.layer_shapes(sizes, layer).values())) for layer in (0, 1))

@@ -124,7 +124,7 @@ class Packed:
             sizes.output,
             sizes.layers,
             sizes.directions,
-            [[parameters.get(name) for name in names] for names in cell.names(sizes)],
+            cell.by_layer(sizes, parameters),
             list(values.values()),
             precision or "full",
             list(regularization),
@@ -178,7 +178,7 @@ class Packed:
 
     def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
         """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
-        return [[arrays.get(name) for name in names] for names in self._cell.names(self.sizes)]
+        return self._cell.by_layer(self.sizes, arrays)
 
     def values_a_step(self, recompute: bool) -> int:
         """About what a tape holds of each row and step."""
