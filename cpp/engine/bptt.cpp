@@ -136,7 +136,6 @@ void Bptt<T>::run_pass(const Pass& pass, int worker) {
     const int64_t to = std::min(steps, from + chunk_steps_);
     const Chunk chunk = {from, to, int(record_.at(to) - record_.at(from))};
     gather(pass, chunk, worker);
-    barrier_.wait(worker);
     if (record_.recompute) recompute(pass, chunk, worker);
     if (phases_.size() > 1) gather_result(pass, chunk, worker);
     time_loop(pass, chunk, worker);
@@ -154,27 +153,33 @@ template <class T>
 void Bptt<T>::begin(const Pass& pass, int worker) {
   const NetworkConfig& c = model_.config;
   const ptrdiff_t hidden = model_.padded_hidden();
-  const int rows = record_.rows();
-  for (int r = int(share(rows, worker)); r < share(rows, worker + 1); ++r) {
-    std::memset(d_h_[r], 0, size_t(d_h_.stride) * sizeof(T));
-    std::memset(d_states_[r], 0, size_t(d_states_.stride) * sizeof(T));
+  const RowShare rows = rows_of(worker);
+  for (int r = 0; r < rows.count && walks(worker); ++r) {
+    const int place = rows.place + r;
+    const int64_t caller_row = record_.order[size_t(rows.row(r))];
+    std::memset(d_h_[place], 0, size_t(d_h_.stride) * sizeof(T));
+    std::memset(d_states_[place], 0, size_t(d_states_.stride) * sizeof(T));
     if (record_.noise.drops_recurrent())
-      record_.noise.recurrent_mask(mask_[r], record_.stride, pass.lane, record_.order[size_t(r)]);
+      record_.noise.recurrent_mask(mask_[rows.row(r)], record_.stride, pass.lane, caller_row);
     for (int s = 0; gradients_.d_final && s < model_.spec->states.size; ++s) {
       if (!gradients_.d_final[s]) continue;
       const int64_t width = s ? c.hidden_size : c.output_size;
-      const T* from = gradients_.d_final[s] + (int64_t(pass.lane) * rows + record_.order[size_t(r)]) * width;
-      std::memcpy(s ? d_states_[r] + (s - 1) * hidden : d_h_[r], from, size_t(width) * sizeof(T));
+      const T* from = gradients_.d_final[s] + (int64_t(pass.lane) * record_.rows() + caller_row) * width;
+      std::memcpy(s ? d_states_[place] + (s - 1) * hidden : d_h_[place], from, size_t(width) * sizeof(T));
     }
   }
-  if (worker) return;
-  const auto clear = [](const Panel<T>& panel, int64_t count) {
-    std::memset(panel.base, 0, size_t(panel.stride * count) * sizeof(T));
-  };
+  // Each worker clears what it will add to.
   for (size_t p = 0; p < phases_.size(); ++p) {
-    clear(phases_[p].d_input, model_.spec->phases[int(p)].input.count * phases_[p].width);
-    clear(phases_[p].d_recurrent, model_.spec->phases[int(p)].recurrent.count * phases_[p].width);
-    clear(phases_[p].d_sums, 1);
+    const recurra::Phase& described = model_.spec->phases[int(p)];
+    const Phase& phase = phases_[p];
+    const int64_t units = pass.packed->phases[p].tiles.units, first = share(units, worker);
+    const auto clear = [&](const Panel<T>& sums, int gates) {
+      const size_t bytes = size_t((share(units, worker + 1) - first) * sums.stride) * sizeof(T);
+      for (int g = 0; g < gates; ++g) std::memset(sums[g * phase.width + first], 0, bytes);
+    };
+    clear(phase.d_input, described.input.count);
+    clear(phase.d_recurrent, described.recurrent.count);
+    if (!worker) std::memset(phase.d_sums.base, 0, size_t(phase.d_sums.stride) * sizeof(T));
   }
 }
 
@@ -204,6 +209,7 @@ void Bptt<T>::gather(const Pass& pass, const Chunk& chunk, int worker) {
 // What the cell would have saved, for all rows of the chunk at once: with all h known, steps do not wait for each other.
 template <class T>
 void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
+  barrier_.wait(worker);  // until all rows have been gathered
   const Tables table = tables(worker);
   for (int64_t step = chunk.from, row = 0; step < chunk.to; ++step)
     for (int r = 0; r < record_.active(step); ++r, ++row) {
@@ -248,53 +254,54 @@ template <class T>
 void Bptt<T>::time_loop(const Pass& pass, const Chunk& chunk, int worker) {
   if (split_ == Split::none && worker) return;
   const Tables table = tables(worker);
-  for (int r = 0; r < record_.rows(); ++r) table.own[r] = r * record_.stride * ranks();
+  for (int r = 0; r < rows_of(worker).count; ++r) table.own[r] = r * record_.stride;
   for (int64_t step = chunk.to - 1; step >= chunk.from; --step) this->step(pass, chunk, step, worker);
 }
 
 template <class T>
 void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worker) {
-  const int first = rank(worker), parts = ranks();
-  const int rows = (record_.active(step) - first + parts - 1) / parts;
+  const RowShare share = rows_of(worker);
+  const int first = share.first, rows = share.within(record_.active(step));
   const int64_t row = record_.at(step) - record_.at(chunk.from) + first;  // of the chunk
-  const auto mine = [&](const Panel<T>& panel, int64_t begin) { return every(panel, begin, parts); };
+  const auto mine = [&](const Panel<T>& panel, int64_t begin) { return every(panel, begin, share.stride); };
+  const auto own = [&](const Panel<T>& panel) { return every(panel, share.place, 1); };
   const Tables table = tables(worker);
   const bool by_tiles = split_ == Split::tiles;
   BackwardCall<T> call;
   call.rows = rows;
   call.padded = model_.padded_hidden();
   if (pass.dy.data)
-    for (int r = 0; r < rows; ++r) table.dy[r] = offset(pass, pass.dy, pass.y_order, first + r * parts, step);
-  const Panel<T> d_h = mine(d_h_, first), d_result = mine(d_result_, first);
+    for (int r = 0; r < rows; ++r) table.dy[r] = offset(pass, pass.dy, pass.y_order, share.row(r), step);
+  const Panel<T> d_h = own(d_h_), d_result = own(d_result_);
   call.d_h = d_h;
   call.h = read_only(mine(pass.track->h, record_.before(step) + first));
   call.states = read_only(mine(pass.track->states, record_.before(step) + first));
   call.saved = read_only(record_.recompute ? mine(saved_, row) : mine(pass.track->saved, record_.at(step) + first));
-  call.d_states = mine(d_states_, first);
-  call.d_kept = mine(d_kept_, first);
+  call.d_states = own(d_states_);
+  call.d_kept = own(d_kept_);
   call.constants = model_.constants.data();
   for (size_t p = phases_.size(); p-- > 0;) {
     const int tiles = pass.packed->phases[p].tile_count;
     call.tiles = pass.packed->phases[p].tiles;
-    call.tile_begin = by_tiles ? int(share(tiles, worker)) : 0;
-    call.tile_end = by_tiles ? int(share(tiles, worker + 1)) : tiles;
+    call.tile_begin = by_tiles ? int(this->share(tiles, worker)) : 0;
+    call.tile_end = by_tiles ? int(this->share(tiles, worker + 1)) : tiles;
     call.last = p + 1 == phases_.size();
     call.saved_width = call.last ? model_.spec->saved * call.padded : 0;
     call.dy = {call.last ? pass.dy.data : nullptr, table.dy};
     call.d_result = call.last ? d_h : d_result;
-    call.da = every(phases_[p].da, row, parts);
+    call.da = every(phases_[p].da, row, share.stride);
     call.d_width = phases_[p].width;
     if (call.last && record_.noise.zones_out(0)) {
-      zone_out(pass, call, 0, step, first);
+      zone_out(pass, call, 0, step, share);
       call.dy = {};
     }
-    if (p == 0 && record_.noise.zones_out(1)) zone_out(pass, call, 1, step, first);
+    if (p == 0 && record_.noise.zones_out(1)) zone_out(pass, call, 1, step, share);
     kernels<T>(*model_.backend).backward[cell_][p](call);
-    if (call.last && record_.noise.zones_out(0)) past_zoneout(call, 0, first);
-    if (p == 0 && record_.noise.zones_out(1)) past_zoneout(call, 1, first);
+    if (call.last && record_.noise.zones_out(0)) past_zoneout(call, 0, share);
+    if (p == 0 && record_.noise.zones_out(1)) past_zoneout(call, 1, share);
     if (by_tiles) barrier_.wait(worker);
     const bool masked = p == 0 && record_.noise.drops_recurrent();
-    product(pass, p, call.da, masked ? mine(d_masked_, first) : p ? d_result : d_h, rows, worker);
+    product(pass, p, call.da, masked ? own(d_masked_) : p ? d_result : d_h, rows, worker);
     if (by_tiles) barrier_.wait(worker);
   }
 }
@@ -322,40 +329,42 @@ void Bptt<T>::product(const Pass& pass, size_t p, const Blocks<T>& da, const Pan
   if (rows > 0) kernels<T>(*model_.backend).transposed(call);
   const int64_t begin = call.tile_begin * int64_t(model_.lanes), end = call.tile_end * int64_t(model_.lanes);
   for (int r = 0; masked && r < rows; ++r) {
-    const int row = rank(worker) + r * ranks();
-    for (int64_t i = begin; i < end; ++i) d_h_[row][i] = d_h_[row][i] + mask_[row][i] * d_masked_[row][i];
+    const RowShare share = rows_of(worker);
+    T* d_h = d_h_[share.place + r];
+    for (int64_t i = begin; i < end; ++i) d_h[i] = d_h[i] + mask_[share.row(r)][i] * out[r][i];
   }
 }
 
 // Before the phase that made a state: what zoneout lets pass the step by, and what reaches the cell.
 template <class T>
-void Bptt<T>::zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, int first) {
+void Bptt<T>::zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, const RowShare& rows) {
   const ptrdiff_t begin = ptrdiff_t(call.tile_begin) * model_.lanes, end = ptrdiff_t(call.tile_end) * model_.lanes;
   const ptrdiff_t valid = std::min<ptrdiff_t>(end, call.tiles.units);
   for (int r = 0; r < call.rows; ++r) {
-    const int row = first + r * ranks();
-    const int64_t caller_row = record_.order[size_t(row)];
+    const int place = rows.place + r;
+    const int64_t caller_row = record_.order[size_t(rows.row(r))];
     if (state == 0) {
-      for (ptrdiff_t i = begin; call.dy.base && i < valid; ++i) d_h_[row][i] = d_h_[row][i] + call.dy[r][i];
-      record_.noise.zone_out_backward(d_h_[row], past_h_[row], begin, end, 0, pass.lane, caller_row, step);
+      T* d_h = d_h_[place];
+      for (ptrdiff_t i = begin; call.dy.base && i < valid; ++i) d_h[i] = d_h[i] + call.dy[r][i];
+      record_.noise.zone_out_backward(d_h, past_h_[place], begin, end, 0, pass.lane, caller_row, step);
     } else {
       for (ptrdiff_t at = 0; at < record_.state_width; at += call.padded)
-        record_.noise.zone_out_backward(d_states_[row] + at, past_states_[row] + at, begin, end, 1, pass.lane, caller_row,
+        record_.noise.zone_out_backward(d_states_[place] + at, past_states_[place] + at, begin, end, 1, pass.lane, caller_row,
                                         step);
     }
   }
 }
 
 template <class T>
-void Bptt<T>::past_zoneout(const BackwardCall<T>& call, int state, int first) {
+void Bptt<T>::past_zoneout(const BackwardCall<T>& call, int state, const RowShare& rows) {
   const ptrdiff_t begin = ptrdiff_t(call.tile_begin) * model_.lanes, end = ptrdiff_t(call.tile_end) * model_.lanes;
   for (int r = 0; r < call.rows; ++r) {
-    const int row = first + r * ranks();
+    const int place = rows.place + r;
     if (state == 0)
-      for (ptrdiff_t i = begin; i < end; ++i) d_h_[row][i] = d_h_[row][i] + past_h_[row][i];
+      for (ptrdiff_t i = begin; i < end; ++i) d_h_[place][i] = d_h_[place][i] + past_h_[place][i];
     else
       for (ptrdiff_t at = 0; at < record_.state_width; at += call.padded)
-        for (ptrdiff_t i = at + begin; i < at + end; ++i) d_states_[row][i] = d_states_[row][i] + past_states_[row][i];
+        for (ptrdiff_t i = at + begin; i < at + end; ++i) d_states_[place][i] = d_states_[place][i] + past_states_[place][i];
   }
 }
 
@@ -474,12 +483,13 @@ void Bptt<T>::add_sums(const Pass& pass, const char* name, int first, int count,
 template <class T>
 void Bptt<T>::finish(const Pass& pass, int worker) {
   const NetworkConfig& c = model_.config;
-  const int rows = record_.rows();
-  for (int r = int(share(rows, worker)); r < share(rows, worker + 1); ++r)
+  const RowShare rows = rows_of(worker);
+  for (int r = 0; r < rows.count && walks(worker); ++r)
     for (int s = 0; gradients_.d_initial && s < model_.spec->states.size; ++s) {
-      const int64_t width = s ? c.hidden_size : c.output_size;
-      T* to = gradients_.d_initial[s] + (int64_t(pass.lane) * rows + record_.order[size_t(r)]) * width;
-      std::memcpy(to, s ? d_states_[r] + (s - 1) * model_.padded_hidden() : d_h_[r], size_t(width) * sizeof(T));
+      const int64_t width = s ? c.hidden_size : c.output_size, caller_row = record_.order[size_t(rows.row(r))];
+      T* to = gradients_.d_initial[s] + (int64_t(pass.lane) * record_.rows() + caller_row) * width;
+      const int place = rows.place + r;
+      std::memcpy(to, s ? d_states_[place] + (s - 1) * model_.padded_hidden() : d_h_[place], size_t(width) * sizeof(T));
     }
   if (!gradients_.params) return;
   for (size_t p = 0; p < phases_.size(); ++p) {

@@ -64,8 +64,8 @@ class Bptt {
   void gather_result(const Pass& pass, const Chunk& chunk, int worker);
   void time_loop(const Pass& pass, const Chunk& chunk, int worker);
   void step(const Pass& pass, const Chunk& chunk, int64_t step, int worker);
-  void zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, int first);
-  void past_zoneout(const BackwardCall<T>& call, int state, int first);
+  void zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, const RowShare& rows);
+  void past_zoneout(const BackwardCall<T>& call, int state, const RowShare& rows);
   void drop_between(int layer, int worker);
   void product(const Pass& pass, size_t p, const Blocks<T>& da, const Panel<T>& out, int rows, int worker);
   void input_gradients(const Pass& pass, const Chunk& chunk, int worker);
@@ -77,8 +77,12 @@ class Bptt {
   void clear_padding(int worker);
 
   T* param(const Pass& pass, const char* name) const;
-  int rank(int worker) const { return split_ == Split::rows ? worker : 0; }
-  int ranks() const { return split_ == Split::rows ? workers_ : 1; }
+  // Whose steps a worker walks: some rows, or with all others all of them.
+  RowShare rows_of(int worker) const {
+    if (split_ != Split::rows) return RowShare(record_.rows());
+    return RowShare(record_.rows(), record_.lengths.empty(), worker, workers_);
+  }
+  bool walks(int worker) const { return split_ == Split::rows || worker == 0; }  // by itself, nobody else has its rows
   int64_t share(int64_t count, int worker) const { return count * worker / workers_; }
   // Where row r's step lies in a sequence, which the reverse direction reads from the row's last step on.
   template <class S>

@@ -17,6 +17,7 @@ using detail::Crew;
 using detail::Model;
 using detail::Record;
 using detail::RowPlan;
+using detail::RowShare;
 using detail::Session;
 
 namespace {
@@ -92,12 +93,19 @@ struct Sorted {
   }
 };
 
+// No output past a row's length.
+template <class T>
+void clear_padding(const Sequence<T>& y, int64_t size, const RowPlan& plan) {
+  for (int r = 0; plan.lengths && r < plan.rows; ++r)
+    for (int64_t step = plan.lengths[r]; step < y.steps; ++step)
+      std::memset(y.data + step * y.step_stride + plan.source(r) * y.row_stride, 0, size_t(size) * sizeof(T));
+}
+
 // Runs a call, shared out among threads; into a record if there is one.
 template <class T>
 void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const Sorted& sorted, Sequence<const T> x,
               const T* const* initial, Sequence<T> y, T* const* final_states) {
   const NetworkConfig& c = model->config;
-  // Part p takes every parts-th row, so that long and short rows are shared evenly and stay sorted.
   const Share share = share_out(c, model->multiplications(), x.rows, x.steps);
   struct Part {
     std::vector<int64_t> order, lengths;
@@ -108,35 +116,33 @@ void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const So
   const bool alone = team.size() == 1;
   const int workers = alone ? 1 : share.workers;
   std::vector<Part> parts(alone ? 1 : size_t(share.parts));
-  for (size_t i = 0; i < sorted.order.size(); ++i) {
-    Part& part = parts[i % parts.size()];
-    part.order.push_back(sorted.order[i]);
-    if (!sorted.lengths.empty()) part.lengths.push_back(sorted.lengths[i]);
-  }
   for (size_t p = 0; p < parts.size(); ++p) {
     Part& part = parts[p];
+    const RowShare rows(int(sorted.order.size()), sorted.lengths.empty(), int(p), int(parts.size()));
+    for (int r = 0; r < rows.count; ++r) {
+      part.order.push_back(sorted.order[size_t(rows.row(r))]);
+      if (!sorted.lengths.empty()) part.lengths.push_back(sorted.lengths[size_t(rows.row(r))]);
+    }
     part.plan = {int(part.order.size()), part.order.data(), sorted.lengths.empty() ? nullptr : part.lengths.data()};
-    part.session = record ? std::make_unique<Session<T>>(*record, int(p), int(parts.size()), workers)
+    part.session = record ? std::make_unique<Session<T>>(*record, rows, workers)
                           : std::make_unique<Session<T>>(model, part.plan.rows, x.steps, workers);
     if (initial) part.session->load(initial, part.plan, x.rows);
   }
 
   Crew crew(workers, c.directions);
   auto job = [&](int rank) {
-    if (parts.size() == 1) return parts[0].session->run(crew, rank, x, y, parts[0].plan);
-    Crew own(1, c.directions);
-    parts[size_t(rank)].session->run(own, 0, x, y, parts[size_t(rank)].plan);
+    const bool together = parts.size() == 1;
+    const Part& part = parts[together ? 0 : size_t(rank)];
+    if (together) {
+      part.session->run(crew, rank, x, y, part.plan);
+    } else {
+      Crew own(1, c.directions);
+      part.session->run(own, 0, x, y, part.plan);
+    }
+    if (rank == 0 || !together) clear_padding(y, c.directions * c.output_size, part.plan);
   };
   team.run(job);
   for (const Part& part : parts) part.session->store(final_states, part.plan, x.rows, x.steps);
-}
-
-// No output past a row's length.
-template <class T>
-void clear_padding(const Sequence<T>& y, int64_t size, const int64_t* lengths) {
-  for (int64_t row = 0; lengths && row < y.rows; ++row)
-    for (int64_t step = lengths[row]; step < y.steps; ++step)
-      std::memset(y.data + step * y.step_stride + row * y.row_stride, 0, size_t(size) * sizeof(T));
 }
 
 }  // namespace
@@ -147,7 +153,6 @@ void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states);
-  clear_padding(y, model_->config.directions * model_->config.output_size, lengths);
 }
 
 // ---- training
@@ -161,7 +166,6 @@ Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const i
   x.steps = sorted.steps;
   auto record = std::make_shared<Record<T>>(model_, x, sorted.order, sorted.lengths, recompute, seed);
   run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states);
-  clear_padding(y, model_->config.directions * model_->config.output_size, lengths);
   return Tape<T>(std::move(record));
 }
 

@@ -10,6 +10,24 @@
 namespace recurra {
 namespace detail {
 
+// Which of all rows one of several workers has, longest first too. Where all rows run equally long it is a block of them: what
+// a cache fetches ahead of one worker's rows is then not what another is writing, 10 % of a small layer's steps backward
+// (bench/NOTES.md). Otherwise every stride-th, so that everybody has long and short ones.
+struct RowShare {
+  int first = 0, stride = 1, count = 0;
+  int place = 0;  // of its first row where the rows of each worker lie side by side
+
+  explicit RowShare(int rows) : count(rows) {}
+  RowShare(int rows, bool equally_long, int part, int parts)
+      : count(rows / parts + (part < rows % parts)), place(rows / parts * part + std::min(part, rows % parts)) {
+    first = equally_long ? place : part;
+    stride = equally_long ? 1 : parts;
+  }
+
+  int row(int r) const { return first + r * stride; }
+  int within(int rows) const { return std::clamp((rows - first + stride - 1) / stride, 0, count); }  // of the first `rows`
+};
+
 // One layer and direction.
 template <class T>
 struct Track {
@@ -72,15 +90,15 @@ Blocks<const T> read_only(const Blocks<T>& blocks) {
   return {blocks.base, blocks.row, blocks.stride};
 }
 
-// Every parts-th row from row `first` on.
+// Every step-th row from row `first` on.
 template <class T>
-Panel<T> every(Panel<T> panel, int64_t first, int64_t parts) {
-  return {panel.base + first * panel.stride, panel.stride * parts};
+Panel<T> every(Panel<T> panel, int64_t first, int64_t step) {
+  return {panel.base + first * panel.stride, panel.stride * step};
 }
 
 template <class T>
-Blocks<T> every(Blocks<T> blocks, int64_t first, int64_t parts) {
-  return {blocks.base + first * blocks.row, blocks.row * parts, blocks.stride};
+Blocks<T> every(Blocks<T> blocks, int64_t first, int64_t step) {
+  return {blocks.base + first * blocks.row, blocks.row * step, blocks.stride};
 }
 
 }  // namespace detail

@@ -49,21 +49,15 @@ Crew::Crew(int size, int directions)
 
 template <class T>
 Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t steps, int workers)
-    : model_(std::move(model)), rows_(rows), workers_(workers), noise_(model_->config.regularization, nullptr) {
+    : model_(std::move(model)), rows_(rows), workers_(workers), share_(rows), noise_(model_->config.regularization, nullptr) {
   size(steps);
   deal(std::max(rows, 1));
   for (int row = 0; row < rows; ++row) clear_row(row);
 }
 
 template <class T>
-Session<T>::Session(Record<T>& record, int part, int parts, int workers)
-    : model_(record.model),
-      rows_((record.rows() - part + parts - 1) / parts),
-      workers_(workers),
-      record_(&record),
-      part_(part),
-      parts_(parts),
-      noise_(record.noise) {
+Session<T>::Session(Record<T>& record, const RowShare& share, int workers)
+    : model_(record.model), rows_(share.count), workers_(workers), record_(&record), share_(share), noise_(record.noise) {
   size(record.x.steps);
   span_ = std::max<int64_t>(record.x.steps, 1);
   deal(std::max(rows_, 1));
@@ -148,7 +142,8 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
     const auto middle = [&](int layer) {
       if (record_ && layer >= 0 && layer + 1 < c.layers) {
         const Sequence<T> all = record_->output(layer);
-        return Sequence<T>{all.data + part_ * all.row_stride, steps, rows_, all.step_stride, all.row_stride * parts_};
+        return Sequence<T>{all.data + share_.first * all.row_stride, steps, rows_, all.step_stride,
+                           all.row_stride * share_.stride};
       }
       return Sequence<T>{between_[layer & 1].base, steps, rows_, rows_ * between_[0].stride, between_[0].stride};
     };
@@ -356,20 +351,20 @@ template <class T>
 typename Session<T>::Place Session<T>::before(size_t lane, int64_t step) const {
   if (!record_) return {lanes_[lane].h[parity_ ^ int(step & 1)], lanes_[lane].states};
   const Track<T>& track = record_->tracks[lane];
-  const int64_t row = record_->before(step) + part_;
-  return {every(track.h, row, parts_), every(track.states, row, parts_)};
+  const int64_t row = record_->before(step) + share_.first;
+  return {every(track.h, row, share_.stride), every(track.states, row, share_.stride)};
 }
 
 template <class T>
 Panel<T> Session<T>::saved(size_t lane, int64_t step) const {
   if (!record_ || !record_->tracks[lane].saved.base) return {};
-  return every(record_->tracks[lane].saved, record_->at(step) + part_, parts_);
+  return every(record_->tracks[lane].saved, record_->at(step) + share_.first, share_.stride);
 }
 
 template <class T>
 Panel<T> Session<T>::phase_result(const Pass& pass, int64_t step) const {
   if (!record_ || !record_->tracks[pass.lane].result.base) return pass.scratch->result;
-  return every(record_->tracks[pass.lane].result, record_->at(step) + part_, parts_);
+  return every(record_->tracks[pass.lane].result, record_->at(step) + share_.first, share_.stride);
 }
 
 template <class T>

@@ -42,8 +42,8 @@ class Session {
  public:
   // `steps` is the longest run expected: longer ones work, in pieces. With two directions it must be the longest.
   Session(std::shared_ptr<const Model<T>> model, int rows, int64_t steps, int workers);
-  // A session that records: it has every parts-th row of the record from row `part` on.
-  Session(Record<T>& record, int part, int parts, int workers);
+  // A session that records these rows.
+  Session(Record<T>& record, const RowShare& share, int workers);
   ~Session();
 
   const Model<T>& model() const { return *model_; }
@@ -132,7 +132,7 @@ class Session {
   std::shared_ptr<const Model<T>> model_;
   int rows_, workers_;
   Record<T>* record_ = nullptr;
-  int part_ = 0, parts_ = 1;
+  RowShare share_;  // of the record
   Noise noise_;
   ptrdiff_t reduced_stride_ = 0;  // bytes of a reduced row; 0 in full precision
   ptrdiff_t hidden_, stride_;     // padded widths: of the other states, of h and of phase results
