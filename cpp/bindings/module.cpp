@@ -142,8 +142,8 @@ class PyTape {
   PyTape(AnyTape tape, py::array x) : tape_(std::move(tape)), x_(std::move(x)) {}
 
   void backward(const OptionalArray& dy, const std::vector<OptionalArray>& d_final, const OptionalArray& dx,
-                const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params) const {
-    std::visit([&](const auto& tape) { run(tape, dy, d_final, dx, d_initial, params); }, tape_);
+                const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params, bool add) const {
+    std::visit([&](const auto& tape) { run(tape, dy, d_final, dx, d_initial, params, add); }, tape_);
   }
 
   size_t bytes() const {
@@ -154,7 +154,7 @@ class PyTape {
   template <class T>
   static void run(const Tape<T>& tape, const OptionalArray& dy, const std::vector<OptionalArray>& d_final,
                   const OptionalArray& dx, const std::optional<Arrays>& d_initial,
-                  const std::vector<std::vector<OptionalArray>>& params) {
+                  const std::vector<std::vector<OptionalArray>>& params, bool add) {
     const auto optional = [](const OptionalArray& array) { return array ? data<T>(*array) : nullptr; };
     std::vector<const T*> final_states;
     for (const OptionalArray& array : d_final) final_states.push_back(optional(array));
@@ -163,7 +163,7 @@ class PyTape {
     const auto from = dy ? input<T>(*dy) : Sequence<const T>{};
     const auto to = dx ? sequence<T>(*dx) : Sequence<T>{};
     const py::gil_scoped_release release;
-    tape.backward(from, final_states.data(), to, d_initial ? initial.data() : nullptr, all);
+    tape.backward(from, final_states.data(), to, d_initial ? initial.data() : nullptr, all, add);
   }
 
   AnyTape tape_;
@@ -408,7 +408,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   py::class_<PyTape>(m, "Tape", "What a forward pass leaves for backward.")
       .def("backward", &PyTape::backward, py::arg("dy"), py::arg("d_final"), py::arg("dx"), py::arg("d_initial"),
-           py::arg("params"), "Writes dx and d_initial, adds to params (nested as in Network); each may be None.")
+           py::arg("params"), py::arg("add"),
+           "Writes dx, d_initial and params (nested as in Network), or adds to params; each may be None.")
       .def_property_readonly("nbytes", &PyTape::bytes);
 
   py::class_<PyLinear>(m, "Linear", "A packed affine map of rows; immutable.")

@@ -114,7 +114,7 @@ void outer_block(const OuterCall<T>& call, ptrdiff_t k, ptrdiff_t column, const 
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) acc[m][n] = Vec<T>::load(out + m * stride + n * U);
+    for (int n = 0; n < N; ++n) acc[m][n] = call.add ? Vec<T>::load(out + m * stride + n * U) : Vec<T>(0);
   const T *a = call.a.at(0, call.first + k), *x = call.x.at(0, column);
   const int last = call.rows < kAhead ? call.rows : kAhead;
   add_rows(acc, a, call.a.row, x, call.x.row, call.rows - last);
@@ -164,9 +164,10 @@ template <class T>
 void outer(const OuterCall<T>& all) {
   constexpr int kRows = 256;  // of them, blocks fit the second-level cache
   OuterCall<T> call = all;
-  for (int left = all.rows; left > 0; left -= kRows) {
+  for (int left = all.rows; left > 0 || !call.add; left -= kRows) {  // of no rows: zero
     call.rows = left < kRows ? left : kRows;
     outer_rows(call);
+    call.add = true;
     call.a.base += kRows * call.a.row;
     call.x.base += kRows * call.x.row;
   }

@@ -146,7 +146,8 @@ struct TransposedCall {
   bool add = false;
 };
 
-// out[k][c] += the sum over rows r, ascending, of a[r][first + k] x[r][c], begin <= k < end, for whole vectors c of columns.
+// out[k][c] = the sum over rows r, ascending, of a[r][first + k] x[r][c], begin <= k < end, for whole vectors c of columns. It
+// begins with zero, or with `add` with what is there.
 template <class T>
 struct OuterCall {
   int rows = 0;
@@ -156,6 +157,7 @@ struct OuterCall {
   Blocks<const T> x;
   ptrdiff_t columns = 0;  // a multiple of lanes
   Panel<T> out;
+  bool add = false;
 };
 
 // Rows as Operand wants them for reduced weights.

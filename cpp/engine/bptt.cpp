@@ -132,11 +132,12 @@ void Bptt<T>::run_pass(const Pass& pass, int worker) {
   begin(pass, worker);
   barrier_.wait(worker);
   const int64_t steps = record_.x.steps;
-  for (int64_t from = (steps - 1) / chunk_steps_ * chunk_steps_; steps > 0 && from >= 0; from -= chunk_steps_) {
+  // Without any step there is still a chunk, of no rows: its sums are zero.
+  for (int64_t from = std::max<int64_t>(steps - 1, 0) / chunk_steps_ * chunk_steps_; from >= 0; from -= chunk_steps_) {
     const int64_t to = std::min(steps, from + chunk_steps_);
     const Chunk chunk = {from, to, int(record_.at(to) - record_.at(from))};
     gather(pass, chunk, worker);
-    if (record_.recompute) recompute(pass, chunk, worker);
+    if (record_.recompute && chunk.rows) recompute(pass, chunk, worker);
     if (phases_.size() > 1) gather_result(pass, chunk, worker);
     time_loop(pass, chunk, worker);
     barrier_.wait(worker);
@@ -148,7 +149,7 @@ void Bptt<T>::run_pass(const Pass& pass, int worker) {
   barrier_.wait(worker);
 }
 
-// The gradients that reach the final states, and sums of nothing.
+// The gradients that reach the final states.
 template <class T>
 void Bptt<T>::begin(const Pass& pass, int worker) {
   const NetworkConfig& c = model_.config;
@@ -167,19 +168,6 @@ void Bptt<T>::begin(const Pass& pass, int worker) {
       const T* from = gradients_.d_final[s] + (int64_t(pass.lane) * record_.rows() + caller_row) * width;
       std::memcpy(s ? d_states_[place] + (s - 1) * hidden : d_h_[place], from, size_t(width) * sizeof(T));
     }
-  }
-  // Each worker clears what it will add to.
-  for (size_t p = 0; p < phases_.size(); ++p) {
-    const recurra::Phase& described = model_.spec->phases[int(p)];
-    const Phase& phase = phases_[p];
-    const int64_t units = pass.packed->phases[p].tiles.units, first = share(units, worker);
-    const auto clear = [&](const Panel<T>& sums, int gates) {
-      const size_t bytes = size_t((share(units, worker + 1) - first) * sums.stride) * sizeof(T);
-      for (int g = 0; g < gates; ++g) std::memset(sums[g * phase.width + first], 0, bytes);
-    };
-    clear(phase.d_input, described.input.count);
-    clear(phase.d_recurrent, described.recurrent.count);
-    if (!worker) std::memset(phase.d_sums.base, 0, size_t(phase.d_sums.stride) * sizeof(T));
   }
 }
 
@@ -423,6 +411,7 @@ void Bptt<T>::weight_gradients(const Pass& pass, const Chunk& chunk, int worker)
     const Tiles<T>& tiles = pass.packed->phases[p].tiles;
     OuterCall<T> call;
     call.rows = chunk.rows;
+    call.add = chunk.to < record_.x.steps;
     const auto add = [&](const Product& product, const Blocks<T>& x, int64_t columns, const Panel<T>& out) {
       for (int g = 0; g < product.count; ++g) {
         call.a = read_only(phase.da);
@@ -467,7 +456,7 @@ void Bptt<T>::add_weights(const Pass& pass, const Product& product, const Panel<
     for (int64_t u = share(units, worker); u < share(units, worker + 1); ++u) {
       const T* from = d[g * phase.width + u];
       T* to = out + ((product.first + g) * int64_t(units) + u) * columns;
-      for (int64_t i = 0; i < columns; ++i) to[i] += from[i];
+      for (int64_t i = 0; i < columns; ++i) to[i] = (gradients_.add ? to[i] : T(0)) + from[i];
     }
 }
 
@@ -476,7 +465,10 @@ void Bptt<T>::add_sums(const Pass& pass, const char* name, int first, int count,
                        int units) {
   T* out = param(pass, name);
   for (int g = 0; out && g < count; ++g)
-    for (int u = 0; u < units; ++u) out[int64_t(first + g) * units + u] += phase.d_sums.base[chain[g] * phase.width + u];
+    for (int u = 0; u < units; ++u) {
+      T& to = out[int64_t(first + g) * units + u];
+      to = (gradients_.add ? to : T(0)) + phase.d_sums.base[chain[g] * phase.width + u];
+    }
 }
 
 // Hands out the gradients of the initial states and of the parameters.

@@ -6,7 +6,7 @@
 namespace recurra {
 namespace detail {
 
-// Gradients that come in and go out; any may be null. Parameters' are added to, the others written.
+// Gradients that come in and go out; any may be null. They are written, or with `add` those of parameters added to.
 template <class T>
 struct Gradients {
   Sequence<const T> dy;
@@ -14,6 +14,7 @@ struct Gradients {
   Sequence<T> dx;
   T* const* d_initial = nullptr;
   const std::vector<std::vector<T*>>* params = nullptr;
+  bool add = false;
 };
 
 // One backward pass. Steps are walked in chunks from the last to the first; a chunk's rows meet the weights together. The sums

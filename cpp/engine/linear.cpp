@@ -117,6 +117,7 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
       call.x = {padded.base + block * padded.stride, padded.row, padded.stride};
       call.columns = std::min(width, share(blocks, rank + 1) * padded.width) - block * padded.width;
       call.out = {sums.data() + block * padded.width, width};
+      call.add = true;
       kernels<T>(w.backend).outer(call);
       barrier.wait(rank);
     }

@@ -171,8 +171,8 @@ Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const i
 
 template <class T>
 void Tape<T>::backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
-                       const std::vector<std::vector<T*>>& params) const {
-  const detail::Gradients<T> gradients = {dy, d_final, dx, d_initial, &params};
+                       const std::vector<std::vector<T*>>& params, bool add) const {
+  const detail::Gradients<T> gradients = {dy, d_final, dx, d_initial, &params, add};
   const int64_t rows = record_->rows(), steps = record_->x.steps;
   const double work = 2 * record_->model->multiplications() * double(rows) * double(steps);
   TeamLease team(work < kWorthWakingBackward ? 1 : num_threads());

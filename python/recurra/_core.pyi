@@ -35,9 +35,9 @@ class Tape:
     """
     What a forward pass leaves for backward.
     """
-    def backward(self, dy: numpy.ndarray | None, d_final: collections.abc.Sequence[numpy.ndarray | None], dx: numpy.ndarray | None, d_initial: collections.abc.Sequence[numpy.ndarray] | None, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]]) -> None:
+    def backward(self, dy: numpy.ndarray | None, d_final: collections.abc.Sequence[numpy.ndarray | None], dx: numpy.ndarray | None, d_initial: collections.abc.Sequence[numpy.ndarray] | None, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], add: bool) -> None:
         """
-        Writes dx and d_initial, adds to params (nested as in Network); each may be None.
+        Writes dx, d_initial and params (nested as in Network), or adds to params; each may be None.
         """
     @property
     def nbytes(self) -> int:

@@ -99,11 +99,12 @@ class Tape:
             None if dx is None else batched(dx, self._batch_first),
             [batched(array) for array in initial],
             packed.by_layer(params),
+            into is not None,
         )
         return Gradients(dx, unwrapped(initial), params)
 
     def _new_params(self) -> dict[str, Array]:
-        return {name: np.zeros(shape, self._packed.dtype) for name, shape in self._packed.shapes.items()}
+        return {name: np.empty(shape, self._packed.dtype) for name, shape in self._packed.shapes.items()}
 
     def _checked_dstate(self, dstate: Any) -> list[Array | None]:
         shapes = self._packed.state_shapes(self._batch)

@@ -125,7 +125,7 @@ class Trial {
     for (int lane = 0; lane < lanes(); ++lane)
       for (const auto& p : cell_.params) sizes[size_t(lane)].push_back(count(p, lane));
     for (const auto& lane : sizes)
-      for (const int64_t size : lane) result.states.emplace_back(size_t(size));
+      for (const int64_t size : lane) result.states.emplace_back(size_t(size), T(7));  // all of it is to be written
     std::vector<std::vector<T*>> params;
     size_t next = initial_.size();
     for (const auto& lane : sizes) {

@@ -152,10 +152,10 @@ template <class T>
 class Tape {
  public:
   // From dy (like y; data may be null) and d_final (like final_states; null, or null for some states) to dx (like x; data may
-  // be null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is added to unless it is
-  // null. Results depend neither on threads nor on the instruction set.
+  // be null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is written, or with `add`
+  // added to, unless it is null. Results depend neither on threads nor on the instruction set.
   void backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
-                const std::vector<std::vector<T*>>& params) const;
+                const std::vector<std::vector<T*>>& params, bool add = false) const;
   size_t bytes() const;  // of the tape
 
  private:
