@@ -139,7 +139,7 @@ class PyStream {
 class PyTape {
  public:
   using AnyTape = std::variant<Tape<float>, Tape<double>>;
-  PyTape(AnyTape tape, py::array x) : tape_(std::move(tape)), x_(std::move(x)) {}
+  explicit PyTape(AnyTape tape) : tape_(std::move(tape)) {}
 
   void backward(const OptionalArray& dy, const std::vector<OptionalArray>& d_final, const OptionalArray& dx,
                 const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params, bool add) const {
@@ -167,7 +167,6 @@ class PyTape {
   }
 
   AnyTape tape_;
-  py::array x_;  // the tape reads it
 };
 
 // ---- networks
@@ -247,12 +246,9 @@ class PyNetwork {
     const auto to = sequence<T>(out);
     const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
     const auto final_states = pointers<T>(hn);
-    const auto tape = [&] {
-      const py::gil_scoped_release release;
-      return network.record(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to, final_states.data(),
-                            recompute, seed ? &*seed : nullptr);
-    }();
-    return {tape, x};
+    const py::gil_scoped_release release;
+    return PyTape(network.record(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to,
+                                 final_states.data(), recompute, seed ? &*seed : nullptr));
   }
 
   // From zero states. Python asks before it makes arrays that may be too large for the machine.

@@ -108,7 +108,7 @@ typename Bptt<T>::Pass Bptt<T>::pass_of(int layer, int direction) {
   pass.packed = &model_.layers[pass.lane];
   pass.transposed = &model_.transposed()[pass.lane];
   pass.track = &record_.tracks[pass.lane];
-  pass.x = layer ? read_only(record_.output(layer - 1)) : record_.x;
+  pass.x = layer ? read_only(record_.output(layer - 1)) : read_only(record_.x);
   pass.x_order = layer ? nullptr : record_.order.data();
   pass.dx = layer ? between(layer - 1) : gradients_.dx;
   pass.dy = top ? gradients_.dy : read_only(between(layer));

@@ -164,7 +164,7 @@ Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const i
     throw std::invalid_argument("record: weights of reduced precision cannot be trained");
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
-  auto record = std::make_shared<Record<T>>(model_, x, sorted.order, sorted.lengths, recompute, seed);
+  auto record = std::make_shared<Record<T>>(model_, x.steps, sorted.order, sorted.lengths, recompute, seed);
   run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states);
   return Tape<T>(std::move(record));
 }

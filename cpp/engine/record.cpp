@@ -23,10 +23,9 @@ void keep_heap() {
 }  // namespace
 
 template <class T>
-Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> the_x, std::vector<int64_t> the_order,
+Record<T>::Record(std::shared_ptr<const Model<T>> the_model, int64_t steps, std::vector<int64_t> the_order,
                   std::vector<int64_t> the_lengths, bool recompute, const uint64_t* seed)
     : model(std::move(the_model)),
-      x(the_x),
       order(std::move(the_order)),
       lengths(std::move(the_lengths)),
       recompute(recompute),
@@ -40,14 +39,17 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
   const ptrdiff_t result_width = recompute || model->spec->phases.size == 1 ? 0 : stride;
 
   if (!lengths.empty()) {
-    starts_.assign(size_t(x.steps) + 1, 0);
+    starts_.assign(size_t(steps) + 1, 0);
     int running = rows();
-    for (int64_t step = 0; step < x.steps; ++step) {
+    for (int64_t step = 0; step < steps; ++step) {
       while (running > 0 && lengths[size_t(running) - 1] <= step) --running;
       starts_[size_t(step) + 1] = starts_[size_t(step)] + running;
     }
   }
-  const int64_t all = at(x.steps);
+  bytes = size_t(steps * rows() * c.input_size) * sizeof(T);
+  x_memory_ = model->spare->take(bytes);
+  x = {reinterpret_cast<T*>(x_memory_.data()), steps, rows(), rows() * c.input_size, c.input_size};
+  const int64_t all = at(steps);
   tracks.resize(size_t(c.layers) * size_t(c.directions));
   for (Track<T>& track : tracks) {
     for (const bool counting : {true, false}) {
@@ -63,7 +65,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
     std::fill_n(track.states.base, rows() * state_width, T(0));
   }
   for (int layer = 0; layer + 1 < c.layers && !output_is_h(); ++layer) {
-    between.emplace_back(size_t(x.steps * rows()) * size_t(c.directions * c.output_size));
+    between.emplace_back(size_t(steps * rows()) * size_t(c.directions * c.output_size));
     bytes += between.back().size() * sizeof(T);
   }
 }
@@ -71,6 +73,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Sequence<const T> t
 template <class T>
 Record<T>::~Record() {
   for (Track<T>& track : tracks) model->spare->give(std::move(track.memory));
+  model->spare->give(std::move(x_memory_));
 }
 
 template struct Record<float>;

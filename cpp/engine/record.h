@@ -39,18 +39,18 @@ struct Track {
 
 template <class T>
 struct Record {
-  Record(std::shared_ptr<const Model<T>> model, Sequence<const T> x, std::vector<int64_t> order, std::vector<int64_t> lengths,
+  Record(std::shared_ptr<const Model<T>> model, int64_t steps, std::vector<int64_t> order, std::vector<int64_t> lengths,
          bool recompute, const uint64_t* seed);
   ~Record();
   Record(const Record&) = delete;
 
   const std::shared_ptr<const Model<T>> model;
-  const Sequence<const T> x;           // the caller's memory
   const std::vector<int64_t> order;    // row r is the caller's row order[r]
   const std::vector<int64_t> lengths;  // of row r; empty when all run x.steps steps
   const bool recompute;
   const Noise noise;
-  std::vector<Track<T>> tracks;    // [layer * directions + direction]
+  Sequence<T> x;                 // a copy of the caller's, whose rows are in his order; steps past a row's length are not there
+  std::vector<Track<T>> tracks;  // [layer * directions + direction]
   std::vector<Buffer<T>> between;  // [layer]: what the layer above reads, [step][row][directions * output], if not h
   ptrdiff_t stride, state_width, saved_width;
   size_t bytes = 0;  // of all that
@@ -72,6 +72,7 @@ struct Record {
   }
 
  private:
+  Buffer<char> x_memory_;
   std::vector<int64_t> starts_;
 };
 

@@ -206,6 +206,7 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
     const int64_t to = std::min(steps, from + chunk_);
     // A single step has nothing to share: its input product joins the chain in the phase itself.
     const bool at_once = to - from > 1;
+    if (record_ && pass.lane == 0) keep_inputs(pass, plan, from, to);
     if (at_once) chunk_of_inputs(pass, plan, from, to);
     ptrdiff_t row = 0;
     for (int64_t step = from; step < to; ++step) {
@@ -214,6 +215,20 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
       run_step(pass, step, rows, at_once ? row : -1);
       row += rows;
     }
+  }
+}
+
+// Copies the caller's rows for backward, just before they are read; the workers take turns.
+template <class T>
+void Session<T>::keep_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const {
+  const Sequence<T>& kept = record_->x;
+  int rows = plan.rows;
+  for (int64_t step = from, count = 0; step < to; ++step) {
+    rows = active(plan, rows, pass.first + step);
+    for (int r = 0; r < rows; ++r, ++count)
+      if (count % pass.size == pass.rank)
+        std::memcpy(kept.data + (pass.first + step) * kept.step_stride + plan.source(r) * kept.row_stride,
+                    pass.x.data + pass.offsets.x[r] + step * pass.x.step_stride, size_t(kept.row_stride) * sizeof(T));
   }
 }
 

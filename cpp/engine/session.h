@@ -117,6 +117,7 @@ class Session {
   Panel<T> saved(size_t lane, int64_t step) const;
   Panel<T> phase_result(const Pass& pass, int64_t step) const;
   void run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
+  void keep_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void prepare(const Pass& pass) const;
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;

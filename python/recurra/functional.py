@@ -312,11 +312,10 @@ def forward(
     seed = _noise_seed(rng)
     values = packed.values_a_step(again) * math.prod(x.shape[:-1])
     require_memory("tape", (values + x.size) * packed.dtype.itemsize)
-    x = np.array(x, order="C")  # the tape's own: what the caller does with his must not change a gradient
     y = empty("output", (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype)
     final = packed.empty_state(batch)
     recorded = packed.network.record(
-        batched(x, batch_first),
+        row_contiguous(batched(x, batch_first)),
         None if state is None else [batched(contiguous(array)) for array in initial.values()],
         valid,
         batched(y, batch_first),
@@ -324,7 +323,7 @@ def forward(
         again,
         seed,
     )
-    return y, unwrapped(final), Tape(packed, recorded, x, y.shape, batch, batch_first)
+    return y, unwrapped(final), Tape(packed, recorded, x.shape, y.shape, batch, batch_first)
 
 
 def _noise_seed(rng: Any) -> int | None:

@@ -41,24 +41,24 @@ class Tape:
         nbytes: memory it holds, the input's copy included.
     """
 
-    __slots__ = ("_batch", "_batch_first", "_packed", "_tape", "_x", "_y_shape")
+    __slots__ = ("_batch", "_batch_first", "_packed", "_tape", "_x_shape", "_y_shape")
 
     def __init__(
         self,
         packed: Packed,
         tape: _core.Tape,
-        x: Array,
+        x_shape: tuple[int, ...],
         y_shape: tuple[int, ...],
         batch: tuple[int, ...],
         batch_first: bool,
     ) -> None:
-        self._packed, self._tape, self._x = packed, tape, x
-        self._y_shape, self._batch, self._batch_first = y_shape, batch, batch_first
+        self._packed, self._tape, self._x_shape, self._y_shape = packed, tape, x_shape, y_shape
+        self._batch, self._batch_first = batch, batch_first
 
     @property
     def nbytes(self) -> int:
         """Memory the tape holds, in bytes."""
-        return self._tape.nbytes + self._x.nbytes
+        return self._tape.nbytes
 
     def backward(
         self,
@@ -91,7 +91,7 @@ class Tape:
         gradient = None if dy is None else check("dy", dy, packed.dtype, self._y_shape)
         final = self._checked_dstate(dstate)
         params = self._new_params() if into is None else self._checked_into(into, gradient, final)
-        dx = empty("gradient of x", self._x.shape, packed.dtype) if flag("input_grad", input_grad) else None
+        dx = empty("gradient of x", self._x_shape, packed.dtype) if flag("input_grad", input_grad) else None
         initial = packed.empty_state(self._batch)
         self._tape.backward(
             None if gradient is None else row_contiguous(batched(gradient, self._batch_first)),

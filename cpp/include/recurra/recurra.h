@@ -122,9 +122,8 @@ class Network {
   void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
                T* const* final_states) const;
 
-  // The same with a tape for backward. x must stay as it is while the tape lives. recompute: the tape holds only the states,
-  // and backward computes the rest again, with the same bits. seed: of what is left out at random; null: nothing is. Full
-  // precision only.
+  // The same with a tape for backward, which holds a copy of x. recompute: of the rest only the states, and backward computes
+  // what else it needs again, with the same bits. seed: of what is left out at random; null: nothing is. Full precision only.
   Tape<T> record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
                  bool recompute, const uint64_t* seed) const;
 
