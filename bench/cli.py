@@ -123,12 +123,13 @@ def benchmark(options: argparse.Namespace, console: Console) -> Run:
     from . import report
     from .run import measure
 
-    everything = [(n, shape) for n in thread_counts(options.threads) for shape in shapes.select(options.shapes)]
+    counts = thread_counts(options.threads)
+    everything = [(n, shape) for n in counts for shape in shapes.select(options.shapes)]
     chosen = chosen_peers(options.peers)
     config = {name: getattr(options, name) for name in ("shapes", "seconds", "threads", "precision")}
     config |= {"peers": chosen, "absent": [name for name in peers.PEERS if name not in peers.installed()]}
     versions = {"recurra": recurra.__version__} | peers.versions(chosen)
-    run = Run(describe_machine(), versions, config, limits.measure())
+    run = Run(describe_machine(), versions, config, limits.measure(max(counts)))
     with report.progress(console) as progress:
         task = progress.add_task("", total=len(everything))
         try:

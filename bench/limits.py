@@ -13,10 +13,11 @@ Each product takes max(bytes / bandwidth, operations / peak), and they follow ea
 
     bound = sum over layers and directions of recurrent + input
 
-With n threads each core holds an n-th of the weights and adds its own bandwidth; shared caches make that generous.
+With n threads each core holds an n-th of the weights, and all read at once as fast as so many did; if that was not
+measured, each adds a bandwidth of its own, and shared caches and memory make that generous.
 Peaks add up to what all cores did at once while the shape was timed (`together`). Cores that share the steps of one
-sequence in one layer and direction have to hear from each other in every phase, which takes what it took then; if one
-thread alone could be faster, that is the bound.
+sequence have to hear from each other in every phase of every layer, which takes what it took then, unless they can be
+in different directions or, in a sequence, layers; if one thread alone could be faster, that is the bound.
 
 Activations, inputs and outputs are not counted. So nothing can be faster, and 100 % is not quite possible.
 """
@@ -34,24 +35,28 @@ GATES = {"LSTM": 4, "GRU": 3, "GRU-before": 3, "RNN": 1}
 PEAKS = {"float32": "fma_f32_gflops", "bf16": "fma_bf16_gflops", "int8": "dot_int8_gops"}
 BYTES = {"float32": 4, "bf16": 2, "int8": 1}
 
-# PEAKS' values: 1e9 operations a second; "read_gbs": a list of (KiB, 1e9 bytes a second); "unrest": p99 / median of a
-# microsecond's reading, 1 on an idle machine.
+# PEAKS' values: 1e9 operations a second; "read_gbs": a list of (KiB, 1e9 bytes a second); "read_together_gbs": the same
+# of "threads" threads, KiB and bytes of all; "unrest": p99 / median of a microsecond's reading, 1 on an idle machine.
 Limits = dict[str, Any]
 
 
-def measure() -> Limits | None:
+def measure(threads: int = 1) -> Limits | None:
     """This machine's limits as the compiled core measures them; None if it was built without."""
     from recurra import _core
 
     limits = getattr(_core, "limits", None)
-    return dict(limits()) if limits else None
+    return dict(limits(threads)) if limits else None
 
 
-def bandwidth(limits: Limits, size: float) -> float:
-    """Bytes a second when `size` bytes are read again and again: at most as for the largest block that is no larger."""
-    readings = sorted(limits["read_gbs"])
-    fitting = [rate for kib, rate in readings if kib * 1024 <= size]
-    return 1e9 * float(fitting[-1] if fitting else readings[0][1])
+def bandwidth(limits: Limits, size: float, threads: int = 1) -> float:
+    """Bytes a second when `size` bytes are read again and again, by so many threads each its part of them: at most as
+    for the largest block that is no larger.
+    """
+    together = threads > 1 and threads == limits.get("threads")
+    readings = sorted(limits["read_together_gbs" if together else "read_gbs"])
+    parts = 1 if together else threads
+    fitting = [rate for kib, rate in readings if kib * 1024 <= size / parts]
+    return 1e9 * parts * float(fitting[-1] if fitting else readings[0][1])
 
 
 def bound(
@@ -67,9 +72,10 @@ def bound(
     """
     gain, exchange = (together["gain"], together["exchange_ns"]) if together else (threads, 0.0)
     shared = _bound(shape, limits, precision, threads, gain)
-    if shared is None or threads == 1 or shape.batch > 1 or shape.layers > 1 or shape.directions > 1:
+    apart = shape.batch > 1 or shape.directions > 1 or (shape.layers > 1 and not shape.streaming)
+    if shared is None or threads == 1 or apart:
         return shared
-    phases = PHASES.get(shape.cell, 1)
+    phases = PHASES.get(shape.cell, 1) * shape.layers
     # A step of a stream is begun by its caller, who wants its result.
     news = phases + 1 if shape.streaming else phases * int(shape.row_lengths().max())
     alone = _bound(shape, limits, precision, 1, 1)
@@ -87,7 +93,7 @@ def _bound(shape: Shape, limits: Limits | None, precision: str, threads: int, ga
     def product(weights: int, readings: float, rows: float, resident: int) -> float:
         """Seconds for `weights` numbers read so many times and used for so many rows in all."""
         size = BYTES[precision]
-        read = readings * weights * size / (bandwidth(limits, resident * size / threads) * threads)
+        read = readings * weights * size / bandwidth(limits, resident * size, threads)
         return max(read, 2 * weights * rows / operations)
 
     gates, lengths = GATES[shape.cell], shape.row_lengths()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from checks import run_python
 
+import recurra
 from recurra.bench import limits, peers, results, run, shapes
 
 LINE = "cell=LSTM T=100 B=1 I=64 H=32"
@@ -82,6 +83,32 @@ def test_bandwidth_is_that_of_the_largest_block_that_is_no_larger() -> None:
         assert limits.bandwidth(LIMITS, kib * 1024) == pytest.approx(gbs * 1e9)
 
 
+def test_bandwidth_of_threads_is_what_they_read_together_or_else_each_ones_own() -> None:
+    measured = LIMITS | {"threads": 2, "read_together_gbs": [(32, 300.0), (8192, 25.0)]}
+    for known, threads, kib, gbs in (
+        (measured, 2, 16, 300),
+        (measured, 2, 8192, 25),
+        (measured, 1, 8192, 20),
+        (measured, 4, 4 * 4096, 4 * 20),
+        (LIMITS, 2, 2 * 256, 2 * 100),
+    ):
+        assert limits.bandwidth(known, kib * 1024, threads) == pytest.approx(gbs * 1e9)
+    step = shape_of("cell=LSTM T=1 B=1 H=1024")  # 32 MiB
+    assert limits.bound(step, measured, threads=2) == pytest.approx((32 << 20) / 25e9)
+
+
+def test_limits_are_of_so_many_threads_as_were_asked_for() -> None:
+    one = limits.measure()
+    assert one and one["threads"] == 1 and one["read_together_gbs"] == []
+    cores = recurra.get_num_threads()
+    several = limits.measure(cores)
+    assert several and several["threads"] == cores
+    for readings in (one["read_gbs"], several["read_together_gbs"]):
+        sizes, rates = [kib for kib, _ in readings], [rate for _, rate in readings]
+        assert sizes == sorted(sizes) and min(rates, default=1) > 0
+    assert (several["read_together_gbs"] != []) == (cores > 1)
+
+
 def test_bound_of_a_stream_is_reading_all_weights() -> None:
     shape = shape_of("cell=LSTM T=1 B=1 H=64 layers=2")  # 4 * 64 * 128 * 2 weights: 256 KiB
     assert limits.bound(shape, LIMITS) == pytest.approx(262144 / 100e9)
@@ -119,6 +146,10 @@ def test_bound_of_threads_that_share_a_sequence_counts_the_news_between_them() -
     assert limits.bound(shape._replace(directions=2), LIMITS, threads=2, together=together) == pytest.approx(sides)
     step = shape_of("cell=LSTM T=1 B=1 H=256")  # 2 MiB
     assert limits.bound(step, LIMITS, threads=2, together=together) == pytest.approx((1 << 20) / 100e9 + 2 * 250e-9)
+    through = shape_of("cell=LSTM T=1 B=1 H=256 layers=3")  # a sequence could be in several layers at once
+    assert limits.bound(through, LIMITS, threads=2, together=together) == pytest.approx((3 << 20) / 100e9 + 4 * 250e-9)
+    stack = shape._replace(layers=2)
+    assert limits.bound(stack, LIMITS, threads=2, together=together) == pytest.approx(sides)
     far = {"gain": 2.0, "exchange_ns": 1e6}  # then one thread is faster
     assert limits.bound(shape, LIMITS, threads=2, together=far) == limits.bound(shape, LIMITS)
 

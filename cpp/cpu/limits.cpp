@@ -1,8 +1,9 @@
-// What this machine can do at best: arithmetic from registers, and reading from each level of cache, on one thread, which takes
-// about half a second; and what further threads add to it. For benchmarks, which show how much of it a network uses.
+// What this machine can do at best: arithmetic from registers, and reading from each level of cache and from memory; and what
+// further threads add to it. For benchmarks, which show how much of it a network uses.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -20,13 +21,16 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 
 constexpr int kChains = 12;  // more than latency times throughput of any of these instructions
 constexpr int64_t kRounds = 200000;
-volatile float sink;  // results go here, so that no work is optimised away
+constexpr int kRuns = 15;
+constexpr int kMostKib = 128 << 10;  // of blocks to read
+constexpr size_t kPiece = 2048;      // floats read in order
+thread_local volatile float sink;    // results go here, so that no work is optimised away
 
 // The shortest of several runs: what the machine can do, not what it did on average.
 template <class Work>
 double shortest(Work work) {
   double best = 1e9;
-  for (int run = 0; run < 15; ++run) {
+  for (int run = 0; run < kRuns; ++run) {
     const double start = seconds();
     work();
     best = std::min(best, seconds() - start);
@@ -130,21 +134,42 @@ double giga_operations(const Arithmetic& arithmetic) {
 
 using Read = void (*)(const float* data, size_t count);
 
-// GB/s of reading a block again and again: from its beginning, or to and fro in pieces, which finds in the cache the end of a
-// block that is too large for it. The better of the two.
-double read_rate(Read read, const float* data, size_t count) {
-  constexpr size_t kPiece = 2048;
-  const int repeats = std::max(1, int((size_t(2) << 20) / count)) * 2;
-  const double in_order = shortest([&] {
-    for (int i = 0; i < repeats; ++i) read(data, count);
-  });
-  const double to_and_fro = shortest([&] {
-    for (int i = 0; i < repeats; i += 2) {
-      for (size_t at = 0; at < count; at += kPiece) read(data + at, kPiece);
-      for (size_t at = count; at > 0; at -= kPiece) read(data + at - kPiece, kPiece);
+// From its beginning, or to and fro in pieces, which finds in the cache the end of a block that is too large for it.
+void read_twice(Read read, const float* data, size_t count, bool to_and_fro) {
+  if (!to_and_fro) return read(data, count), read(data, count);
+  for (size_t at = 0; at < count; at += kPiece) read(data + at, kPiece);
+  for (size_t at = count; at > 0; at -= kPiece) read(data + at - kPiece, kPiece);
+}
+
+// GB/s of reading a block again and again, each thread its part of it, in the better of the two orders.
+double read_rate(Read read, const float* data, size_t count, int threads) {
+  TeamLease team(threads);
+  Barrier barrier(team.size());
+  const size_t part = count / size_t(team.size()) / kPiece * kPiece;
+  const int repeats = std::max(1, int((size_t(2) << 20) / count)), runs = repeats > 1 ? 2 * kRuns : kRuns / 2;
+  double best = 1e9;  // written by rank 0 alone
+  auto job = [&](int rank) {
+    for (int run = 0; run < runs; ++run) {
+      barrier.wait(rank);
+      const double start = seconds();
+      for (int i = 0; i < repeats; ++i) read_twice(read, data + size_t(rank) * part, part, run % 2);
+      barrier.wait(rank);
+      if (rank == 0) best = std::min(best, seconds() - start);
     }
-  });
-  return double(repeats) * double(count) * sizeof(float) / std::min(in_order, to_and_fro) / 1e9;
+  };
+  team.run(job);
+  return 2.0 * repeats * double(part) * team.size() * sizeof(float) / best / 1e9;
+}
+
+// For blocks that grow by less and less, since a little more than a cache holds is much slower. Twice, because there are
+// moments in which two virtual cores are one.
+std::vector<std::pair<int, double>> read_rates(Read read, const detail::Buffer<float>& data, int threads) {
+  std::vector<std::pair<int, double>> rates;
+  for (int kib = 16 * threads; kib <= kMostKib; kib += kib < 1024 ? kib : 1 << (int(std::log2(kib)) - 3))
+    rates.emplace_back(kib, 0);
+  for (int pass = 0; pass < 2; ++pass)
+    for (auto& [kib, rate] : rates) rate = std::max(rate, read_rate(read, data.data(), size_t(kib) * 256, threads));
+  return rates;
 }
 
 // p99 / median of a microsecond's reading, the time of a small step: what the machine adds on its own.
@@ -161,23 +186,24 @@ double unrest(Read read, const float* data, size_t count) {
 
 }  // namespace
 
-Limits measure_limits() {
+Limits measure_limits(int threads) {
   const Machine m = machine();
   Limits limits;
   limits.f32_gflops = giga_operations(m.f32);
   limits.bf16_gflops = giga_operations(m.bf16);
   limits.int8_gops = giga_operations(m.int8);
-  const detail::Buffer<float> data(size_t(32768) * 256);  // as weights are kept
+  const detail::Buffer<float> data(size_t(kMostKib) * 256);  // as weights are kept
   std::fill_n(data.data(), data.size(), 0.5f);
-  for (int kib = 16; kib <= 32768; kib *= 2)
-    limits.read_gbs.emplace_back(kib, read_rate(m.read, data.data(), size_t(kib) * 256));
+  limits.threads = std::clamp(threads, 1, num_threads());
+  limits.read_gbs = read_rates(m.read, data, 1);
+  if (limits.threads > 1) limits.read_together_gbs = read_rates(m.read, data, limits.threads);
   limits.unrest = unrest(m.read, data.data(), size_t(128) * 256);
   return limits;
 }
 
 Together measure_together(int threads) {
   constexpr int64_t kShortRounds = kRounds / 20;
-  constexpr int kRuns = 15, kRoundTrips = 200;
+  constexpr int kRoundTrips = 200;
   const auto burst = [work = machine().f32.work] { work(kShortRounds); };
   TeamLease team(std::min(threads, num_threads()));
   if (team.size() == 1) return {};

@@ -99,9 +99,9 @@ def get_num_threads() -> int:
     """
     Threads that one call may use.
     """
-def limits() -> dict:
+def limits(threads: typing.SupportsInt | typing.SupportsIndex) -> dict:
     """
-    What this machine can do at best on one thread: GFLOP/s and GB/s. Takes half a second.
+    What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some seconds.
     """
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

@@ -43,15 +43,18 @@ std::vector<std::string> available_isas();
 int num_threads();
 void set_num_threads(int threads);
 
-// What this machine can do at best on one thread, for benchmarks. A multiply-add counts as two operations.
+// What this machine can do at best, for benchmarks: one thread, where nothing else is said. A multiply-add counts as two
+// operations.
 struct Limits {
   double f32_gflops = 0;
-  double bf16_gflops = 0;                        // of dot products; 0 where the machine has no instruction for them
-  double int8_gops = 0;                          // likewise
-  std::vector<std::pair<int, double>> read_gbs;  // KiB read again and again, GB/s
-  double unrest = 0;                             // p99 / median of a microsecond's work: 1 on an idle machine
+  double bf16_gflops = 0;                                 // of dot products; 0 where the machine has no instruction for them
+  double int8_gops = 0;                                   // likewise
+  std::vector<std::pair<int, double>> read_gbs;           // KiB read again and again, GB/s
+  int threads = 1;                                        // those that read together
+  std::vector<std::pair<int, double>> read_together_gbs;  // KiB and GB/s of all of them; none if one was asked for
+  double unrest = 0;                                      // p99 / median of a microsecond's work: 1 on an idle machine
 };
-Limits measure_limits();
+Limits measure_limits(int threads);  // of at most num_threads(); takes some seconds and 128 MiB
 
 // What several threads have of each other just now: a virtual machine's cores may be two threads of one core, or far apart, and
 // that changes from second to second.
