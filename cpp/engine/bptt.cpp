@@ -31,6 +31,9 @@ Bptt<T>::Bptt(const Record<T>& record, const Gradients<T>& gradients, int worker
   split_ = workers == 1 || rows >= kRowsPerWorker * workers ? Split::rows
            : step >= kWorthBarrier * workers                ? Split::tiles
                                                             : Split::none;
+  same_tiles_ = true;
+  for (const PackedPhase<T>& phase : model_.layers[0].phases)
+    same_tiles_ = same_tiles_ && phase.tile_count * model_.lanes == model_.padded(phase.tiles.source_size);
   chunk_steps_ = std::clamp<int64_t>(kChunkRows / rows, 1, std::max<int64_t>(record.x.steps, 1));
   chunk_rows_ = int(chunk_steps_ * rows);
   model_.transposed();
@@ -290,7 +293,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
     if (by_tiles) barrier_.wait(worker);
     const bool masked = p == 0 && record_.noise.drops_recurrent();
     product(pass, p, call.da, masked ? own(d_masked_) : p ? d_result : d_h, rows, worker);
-    if (by_tiles) barrier_.wait(worker);
+    if (by_tiles && !same_tiles_) barrier_.wait(worker);
   }
 }
 

@@ -98,6 +98,7 @@ class Bptt {
   const Model<T>& model_;
   const int workers_, cell_;
   Split split_;
+  bool same_tiles_;  // a worker's units are the same in all phases: what its products make, only its own next phase reads
   Barrier barrier_;
   int64_t chunk_steps_;
   int chunk_rows_;
