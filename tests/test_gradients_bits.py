@@ -127,9 +127,9 @@ def test_any_layout_of_the_upstream_gradient_gives_the_same_bits(cell: str) -> N
 
 
 def thread_problems(cell: str) -> Iterator[Problem]:
-    """Rows shared out, tiles shared out, two directions."""
-    lengths = tuple((3 * b) % 7 for b in range(37))
-    yield sized(cell, input_size=20, hidden_size=257, steps=6, batch=37, layers=1, lengths=lengths, dtype="float32")
+    """Rows shared out, of different lengths and of one, tiles shared out, two directions."""
+    for lengths in (tuple((3 * b) % 7 for b in range(37)), None):
+        yield sized(cell, input_size=20, hidden_size=257, steps=6, batch=37, layers=1, lengths=lengths, dtype="float32")
     yield sized(cell, hidden_size=100, steps=5, batch=4, lengths=None)
     if cell in ("rnn_tanh", "gru", "gru_reset_before", "lstm", "lstm_coupled_peephole_projected"):
         wide = {"layers": 1, "directions": 1, "lengths": None, "dtype": "float32"}
