@@ -45,18 +45,25 @@ def measure(threads: int = 1) -> Limits | None:
     from recurra import _core
 
     limits = getattr(_core, "limits", None)
-    return dict(limits(threads)) if limits else None
+    if not limits:
+        return None
+    before = _core.get_num_threads()
+    _core.set_num_threads(threads)
+    try:
+        return dict(limits(threads))
+    finally:
+        _core.set_num_threads(before)
 
 
 def bandwidth(limits: Limits, size: float, threads: int = 1) -> float:
     """Bytes a second when `size` bytes are read again and again, by so many threads each its part of them: at most as
-    for the largest block that is no larger.
+    for the largest block that is no larger, or any that is larger still.
     """
     together = threads > 1 and threads == limits.get("threads")
     readings = sorted(limits["read_together_gbs" if together else "read_gbs"])
     parts = 1 if together else threads
-    fitting = [rate for kib, rate in readings if kib * 1024 <= size / parts]
-    return 1e9 * parts * float(fitting[-1] if fitting else readings[0][1])
+    fitting = sum(kib * 1024 <= size / parts for kib, _ in readings)
+    return 1e9 * parts * float(max(rate for _, rate in readings[max(fitting - 1, 0) :]))
 
 
 def bound(

@@ -142,16 +142,15 @@ void read_twice(Read read, const float* data, size_t count, bool to_and_fro) {
 }
 
 // GB/s of reading a block again and again, each thread its part of it, in the better of the two orders.
-double read_rate(Read read, const float* data, size_t count, int threads) {
-  TeamLease team(threads);
+double read_rate(Read read, const float* data, size_t count, TeamLease& team) {
   Barrier barrier(team.size());
   const size_t part = count / size_t(team.size()) / kPiece * kPiece;
   const int repeats = std::max(1, int((size_t(2) << 20) / count)), runs = repeats > 1 ? 2 * kRuns : kRuns / 2;
   double best = 1e9;  // written by rank 0 alone
   auto job = [&](int rank) {
     for (int run = 0; run < runs; ++run) {
+      const double start = seconds();  // before the others can have begun
       barrier.wait(rank);
-      const double start = seconds();
       for (int i = 0; i < repeats; ++i) read_twice(read, data + size_t(rank) * part, part, run % 2);
       barrier.wait(rank);
       if (rank == 0) best = std::min(best, seconds() - start);
@@ -163,12 +162,12 @@ double read_rate(Read read, const float* data, size_t count, int threads) {
 
 // For blocks that grow by less and less, since a little more than a cache holds is much slower. Twice, because there are
 // moments in which two virtual cores are one.
-std::vector<std::pair<int, double>> read_rates(Read read, const detail::Buffer<float>& data, int threads) {
+std::vector<std::pair<int, double>> read_rates(Read read, const detail::Buffer<float>& data, TeamLease& team) {
   std::vector<std::pair<int, double>> rates;
-  for (int kib = 16 * threads; kib <= kMostKib; kib += kib < 1024 ? kib : 1 << (int(std::log2(kib)) - 3))
+  for (int kib = 16 * team.size(); kib <= kMostKib; kib += kib < 1024 ? kib : 1 << (int(std::log2(kib)) - 3))
     rates.emplace_back(kib, 0);
   for (int pass = 0; pass < 2; ++pass)
-    for (auto& [kib, rate] : rates) rate = std::max(rate, read_rate(read, data.data(), size_t(kib) * 256, threads));
+    for (auto& [kib, rate] : rates) rate = std::max(rate, read_rate(read, data.data(), size_t(kib) * 256, team));
   return rates;
 }
 
@@ -194,9 +193,10 @@ Limits measure_limits(int threads) {
   limits.int8_gops = giga_operations(m.int8);
   const detail::Buffer<float> data(size_t(kMostKib) * 256);  // as weights are kept
   std::fill_n(data.data(), data.size(), 0.5f);
-  limits.threads = std::clamp(threads, 1, num_threads());
-  limits.read_gbs = read_rates(m.read, data, 1);
-  if (limits.threads > 1) limits.read_together_gbs = read_rates(m.read, data, limits.threads);
+  TeamLease alone(1), team(std::min(threads, num_threads()));
+  limits.threads = team.size();
+  limits.read_gbs = read_rates(m.read, data, alone);
+  if (team.size() > 1) limits.read_together_gbs = read_rates(m.read, data, team);
   limits.unrest = unrest(m.read, data.data(), size_t(128) * 256);
   return limits;
 }
@@ -219,8 +219,8 @@ Together measure_together(int threads) {
   };
   auto job = [&](int rank) {
     for (int run = 0; run < kRuns; ++run) {
-      barrier.wait(rank);
       const double start = seconds();
+      barrier.wait(rank);
       burst();
       barrier.wait(rank);
       if (rank == 0) at_once = std::min(at_once, seconds() - start);

@@ -251,18 +251,18 @@ void Bptt<T>::time_loop(const Pass& pass, const Chunk& chunk, int worker) {
 
 template <class T>
 void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worker) {
-  const RowShare share = rows_of(worker);
-  const int first = share.first, rows = share.within(record_.active(step));
+  const RowShare part = rows_of(worker);
+  const int first = part.first, rows = part.within(record_.active(step));
   const int64_t row = record_.at(step) - record_.at(chunk.from) + first;  // of the chunk
-  const auto mine = [&](const Panel<T>& panel, int64_t begin) { return every(panel, begin, share.stride); };
-  const auto own = [&](const Panel<T>& panel) { return every(panel, share.place, 1); };
+  const auto mine = [&](const Panel<T>& panel, int64_t begin) { return every(panel, begin, part.stride); };
+  const auto own = [&](const Panel<T>& panel) { return every(panel, part.place, 1); };
   const Tables table = tables(worker);
   const bool by_tiles = split_ == Split::tiles;
   BackwardCall<T> call;
   call.rows = rows;
   call.padded = model_.padded_hidden();
   if (pass.dy.data)
-    for (int r = 0; r < rows; ++r) table.dy[r] = offset(pass, pass.dy, pass.y_order, share.row(r), step);
+    for (int r = 0; r < rows; ++r) table.dy[r] = offset(pass, pass.dy, pass.y_order, part.row(r), step);
   const Panel<T> d_h = own(d_h_), d_result = own(d_result_);
   call.d_h = d_h;
   call.h = read_only(mine(pass.track->h, record_.before(step) + first));
@@ -274,22 +274,22 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
   for (size_t p = phases_.size(); p-- > 0;) {
     const int tiles = pass.packed->phases[p].tile_count;
     call.tiles = pass.packed->phases[p].tiles;
-    call.tile_begin = by_tiles ? int(this->share(tiles, worker)) : 0;
-    call.tile_end = by_tiles ? int(this->share(tiles, worker + 1)) : tiles;
+    call.tile_begin = by_tiles ? int(share(tiles, worker)) : 0;
+    call.tile_end = by_tiles ? int(share(tiles, worker + 1)) : tiles;
     call.last = p + 1 == phases_.size();
     call.saved_width = call.last ? model_.spec->saved * call.padded : 0;
     call.dy = {call.last ? pass.dy.data : nullptr, table.dy};
     call.d_result = call.last ? d_h : d_result;
-    call.da = every(phases_[p].da, row, share.stride);
+    call.da = every(phases_[p].da, row, part.stride);
     call.d_width = phases_[p].width;
     if (call.last && record_.noise.zones_out(0)) {
-      zone_out(pass, call, 0, step, share);
+      zone_out(pass, call, 0, step, part);
       call.dy = {};
     }
-    if (p == 0 && record_.noise.zones_out(1)) zone_out(pass, call, 1, step, share);
+    if (p == 0 && record_.noise.zones_out(1)) zone_out(pass, call, 1, step, part);
     kernels<T>(*model_.backend).backward[cell_][p](call);
-    if (call.last && record_.noise.zones_out(0)) past_zoneout(call, 0, share);
-    if (p == 0 && record_.noise.zones_out(1)) past_zoneout(call, 1, share);
+    if (call.last && record_.noise.zones_out(0)) past_zoneout(call, 0, part);
+    if (p == 0 && record_.noise.zones_out(1)) past_zoneout(call, 1, part);
     if (by_tiles) barrier_.wait(worker);
     const bool masked = p == 0 && record_.noise.drops_recurrent();
     product(pass, p, call.da, masked ? own(d_masked_) : p ? d_result : d_h, rows, worker);
@@ -319,10 +319,10 @@ void Bptt<T>::product(const Pass& pass, size_t p, const Blocks<T>& da, const Pan
   call.add = p == 0 && !masked;
   if (rows > 0) kernels<T>(*model_.backend).transposed(call);
   const int64_t begin = call.tile_begin * int64_t(model_.lanes), end = call.tile_end * int64_t(model_.lanes);
+  const RowShare part = rows_of(worker);
   for (int r = 0; masked && r < rows; ++r) {
-    const RowShare share = rows_of(worker);
-    T* d_h = d_h_[share.place + r];
-    for (int64_t i = begin; i < end; ++i) d_h[i] = d_h[i] + mask_[share.row(r)][i] * out[r][i];
+    T* d_h = d_h_[part.place + r];
+    for (int64_t i = begin; i < end; ++i) d_h[i] = d_h[i] + mask_[part.row(r)][i] * out[r][i];
   }
 }
 
@@ -415,7 +415,7 @@ void Bptt<T>::weight_gradients(const Pass& pass, const Chunk& chunk, int worker)
     OuterCall<T> call;
     call.rows = chunk.rows;
     call.add = chunk.to < record_.x.steps;
-    const auto add = [&](const Product& product, const Blocks<T>& x, int64_t columns, const Panel<T>& out) {
+    const auto meet = [&](const Product& product, const Blocks<T>& x, int64_t columns, const Panel<T>& out) {
       for (int g = 0; g < product.count; ++g) {
         call.a = read_only(phase.da);
         call.first = product.chain[g] * phase.width;
@@ -427,8 +427,8 @@ void Bptt<T>::weight_gradients(const Pass& pass, const Chunk& chunk, int worker)
         kernel.outer(call);
       }
     };
-    add(described.input, x_, tiles.input_size, phase.d_input);
-    add(described.recurrent, p ? first_result_ : h_, tiles.source_size, phase.d_recurrent);
+    meet(described.input, x_, tiles.input_size, phase.d_input);
+    meet(described.recurrent, p ? first_result_ : h_, tiles.source_size, phase.d_recurrent);
 
     // A one for every row sums da up; workers have whole blocks of it.
     const int64_t columns = (described.chains + described.vector_count) * phase.width, width = phase.da.width;
@@ -451,8 +451,8 @@ T* Bptt<T>::param(const Pass& pass, const char* name) const {
 }
 
 template <class T>
-void Bptt<T>::add_weights(const Pass& pass, const Product& product, const Panel<T>& d, const Phase& phase, int units,
-                          int64_t columns, int worker) {
+void Bptt<T>::give_weights(const Pass& pass, const Product& product, const Panel<T>& d, const Phase& phase, int units,
+                           int64_t columns, int worker) {
   T* out = param(pass, product.weight);
   if (!out) return;
   for (int g = 0; g < product.count; ++g)
@@ -464,8 +464,8 @@ void Bptt<T>::add_weights(const Pass& pass, const Product& product, const Panel<
 }
 
 template <class T>
-void Bptt<T>::add_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase,
-                       int units) {
+void Bptt<T>::give_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase,
+                        int units) {
   T* out = param(pass, name);
   for (int g = 0; out && g < count; ++g)
     for (int u = 0; u < units; ++u) {
@@ -490,13 +490,13 @@ void Bptt<T>::finish(const Pass& pass, int worker) {
   for (size_t p = 0; p < phases_.size(); ++p) {
     const recurra::Phase& described = model_.spec->phases[int(p)];
     const Tiles<T>& tiles = pass.packed->phases[p].tiles;
-    add_weights(pass, described.input, phases_[p].d_input, phases_[p], tiles.units, tiles.input_size, worker);
-    add_weights(pass, described.recurrent, phases_[p].d_recurrent, phases_[p], tiles.units, tiles.source_size, worker);
+    give_weights(pass, described.input, phases_[p].d_input, phases_[p], tiles.units, tiles.input_size, worker);
+    give_weights(pass, described.recurrent, phases_[p].d_recurrent, phases_[p], tiles.units, tiles.source_size, worker);
     if (worker) continue;
     int vectors[kMaxChains];
     for (int v = 0; v < kMaxChains; ++v) vectors[v] = described.chains + v;
     const auto sums = [&](const char* name, int first, int count, const int* chain) {
-      add_sums(pass, name, first, count, chain, phases_[p], tiles.units);
+      give_sums(pass, name, first, count, chain, phases_[p], tiles.units);
     };
     sums(described.input.bias, described.input.first, described.input.count, described.input.chain);
     sums(described.recurrent.bias, described.recurrent.first, described.recurrent.count, described.recurrent.chain);

@@ -72,9 +72,9 @@ class Bptt {
   void input_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void weight_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void finish(const Pass& pass, int worker);
-  void add_weights(const Pass& pass, const Product& product, const Panel<T>& d, const Phase& phase, int units, int64_t columns,
-                   int worker);
-  void add_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase, int units);
+  void give_weights(const Pass& pass, const Product& product, const Panel<T>& d, const Phase& phase, int units, int64_t columns,
+                    int worker);
+  void give_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase, int units);
   void clear_padding(int worker);
 
   T* param(const Pass& pass, const char* name) const;

@@ -1,5 +1,5 @@
 // What a forward pass leaves behind for backward. Rows are sorted longest first as in a session, and the rows of all steps lie
-// one after another, so no padded step takes memory.
+// one after another, so no padded step takes memory, but in the copy of x.
 #pragma once
 #include <memory>
 #include <vector>
@@ -49,8 +49,8 @@ struct Record {
   const std::vector<int64_t> lengths;  // of row r; empty when all run x.steps steps
   const bool recompute;
   const Noise noise;
-  Sequence<T> x;                 // a copy of the caller's, whose rows are in his order; steps past a row's length are not there
-  std::vector<Track<T>> tracks;  // [layer * directions + direction]
+  Sequence<T> x;                   // a copy of the caller's, rows in his order; steps past a row's length are never written
+  std::vector<Track<T>> tracks;    // [layer * directions + direction]
   std::vector<Buffer<T>> between;  // [layer]: what the layer above reads, [step][row][directions * output], if not h
   ptrdiff_t stride, state_width, saved_width;
   size_t bytes = 0;  // of all that

@@ -6,7 +6,7 @@
 namespace recurra {
 
 constexpr double kWorthWaking = 2e6;          // of a call
-constexpr double kWorthWakingBackward = 2e7;  // of a backward pass, whose workers meet at some ten barriers at least
+constexpr double kWorthWakingBackward = 2e7;  // of a backward pass, whose workers meet at four barriers at least
 constexpr double kWorthBarrier = 3e4;         // of a worker's share of a step
 constexpr int64_t kRowsPerWorker = 8;         // from which rows are shared out, and nobody waits for anybody
 

@@ -99,24 +99,40 @@ class Trial {
                   cell_.name.c_str(), 8 * sizeof(T), int(config_.input_size), int(config_.hidden_size),
                   int(config_.output_size), config_.layers, config_.directions, steps_, rows_, int(!lengths_.empty()),
                   int(config_.precision));
-    return good ? whole.hash() ^ (config_.precision == recurra::Precision::full ? train(network) : 1) : 0;
+    if (config_.precision != recurra::Precision::full) return good ? whole.hash() ^ 1 : 0;
+    const uint64_t gradients = train(network);
+    return good && gradients ? whole.hash() ^ gradients : 0;
   }
 
  private:
   // The hash of all gradients; 0 when any two runs differ.
   uint64_t train(const Network<T>& network) const {
     recurra::set_num_threads(1);
-    const Result<T> one = gradients(network, false);
-    bool good = gradients(network, true) == one;
+    const Result<T> one = gradients(network, false, 7);
+    bool good = gradients(network, true, 8) == one && added(network, one);
     recurra::set_num_threads(64);
-    for (const bool recompute : {false, true}) good = good && gradients(network, recompute) == one;
+    for (const bool recompute : {false, true}) good = good && gradients(network, recompute, recompute) == one;
+    good = good && added(network, one);
     if (!good) std::printf("%s float%zu: gradients differ\n", cell_.name.c_str(), 8 * sizeof(T));
     return good ? one.hash() : 0;
   }
 
-  // dx, then those of the initial states and of the parameters.
-  Result<T> gradients(const Network<T>& network, bool recompute) const {
-    Result<T> forward = empty_result(), result{x_, initial_};
+  // Gradients of parameters that are added to what is there, a sum each. Some explode.
+  bool added(const Network<T>& network, const Result<T>& one) const {
+    const auto same = [](T a, T b) { return a == b || (a != a && b != b); };
+    const Result<T> result = gradients(network, false, 3, true);
+    bool good = true;
+    for (size_t i = 0; i < result.states.size(); ++i)
+      for (size_t k = 0; k < result.states[i].size(); ++k)
+        good = good && same(result.states[i][k], (i < initial_.size() ? T(0) : T(3)) + one.states[i][k]);
+    return good;
+  }
+
+  // dx, then those of the initial states and of the parameters, where `before` was before.
+  Result<T> gradients(const Network<T>& network, bool recompute, int before, bool add = false) const {
+    std::vector<T> x = x_;
+    Result<T> forward = empty_result(), result{std::vector<T>(x.size(), T(before)), {}};
+    for (const auto& state : initial_) result.states.emplace_back(state.size(), T(before));
     std::vector<const T*> initial, d_final;
     std::vector<T*> final_states, d_initial;
     for (const auto& state : initial_) initial.push_back(state.data()), d_final.push_back(state.data());
@@ -125,7 +141,7 @@ class Trial {
     for (int lane = 0; lane < lanes(); ++lane)
       for (const auto& p : cell_.params) sizes[size_t(lane)].push_back(count(p, lane));
     for (const auto& lane : sizes)
-      for (const int64_t size : lane) result.states.emplace_back(size_t(size), T(7));  // all of it is to be written
+      for (const int64_t size : lane) result.states.emplace_back(size_t(size), T(before));
     std::vector<std::vector<T*>> params;
     size_t next = initial_.size();
     for (const auto& lane : sizes) {
@@ -136,10 +152,11 @@ class Trial {
     const ptrdiff_t in = config_.input_size, out = config_.directions * config_.output_size;
     const uint64_t seed = 3;
     const auto tape =
-        network.record({x_.data(), steps_, rows_, rows_ * in, in}, initial.data(), lengths_.empty() ? nullptr : lengths_.data(),
+        network.record({x.data(), steps_, rows_, rows_ * in, in}, initial.data(), lengths_.empty() ? nullptr : lengths_.data(),
                        {forward.y.data(), steps_, rows_, rows_ * out, out}, final_states.data(), recompute, &seed);
+    std::fill(x.begin(), x.end(), T(before));  // the tape has its own
     tape.backward({forward.y.data(), steps_, rows_, rows_ * out, out}, d_final.data(),
-                  {result.y.data(), steps_, rows_, rows_ * in, in}, d_initial.data(), params);
+                  {result.y.data(), steps_, rows_, rows_ * in, in}, d_initial.data(), params, add);
     return result;
   }
 

@@ -54,7 +54,7 @@ struct Limits {
   std::vector<std::pair<int, double>> read_together_gbs;  // KiB and GB/s of all of them; none if one was asked for
   double unrest = 0;                                      // p99 / median of a microsecond's work: 1 on an idle machine
 };
-Limits measure_limits(int threads);  // of at most num_threads(); takes some seconds and 128 MiB
+Limits measure_limits(int threads);  // of at most num_threads(), one if the team is busy; takes some seconds and 128 MiB
 
 // What several threads have of each other just now: a virtual machine's cores may be two threads of one core, or far apart, and
 // that changes from second to second.
@@ -157,7 +157,7 @@ class Tape {
   // be null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is written, or with `add`
   // added to, unless it is null. Results depend neither on threads nor on the instruction set.
   void backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
-                const std::vector<std::vector<T*>>& params, bool add = false) const;
+                const std::vector<std::vector<T*>>& params, bool add) const;
   size_t bytes() const;  // of the tape
 
  private:
