@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import recurra
 
 from . import limits, peers, shapes
-from .results import Run, changes, describe_machine
+from .results import Run, changes, describe_machine, fastest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,13 @@ def parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write everything there")
     add("--plots", type=Path, metavar="FOLDER", help="draw plots there")
     add("--markdown", action="store_true", help="print the table in Markdown")
-    add("--load", type=Path, metavar="FILE", help="time nothing, show the run of this JSON file")
+    add(
+        "--load",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="time nothing, show the run of this JSON file; of several, every row of that in which recurra was fastest",
+    )
     add("--compare", type=Path, metavar="FILE", help="compare with this JSON file; exit with 1 if something got slower")
     add("--threshold", type=float, default=10, metavar="PERCENT", help="a change worth telling, default 10")
     return made
@@ -60,7 +66,7 @@ def main(arguments: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     try:
         old = Run.load(options.compare) if options.compare else None
-        run = Run.load(options.load) if options.load else benchmark(options, console)
+        run = fastest([Run.load(path) for path in options.load]) if options.load else benchmark(options, console)
         if options.json:
             run.save(options.json)
     except (ValueError, OSError) as error:

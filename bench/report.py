@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .results import LONG_STEP, OURS, Change, Result, Run, mean_ratio, scalings
+from .results import ENOUGH, LONG_STEP, OURS, Change, Result, Run, mean_ratio, scalings
 
 RATIO = "best peer / recurra"
 
@@ -75,12 +75,13 @@ def remarks(run: Run) -> Iterator[str]:
     for what, found in ratios.items():
         of = f"of {len(found)} rows"
         yield f"best peer / recurra, {what}: geometric mean {mean_ratio(found):.2f}, least {min(found):.2f} {of}"
-    for gain in scalings(run):
-        limit = f" (limits: {gain.possible:.2f})" if gain.possible else ""
+    for scaling in scalings(run):
         yield (
-            f"{gain.threads} threads / one: median {gain.median:.2f}{limit}, least {gain.least:.2f}, "
-            f"of {gain.shapes} shapes whose step takes more than {LONG_STEP:g} us"
+            f"{scaling.threads} threads / one: median {scaling.median:.2f}{_limits(scaling.possible)}, "
+            f"of {scaling.shapes} shapes whose step takes more than {LONG_STEP:g} us; "
+            f"{len(scaling.least)} below {ENOUGH * scaling.threads:g}"
         )
+        yield from (f"  {label}: {gain:.2f}{_limits(possible)}" for label, gain, possible in scaling.least)
     shapes: dict[tuple[str, str], list[str]] = defaultdict(list)
     for result in run.results:
         for name, why in result.unavailable.items():
@@ -94,6 +95,10 @@ def remarks(run: Run) -> Iterator[str]:
         yield "this build measures no limits, so there is no per cent of the limit"
     elif unrest := run.limits.get("unrest"):
         yield f"a microsecond's reading: p99 {unrest:.2f} times the median, by this machine alone"
+
+
+def _limits(possible: float | None) -> str:
+    return f" (limits: {possible:.2f})" if possible else ""
 
 
 def markdown(run: Run) -> str:

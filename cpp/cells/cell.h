@@ -71,8 +71,8 @@ struct Phase {
 
 struct Spec {
   const char* gates = "";  // one letter per gate block, in packed order
-  List<Param, 8> params;  // each block of each is of one product, or the vectors of one phase: backward writes it once
-  List<State, 4> states;  // states[0] is h, as wide as the output; the others are as wide as `hidden`
+  List<Param, 8> params;   // each block of each is of one product, or the vectors of one phase: backward writes it once
+  List<State, 4> states;   // states[0] is h, as wide as the output; the others are as wide as `hidden`
   List<Constant, 2> constants;
   int kept = 0;   // per-unit values handed from one phase to a later one of the same step
   int saved = 0;  // per-unit values that a step with a tape keeps for backward, beside its states
