@@ -162,10 +162,11 @@ def test_scaling_is_of_shapes_with_long_steps_timed_both_ways() -> None:
     rows = [timed(short, 1, 50, 40), timed(short, 2, 500, 40), timed(long, 1, 60, 50), timed(long, 2, 40, 25)]
     rows += [timed(longer, 1, 600, 500), timed(longer, 2, 600, 250), timed("cell=RNN T=10 B=1 H=8", 2, 99, 9)]
     run_ = results.Run({}, {}, {}, None, rows)
-    least = [("LSTM T=10 B=1 H=I=128", 1.0, 2.0), ("LSTM T=10 B=1 H=I=64", 1.5, 2.0)]
+    least: list[tuple[str, float, float | None]] = [("LSTM T=10 B=1 H=I=128", 1.0, 2.0)]
+    least.append(("LSTM T=10 B=1 H=I=64", 1.5, 2.0))
     assert results.scalings(run_) == [results.Scaling(2, 2, 1.25, 2.0, least)]
     quick = replace(run_, results=[*rows[:3], timed(long, 2, 31, 25)])
-    assert results.scalings(quick) == [results.Scaling(2, 1, pytest.approx(60 / 31), 2.0, [])]
+    assert results.scalings(quick) == [results.Scaling(2, 1, 60 / 31, 2.0, [])]
     both = results.fastest([replace(run_, limits={"threads": 2}), quick, run_])
     assert [result.timings["recurra"].median for result in both.results] == [50, 500, 60, 31, 600, 600, 99]
     assert both.limits is None

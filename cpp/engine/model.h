@@ -43,8 +43,8 @@ struct Dealer {
   }
 };
 
-// A row into the blocks it belongs to, whole ones line by line: GCC makes of a memcpy this short a `rep movsq`, which took
-// three times as long (bench/NOTES.md).
+// A row into the blocks it belongs to, whole ones line by line: GCC makes of a memcpy this short a `rep movsq`, which took more
+// than twice as long (bench/NOTES.md).
 template <class T>
 void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
   typedef char Line __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
