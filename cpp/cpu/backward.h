@@ -48,10 +48,14 @@ void backward(const BackwardCall<T>& call) {
 // TransposedCall, in blocks like those of a phase with one chain.
 template <class T>
 struct TransposedBlock {
-  using Shape = BlockShape<1>;
+  static constexpr int chains = 1;
+  using Shape = BlockShape<chains>;
+  using Weights = FullWeights;
   struct Plain {
     Panel<const T> rows;
   };
+
+  static ptrdiff_t numbers_of_tile(const TransposedCall<T>& call) { return call.tiles.size; }
 
   template <int R, int N>
   static void run(const TransposedCall<T>& call, int row, int tile) {

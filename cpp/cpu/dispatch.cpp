@@ -1,4 +1,8 @@
 // Which of the compiled instruction sets this process uses.
+#if defined(__unix__)
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -7,6 +11,13 @@
 #include "recurra/recurra.h"
 
 namespace recurra {
+
+const ptrdiff_t first_level_cache = [] {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) return ptrdiff_t(bytes);
+#endif
+  return ptrdiff_t(32) << 10;
+}();
 
 #define RECURRA_DECLARE(isa)  \
   namespace isa {             \

@@ -72,6 +72,11 @@ template <class P, class T, class W>
 struct PhaseBlock {
   static constexpr int chains = P::phase.chains;
   using Shape = BlockShape<chains>;
+  using Weights = W;
+
+  static ptrdiff_t numbers_of_tile(const PhaseCall<T>& call) {
+    return call.tiles.size - (call.before.base ? call.tiles.recurrent_at - call.tiles.input_at : 0);
+  }
 
   template <int R, int N>
   static void run(const PhaseCall<T>& call, int row, int tile) {
@@ -119,6 +124,9 @@ template <int gates, class T, class W>
 struct InputBlock {
   static constexpr int chains = gates;
   using Shape = BlockShape<chains>;
+  using Weights = W;
+
+  static ptrdiff_t numbers_of_tile(const InputCall<T>& call) { return call.tiles.recurrent_at - call.tiles.input_at; }
 
   template <int R, int N>
   static void run(const InputCall<T>& call, int row, int tile) {
@@ -164,18 +172,21 @@ RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
   if constexpr (N > 1) walk<Block, N / 2>(call, backwards, begin, end);
 }
 
-// A single row reads all weights of its tiles once a step. Where they stay in the first-level cache, many chains side by side
-// are best. Where they do not, reading is the limit: then few tiles at a time, to and fro on alternate steps, so that the step
-// begins with what the one before read last (11 % at H = 64, bench/NOTES.md).
+// A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles stay in
+// the first-level cache until the next step and many do not: that step then goes the other way, and begins with what this one
+// read last. Beyond that cache many tiles of one chain are more streams than a core follows. (bench/NOTES.md, "Tiles of a
+// single row")
 template <class Block, class Call>
 RECURRA_FN void sweep_row(const Call& call) {
-  constexpr ptrdiff_t kCached = 24 << 10;
   constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
-  const ptrdiff_t bytes = (call.tile_end - call.tile_begin) * call.tiles.size * ptrdiff_t(sizeof(*call.tiles.base));
-  if (bytes <= kCached)
-    walk<Block, many>(call, false, call.tile_begin, call.tile_end);
+  constexpr bool few_suffice = few * Block::chains >= Block::Weights::chains_to_read;
+  constexpr ptrdiff_t memory = 32 << 20;  // read 6 % faster in order
+  const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
+  const bool backwards = call.backwards && tile * (call.tile_end - call.tile_begin) < memory;
+  if (few_suffice && tile * many > first_level_cache && (tile * few <= first_level_cache || many > 2))
+    walk<Block, few>(call, backwards, call.tile_begin, call.tile_end);
   else
-    walk<Block, few>(call, call.backwards, call.tile_begin, call.tile_end);
+    walk<Block, many>(call, backwards, call.tile_begin, call.tile_end);
 }
 
 template <class Block, class Call>

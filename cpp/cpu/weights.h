@@ -54,6 +54,8 @@ RECURRA_FN void multiply_add(Vec<T> (&acc)[N][R][C], const Vec<T> (&w)[N][G], co
 
 // Numbers of the layer's own type: [k][gate][lane].
 struct FullWeights {
+  static constexpr int chains_to_read = 4;  // so many side by side, and products take no longer than reading their weights
+
   template <class Gates, class T, class X, int R, int N, int C>
   static RECURRA_FN void add(Vec<T> (&acc)[N][R][C], const X& x, int row, const Tiles<T>& tiles, int tile, ptrdiff_t at,
                              ptrdiff_t size) {
@@ -73,6 +75,7 @@ struct FullWeights {
 // k + 1 in the upper. The vector comes rounded to bfloat16 too, so products are exact; a word's upper product is added first,
 // then its lower, as vdpbf16ps does (it equals these two fused multiply-adds in every bit, tests/cpp/bfloat16.cpp).
 struct Bfloat16Weights {
+  static constexpr int chains_to_read = 8;
   using Number = float;  // as rows are given: widened again
 
   template <class Gates, int R, int N, int C>
@@ -107,6 +110,7 @@ struct Bfloat16Weights {
 #if defined(__AVX512VNNI__)
 // The same weights and the same bits, a word at a time.
 struct Bfloat16Pairs {
+  static constexpr int chains_to_read = 8;  // vdpbf16ps takes half as long again as a multiply-add
   using Number = uint16_t;
 
   template <class Gates, int R, int N, int C>
@@ -131,6 +135,8 @@ struct Bfloat16Pairs {
 // integers, exact in any order; it joins the chain in one multiply-add. The chains wait on the stack while integers are summed:
 // as many rows at once pay more than chains kept in registers (6 to 19 %, bench/NOTES.md).
 struct Int8Weights {
+  static constexpr int chains_to_read = 4;
+
   template <class Gates, int R, int N, int C>
   static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
                              ptrdiff_t at, ptrdiff_t size) {

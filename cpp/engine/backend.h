@@ -10,6 +10,8 @@
 
 namespace recurra {
 
+extern const ptrdiff_t first_level_cache;  // bytes of a core's
+
 constexpr int kPrecisions = 3;  // full, bfloat16, int8: recurra::Precision
 
 // The number of cells in cells.def.
