@@ -67,6 +67,7 @@ struct TransposedBlock {
       __builtin_memset(edge, 0, sizeof edge);
       for (int r = 0; call.add && r < R; ++r) __builtin_memcpy(edge[r], call.out[row + r] + first, size_t(left) * sizeof(T));
     }
+    const bool ahead = asks_ahead<TransposedBlock>(call);
     Vec<T> acc[N][R][1];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
@@ -82,7 +83,7 @@ struct TransposedBlock {
         for (int r = 0; size == block && r < R; ++r)
           for (ptrdiff_t i = 0; i < block; i += 64 / ptrdiff_t(sizeof(T)))
             __builtin_prefetch(call.a.at(row + r, column + size) + i);
-        FullWeights::add<PlainGates<1>>(acc, a, row, call.tiles, tile, (g * call.summed + k) * U, size);
+        FullWeights::add<PlainGates<1>>(acc, a, row, call.tiles, tile, (g * call.summed + k) * U, size, ahead);
       }
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)

@@ -32,6 +32,15 @@ RECURRA_FN void start(Vec<T> (&acc)[N][R][C], const Tiles<T>& tiles, int tile, c
       for (int g = 0; g < G; ++g) acc[n][r][g] = Vec<T>::load(before[row + r] + ((tile + n) * G + g) * U);
 }
 
+// Whether blocks of rows ask for the next tiles: weights from far away reach the first block as slowly as they come, while
+// those after it find them near. (bench/NOTES.md, "The next tiles asked for by a batch")
+template <class Block, class Call>
+RECURRA_FN bool asks_ahead(const Call& call) {
+  constexpr ptrdiff_t enough = 64 << 20;
+  const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
+  return call.rows > Block::Shape::max_rows && tile * (call.tile_end - call.tile_begin) * call.rows >= enough;
+}
+
 // A cell's view of the units at hand: one row's lanes of one tile.
 template <class T, bool saves>
 struct Unit {
@@ -88,9 +97,11 @@ struct PhaseBlock {
         for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
     Vec<T> acc[N][R][chains];
     start<phase.input.count>(acc, tiles, tile, call.before, row);
+    const bool ahead = asks_ahead<PhaseBlock>(call);
     if constexpr (phase.input.count > 0)
-      if (!call.before.base) W::template add<InputOf<P>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size);
-    W::template add<RecurrentOf<P>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size);
+      if (!call.before.base)
+        W::template add<InputOf<P>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size, ahead);
+    W::template add<RecurrentOf<P>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size, ahead);
 
     Vec<T> spilled[N * R][chains];
 #pragma GCC unroll 8
@@ -134,7 +145,8 @@ struct InputBlock {
     const Tiles<T>& tiles = call.tiles;
     Vec<T> acc[N][R][gates];
     start<gates>(acc, tiles, tile, Panel<const T>(), row);
-    W::template add<PlainGates<gates>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size);
+    W::template add<PlainGates<gates>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size,
+                                       asks_ahead<InputBlock>(call));
     T* out = call.out[row] + ptrdiff_t(tile) * gates * U;
     const ptrdiff_t stride = call.out.stride;
 #pragma GCC unroll 8

@@ -35,6 +35,21 @@ RECURRA_FN void load_weights(Vec<T> (&w)[N][G], const T* const (&weights)[N], pt
     }
 }
 
+// While a block of rows reads its N tiles, it asks for a part of the next N, a vector for every word of its own.
+template <class T>
+struct Ahead {
+  const T* from;
+  ptrdiff_t step;
+
+  template <int R, int N, int G>
+  static RECURRA_FN Ahead part(bool wanted, int row, const Tiles<T>& tiles, int tile, ptrdiff_t at, ptrdiff_t words) {
+    const int part = row / R % (N * G);
+    if (!wanted) return {tiles.base, 0};
+    return {tiles.base + (tile + N + part / G) * tiles.size + at + part % G * words * Vec<T>::lanes, Vec<T>::lanes};
+  }
+  RECURRA_FN void ask(ptrdiff_t word) const { __builtin_prefetch(from + word * step); }
+};
+
 constexpr int kAccumulators = RECURRA_REGISTERS == 32 ? 24 : 12;  // the rest hold weights and a broadcast
 
 // acc[n][r][chain[g]] = fma(value[r], w[n][g], ...) for all n, r, g, where a value is made of a row's word at k. With this in
@@ -58,13 +73,15 @@ struct FullWeights {
 
   template <class Gates, class T, class X, int R, int N, int C>
   static RECURRA_FN void add(Vec<T> (&acc)[N][R][C], const X& x, int row, const Tiles<T>& tiles, int tile, ptrdiff_t at,
-                             ptrdiff_t size) {
+                             ptrdiff_t size, bool ahead) {
     constexpr int G = Gates::product().count;
     const T *rows[R], *weights[N];
     point_to_rows(rows, x.rows, row);
     point_to_weights(weights, tiles, tile, at);
+    const auto next = Ahead<T>::template part<R, N, G>(ahead, row, tiles, tile, at, size);
     for (ptrdiff_t k = 0; k < size; ++k) {
       Vec<T> w[N][G];
+      if (R > 1) next.ask(k);
       load_weights<R>(w, weights, k);
       multiply_add<Gates, Vec<T>>(acc, w, rows, k);
     }
@@ -80,11 +97,13 @@ struct Bfloat16Weights {
 
   template <class Gates, int R, int N, int C>
   static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
-                             ptrdiff_t at, ptrdiff_t size) {
+                             ptrdiff_t at, ptrdiff_t size, bool ahead) {
     const float *rows[R], *weights[N];
     point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
+    const auto next = Ahead<float>::part<R, N, Gates::product().count>(ahead, row, tiles, tile, at, (size + 1) / 2);
     for (ptrdiff_t k = 0; k < size; k += 2) {
+      if (R > 1) next.ask(k / 2);
       add_half<Gates, true>(acc, rows, weights, k + 1);
       add_half<Gates, false>(acc, rows, weights, k);
     }
@@ -115,14 +134,16 @@ struct Bfloat16Pairs {
 
   template <class Gates, int R, int N, int C>
   static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
-                             ptrdiff_t at, ptrdiff_t size) {
+                             ptrdiff_t at, ptrdiff_t size, bool ahead) {
     constexpr int G = Gates::product().count;
     const Word* rows[R];
     const float* weights[N];
     point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
+    const auto next = Ahead<float>::part<R, N, G>(ahead, row, tiles, tile, at, (size + 1) / 2);
     for (ptrdiff_t k = 0; k < (size + 1) / 2; ++k) {
       Vec<float> w[N][G];
+      if (R > 1) next.ask(k);
       load_weights<R>(w, weights, k);
       multiply_add<Gates, TwoHalves>(acc, w, rows, k);
     }
@@ -139,7 +160,7 @@ struct Int8Weights {
 
   template <class Gates, int R, int N, int C>
   static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,
-                             ptrdiff_t at, ptrdiff_t size) {
+                             ptrdiff_t at, ptrdiff_t size, bool ahead) {
     constexpr Product product = Gates::product();
     constexpr int G = product.count, U = Vec<float>::lanes;
     const Word* rows[R];
@@ -156,7 +177,9 @@ struct Int8Weights {
         for (int r = 0; r < R; ++r)
           sum[n][r][g] =
               FourBytes::shifted ? Vec<float>::load(weights[n] + ((words + 1) * G + g) * U).bits() : Vec<float>::Bits{};
-    for (ptrdiff_t k = 0; k < words; ++k)
+    const auto next = Ahead<float>::part<R, N, G>(ahead, row, tiles, tile, at, words);
+    for (ptrdiff_t k = 0; k < words; ++k) {
+      if (R > 1) next.ask(k);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const FourBytes four(rows[r][k]);
@@ -166,6 +189,7 @@ struct Int8Weights {
           for (int g = 0; g < G; ++g)
             sum[n][r][g] = four.dot(sum[n][r][g], Vec<float>::load(weights[n] + (k * G + g) * U).bits());
       }
+    }
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
