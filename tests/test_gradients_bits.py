@@ -134,6 +134,7 @@ def thread_problems(cell: str) -> Iterator[Problem]:
     if cell in ("rnn_tanh", "gru", "gru_reset_before", "lstm", "lstm_coupled_peephole_projected"):
         wide = {"layers": 1, "directions": 1, "lengths": None, "dtype": "float32"}
         yield sized(cell, hidden_size=512, steps=40, batch=1, **wide)
+        yield sized(cell, hidden_size=600, steps=3, batch=20, **wide)  # forward by tiles, backward by rows
 
 
 @pytest.mark.skipif(CPUS < 2, reason="this process may use only one CPU")

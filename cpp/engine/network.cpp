@@ -31,7 +31,8 @@ Share share_out(const NetworkConfig& config, double multiplications, int64_t row
   const int threads = num_threads();
   const double step = multiplications * double(rows);
   if (threads == 1 || step * double(steps) < kWorthWaking) return {};
-  if (rows >= kRowsPerWorker * threads) return {threads, 1};
+  const bool wide = multiplications >= kWide && config.hidden_size >= kUnitsPerWorkerOfWide * threads;
+  if (rows >= (wide ? kRowsPerWorkerOfWide : kRowsPerWorker) * threads) return {threads, 1};
   if (step >= kWorthBarrier * threads) return {1, threads};
   if (config.directions == 2) return {1, 2};
   return {int(std::min<int64_t>(threads, rows)), 1};
