@@ -262,6 +262,7 @@ def distributed_worker(rank: int, folder: str) -> None:
     model = torch.nn.parallel.DistributedDataParallel(module("lstm", num_layers=2))
     distributed_steps(model, make_input("")[:, 2 * rank : 2 * rank + 2])
     torch.save(model.module.state_dict(), f"{folder}/rank{rank}")
+    distributed.barrier()  # who leaves first must not take the group from the other
     distributed.destroy_process_group()
 
 
