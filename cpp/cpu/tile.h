@@ -3,7 +3,7 @@
 // bits). Included by kernels.cpp after weights.h, in the same namespace.
 
 // How many rows and tiles a block has: its chains fill the registers that weights and a broadcast leave free, and a single
-// row still has 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle).
+// row may have 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle).
 template <int chains>
 struct BlockShape {
   static constexpr int single_row_tiles = (8 + chains - 1) / chains;
@@ -36,7 +36,7 @@ RECURRA_FN void start(Vec<T> (&acc)[N][R][C], const Tiles<T>& tiles, int tile, c
 // those after it find them near. (bench/NOTES.md, "The next tiles asked for by a batch")
 template <class Block, class Call>
 RECURRA_FN bool asks_ahead(const Call& call) {
-  constexpr ptrdiff_t enough = 64 << 20;
+  constexpr ptrdiff_t enough = 64 << 20;  // bytes, times rows
   const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
   return call.rows > Block::Shape::max_rows && tile * (call.tile_end - call.tile_begin) * call.rows >= enough;
 }
@@ -79,12 +79,13 @@ struct PlainGates {
 // One phase of one step, with weights stored as W.
 template <class P, class T, class W>
 struct PhaseBlock {
-  static constexpr int chains = P::phase.chains;
+  static constexpr int chains = P::phase.chains, summed = P::phase.recurrent.count;
   using Shape = BlockShape<chains>;
   using Weights = W;
 
+  // The weights that a call reads of a tile.
   static ptrdiff_t numbers_of_tile(const PhaseCall<T>& call) {
-    return call.tiles.size - (call.before.base ? call.tiles.recurrent_at - call.tiles.input_at : 0);
+    return call.tiles.size - (call.before.base ? call.tiles.recurrent_at : call.tiles.input_at);
   }
 
   template <int R, int N>
@@ -133,7 +134,7 @@ struct PhaseBlock {
 // Bias plus input product, kept for later steps.
 template <int gates, class T, class W>
 struct InputBlock {
-  static constexpr int chains = gates;
+  static constexpr int chains = gates, summed = gates;
   using Shape = BlockShape<chains>;
   using Weights = W;
 
@@ -184,30 +185,35 @@ RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
   if constexpr (N > 1) walk<Block, N / 2>(call, backwards, begin, end);
 }
 
+// Tiles are visited to and fro on alternate steps, so that a step begins with what the one before read last (1 to 7 % for 2 to
+// 8 rows), except where blocks ask for the tiles that follow, and in memory, which is read 6 % faster in order.
+template <class Block, class Call>
+RECURRA_FN bool goes_backwards(const Call& call) {
+  constexpr ptrdiff_t memory = 32 << 20;
+  const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
+  return call.backwards && !asks_ahead<Block>(call) && tile * (call.tile_end - call.tile_begin) < memory;
+}
+
 // A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles stay in
-// the first-level cache until the next step and many do not: that step then goes the other way, and begins with what this one
-// read last. Beyond that cache many tiles of one chain are more streams than a core follows. (bench/NOTES.md, "Tiles of a
-// single row")
+// the first-level cache until the next step and many do not; the fewer chains these have, the smaller they must be. Beyond that
+// cache more than two tiles are too many streams, if fewer have chains enough. (bench/NOTES.md, "Tiles of a single row")
 template <class Block, class Call>
 RECURRA_FN void sweep_row(const Call& call) {
   constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
-  constexpr bool few_suffice = few * Block::chains >= Block::Weights::chains_to_read;
-  constexpr ptrdiff_t memory = 32 << 20;  // read 6 % faster in order
+  constexpr int wanted = Block::Weights::chains_to_read, had = few * Block::summed < wanted ? few * Block::summed : wanted;
   const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
-  const bool backwards = call.backwards && tile * (call.tile_end - call.tile_begin) < memory;
-  if (few_suffice && tile * many > first_level_cache && (tile * few <= first_level_cache || many > 2))
-    walk<Block, few>(call, backwards, call.tile_begin, call.tile_end);
+  const bool few_stay = tile * few * wanted <= first_level_cache * had, many_stay = tile * many <= first_level_cache;
+  if (!many_stay && (few_stay || (many > 2 && had == wanted)))
+    walk<Block, few>(call, goes_backwards<Block>(call), call.tile_begin, call.tile_end);
   else
-    walk<Block, many>(call, backwards, call.tile_begin, call.tile_end);
+    walk<Block, many>(call, goes_backwards<Block>(call), call.tile_begin, call.tile_end);
 }
 
-// Of many rows, too, a step begins with the weights that the one before read last (1 to 7 % for 2 to 8 rows), unless blocks ask
-// for the tiles that follow.
 template <class Block, class Call>
 void sweep(const Call& call) {
   constexpr int N = Block::Shape::tiles;
   if (call.rows == 1) return sweep_row<Block>(call);
-  const bool backwards = call.backwards && !asks_ahead<Block>(call);
+  const bool backwards = goes_backwards<Block>(call);
   int begin = call.tile_begin, end = call.tile_end;
   for (; begin + N <= end; backwards ? end -= N : begin += N) run_tiles<Block, N>(call, backwards ? end - N : begin);
   for (; begin < end; ++begin) run_tiles<Block, 1>(call, begin);

@@ -43,8 +43,8 @@ struct Ahead {
 
   template <int R, int N, int G>
   static RECURRA_FN Ahead part(bool wanted, int row, const Tiles<T>& tiles, int tile, ptrdiff_t at, ptrdiff_t words) {
-    const int part = row / R % (N * G);
-    if (!wanted) return {tiles.base, 0};
+    const int part = (row + R - 1) / R % (N * G);  // of this block: those before it have R or R - 1 rows
+    if (!wanted) return {tiles.base, 0};           // asking for what is near costs less than a branch for each word
     return {tiles.base + (tile + N + part / G) * tiles.size + at + part % G * words * Vec<T>::lanes, Vec<T>::lanes};
   }
   RECURRA_FN void ask(ptrdiff_t word) const { __builtin_prefetch(from + word * step); }

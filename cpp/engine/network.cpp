@@ -31,7 +31,8 @@ Share share_out(const NetworkConfig& config, double multiplications, int64_t row
   const int threads = num_threads();
   const double step = multiplications * double(rows);
   if (threads == 1 || step * double(steps) < kWorthWaking) return {};
-  const bool wide = multiplications >= kWide && config.hidden_size >= kUnitsPerWorkerOfWide * threads;
+  const bool wide = multiplications >= kWide && config.hidden_size >= kUnitsPerWorkerOfWide * threads &&
+                    threads % config.directions == 0;  // directions run side by side
   if (rows >= (wide ? kRowsPerWorkerOfWide : kRowsPerWorker) * threads) return {threads, 1};
   if (step >= kWorthBarrier * threads) return {1, threads};
   if (config.directions == 2) return {1, 2};

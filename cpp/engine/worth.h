@@ -10,9 +10,9 @@ constexpr double kWorthWakingBackward = 2e7;  // of a backward pass, whose worke
 constexpr double kWorthBarrier = 3e4;         // of a worker's share of a step
 constexpr int64_t kRowsPerWorker = 8;         // from which rows are shared out, and nobody waits for anybody
 
-// With weights that no second-level cache holds, only from more rows on, if every worker has units enough: sharing these out,
-// each reads a part of the weights (LSTM B = 32, H = 512 to 1024 2 to 9 % faster, bench/NOTES.md).
-constexpr double kWide = 1 << 20;  // weights
+// Forward of a network whose weights no second-level cache holds, only from more rows on, if every worker has units enough:
+// sharing these out, each reads a part of the weights (LSTM B = 32, H = 512 to 1024 2 to 9 % faster, bench/NOTES.md).
+constexpr double kWide = 1 << 20;  // words of packed weights
 constexpr int64_t kRowsPerWorkerOfWide = 24;
 constexpr int64_t kUnitsPerWorkerOfWide = 128;
 
