@@ -55,7 +55,7 @@ struct TransposedBlock {
     Panel<const T> rows;
   };
 
-  static ptrdiff_t numbers_of_tile(const TransposedCall<T>& call) { return call.tiles.size; }
+  static ptrdiff_t bytes_of_tile(const TransposedCall<T>& call) { return call.tiles.size * ptrdiff_t(sizeof(T)); }
 
   template <int R, int N>
   static void run(const TransposedCall<T>& call, int row, int tile) {

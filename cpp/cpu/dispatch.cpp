@@ -12,12 +12,7 @@
 
 namespace recurra {
 
-const ptrdiff_t first_level_cache = [] {
-#if defined(_SC_LEVEL1_DCACHE_SIZE)
-  if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) return ptrdiff_t(bytes);
-#endif
-  return ptrdiff_t(32) << 10;
-}();
+ptrdiff_t first_level_cache = 32 << 10;
 
 #define RECURRA_DECLARE(isa)  \
   namespace isa {             \
@@ -70,7 +65,14 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
+void set_first_level_cache() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) first_level_cache = bytes;
+#endif
+}
+
 const Backend& choose() {
+  set_first_level_cache();
   const char* forced = std::getenv("RECURRA_ISA");
   for (const Candidate& c : candidates())
     if (c.runs && (!forced || !*forced || std::string(forced) == c.backend->name)) return *c.backend;

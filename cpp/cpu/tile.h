@@ -32,13 +32,18 @@ RECURRA_FN void start(Vec<T> (&acc)[N][R][C], const Tiles<T>& tiles, int tile, c
       for (int g = 0; g < G; ++g) acc[n][r][g] = Vec<T>::load(before[row + r] + ((tile + n) * G + g) * U);
 }
 
+// The weights that a call reads.
+template <class Block, class Call>
+RECURRA_FN ptrdiff_t bytes_to_read(const Call& call) {
+  return Block::bytes_of_tile(call) * (call.tile_end - call.tile_begin);
+}
+
 // Whether blocks of rows ask for the next tiles: weights from far away reach the first block as slowly as they come, while
 // those after it find them near. (bench/NOTES.md, "The next tiles asked for by a batch")
 template <class Block, class Call>
 RECURRA_FN bool asks_ahead(const Call& call) {
   constexpr ptrdiff_t enough = 64 << 20;  // bytes, times rows
-  const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
-  return call.rows > Block::Shape::max_rows && tile * (call.tile_end - call.tile_begin) * call.rows >= enough;
+  return call.rows > Block::Shape::max_rows && bytes_to_read<Block>(call) * call.rows >= enough;
 }
 
 // A cell's view of the units at hand: one row's lanes of one tile.
@@ -79,13 +84,13 @@ struct PlainGates {
 // One phase of one step, with weights stored as W.
 template <class P, class T, class W>
 struct PhaseBlock {
-  static constexpr int chains = P::phase.chains, summed = P::phase.recurrent.count;
+  static constexpr int chains = P::phase.chains, summed = P::phase.recurrent.count;  // summed: those that a product adds to
   using Shape = BlockShape<chains>;
   using Weights = W;
 
   // The weights that a call reads of a tile.
-  static ptrdiff_t numbers_of_tile(const PhaseCall<T>& call) {
-    return call.tiles.size - (call.before.base ? call.tiles.recurrent_at : call.tiles.input_at);
+  static ptrdiff_t bytes_of_tile(const PhaseCall<T>& call) {
+    return (call.tiles.size - (call.before.base ? call.tiles.recurrent_at : call.tiles.input_at)) * ptrdiff_t(sizeof(T));
   }
 
   template <int R, int N>
@@ -138,7 +143,9 @@ struct InputBlock {
   using Shape = BlockShape<chains>;
   using Weights = W;
 
-  static ptrdiff_t numbers_of_tile(const InputCall<T>& call) { return call.tiles.recurrent_at - call.tiles.input_at; }
+  static ptrdiff_t bytes_of_tile(const InputCall<T>& call) {
+    return (call.tiles.recurrent_at - call.tiles.input_at) * ptrdiff_t(sizeof(T));
+  }
 
   template <int R, int N>
   static void run(const InputCall<T>& call, int row, int tile) {
@@ -190,8 +197,7 @@ RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
 template <class Block, class Call>
 RECURRA_FN bool goes_backwards(const Call& call) {
   constexpr ptrdiff_t memory = 32 << 20;
-  const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
-  return call.backwards && !asks_ahead<Block>(call) && tile * (call.tile_end - call.tile_begin) < memory;
+  return call.backwards && !asks_ahead<Block>(call) && bytes_to_read<Block>(call) < memory;
 }
 
 // A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles stay in
@@ -201,12 +207,13 @@ template <class Block, class Call>
 RECURRA_FN void sweep_row(const Call& call) {
   constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
   constexpr int wanted = Block::Weights::chains_to_read, had = few * Block::summed < wanted ? few * Block::summed : wanted;
-  const ptrdiff_t tile = Block::numbers_of_tile(call) * ptrdiff_t(sizeof(*call.tiles.base));
+  const ptrdiff_t tile = Block::bytes_of_tile(call);
   const bool few_stay = tile * few * wanted <= first_level_cache * had, many_stay = tile * many <= first_level_cache;
+  const bool backwards = goes_backwards<Block>(call);
   if (!many_stay && (few_stay || (many > 2 && had == wanted)))
-    walk<Block, few>(call, goes_backwards<Block>(call), call.tile_begin, call.tile_end);
+    walk<Block, few>(call, backwards, call.tile_begin, call.tile_end);
   else
-    walk<Block, many>(call, goes_backwards<Block>(call), call.tile_begin, call.tile_end);
+    walk<Block, many>(call, backwards, call.tile_begin, call.tile_end);
 }
 
 template <class Block, class Call>

@@ -92,8 +92,8 @@ struct FullWeights {
 // k + 1 in the upper. The vector comes rounded to bfloat16 too, so products are exact; a word's upper product is added first,
 // then its lower, as vdpbf16ps does (it equals these two fused multiply-adds in every bit, tests/cpp/bfloat16.cpp).
 struct Bfloat16Weights {
-  static constexpr int chains_to_read = 8;
-  using Number = float;  // as rows are given: widened again
+  static constexpr int chains_to_read = 8;  // a word is two multiply-adds, one after the other
+  using Number = float;                     // as rows are given: widened again
 
   template <class Gates, int R, int N, int C>
   static RECURRA_FN void add(Vec<float> (&acc)[N][R][C], const Operand<float>& x, int row, const Tiles<float>& tiles, int tile,

@@ -10,7 +10,8 @@
 
 namespace recurra {
 
-extern const ptrdiff_t first_level_cache;  // bytes of a core's
+// Bytes of a core's first-level data cache, known from the first call of backend() on; 32 KiB where the system does not tell.
+extern ptrdiff_t first_level_cache;
 
 constexpr int kPrecisions = 3;  // full, bfloat16, int8: recurra::Precision
 
