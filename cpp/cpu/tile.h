@@ -201,16 +201,17 @@ RECURRA_FN bool goes_backwards(const Call& call) {
 }
 
 // A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles stay in
-// the first-level cache until the next step and many do not; the fewer chains these have, the smaller they must be. Beyond that
-// cache more than two tiles are too many streams, if fewer have chains enough. (bench/NOTES.md, "Tiles of a single row")
+// the first-level cache until the next step and many do not; the fewer chains these have, the smaller they must be, however
+// large the cache. Beyond that cache more than two tiles are too many streams, if fewer have chains enough. (bench/NOTES.md,
+// "Tiles of a single row")
 template <class Block, class Call>
 RECURRA_FN void sweep_row(const Call& call) {
   constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
-  constexpr int wanted = Block::Weights::chains_to_read, had = few * Block::summed < wanted ? few * Block::summed : wanted;
-  const ptrdiff_t tile = Block::bytes_of_tile(call);
-  const bool few_stay = tile * few * wanted <= first_level_cache * had, many_stay = tile * many <= first_level_cache;
+  constexpr int wanted = Block::Weights::chains_to_read, had = few * Block::summed;
+  const ptrdiff_t tile = Block::bytes_of_tile(call), room = had >= wanted ? first_level_cache : (32 << 10) * had / wanted;
+  const bool few_stay = tile * few <= room, many_stay = tile * many <= first_level_cache;
   const bool backwards = goes_backwards<Block>(call);
-  if (!many_stay && (few_stay || (many > 2 && had == wanted)))
+  if (!many_stay && (few_stay || (many > 2 && had >= wanted)))
     walk<Block, few>(call, backwards, call.tile_begin, call.tile_end);
   else
     walk<Block, many>(call, backwards, call.tile_begin, call.tile_end);
