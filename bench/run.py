@@ -21,9 +21,9 @@ from .shapes import Shape
 
 TURN = 5e-3  # seconds of a turn, if a call takes less
 ROUNDS = 3  # at least
-# Seconds of calls that don't count, until the threads of the one before have stopped spinning (PyTorch's: up to 9 ms).
-# After so long a sleep everybody's calls would take a quarter longer for a while.
-SETTLE = 10e-3
+# Seconds of calls that don't count, until the threads of the one before have stopped spinning: PyTorch's for 9 ms, or 18 when
+# they share their core with ours. After so long a sleep everybody's calls would take a quarter longer for a while.
+SETTLE = 20e-3
 CHECKED_STEPS = 4  # of a stream
 # Largest difference from recurra's float32 result that passes for the same computation: outputs lie in -1..1.
 TOLERANCE = {"float32": 2e-5, "bf16": 0.05, "int8": 0.1}
@@ -52,6 +52,12 @@ def stopwatch() -> float:
     return float(np.median(np.diff(ticks)))
 
 
+def keep_calling(call: Callable[[], Any], seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        call()
+
+
 def interleaved(
     calls: dict[str, Callable[[], Any]],
     seconds: float,
@@ -59,11 +65,11 @@ def interleaved(
     each_round: Callable[[], object] = lambda: None,
 ) -> dict[str, Floats]:
     """Microseconds of every call. In each turn the first calls don't count: the caches are still the last one's."""
-    times, warm = {}, {}
+    settle = SETTLE if threads > 1 else 0
+    times = {}
     for name, call in calls.items():
-        start = stamps(call, 2)[1] * 1e-9
-        times[name] = max(1, min(5000, int(TURN / start)))
-        warm[name] = max(1, times[name] // 4, int(SETTLE / start) if threads > 1 else 0)
+        keep_calling(call, settle)
+        times[name] = max(1, min(5000, int(TURN / (stamps(call, 2)[1] * 1e-9))))
     found: dict[str, list[Floats]] = {name: [] for name in calls}
     own = stopwatch()
     gc.collect()
@@ -72,7 +78,9 @@ def interleaved(
         end = time.perf_counter() + seconds
         while len(found[next(iter(calls))]) < ROUNDS or time.perf_counter() < end:
             for name, call in calls.items():
-                found[name].append(stamps(call, warm[name] + times[name])[warm[name] :])
+                keep_calling(call, settle)
+                warm = max(1, times[name] // 4)
+                found[name].append(stamps(call, warm + times[name])[warm:])
             each_round()
     finally:
         gc.enable()
