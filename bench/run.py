@@ -21,8 +21,8 @@ from .shapes import Shape
 
 TURN = 5e-3  # seconds of a turn, if a call takes less
 ROUNDS = 3  # at least
-# Seconds of calls that don't count, until the threads of the one before have stopped spinning: PyTorch's for 9 ms, or 18
-# when they share their core with ours. After so long a sleep everybody's calls would take a quarter longer for a while.
+# Seconds of calls that don't count, until the threads of the one before have stopped spinning: PyTorch's for 9 ms,
+# or 18 beside ours on one core. After so long a sleep everybody's calls would take a quarter longer for a while.
 SETTLE = 20e-3
 CHECKED_STEPS = 4  # of a stream
 # Largest difference from recurra's float32 result that passes for the same computation: outputs lie in -1..1.
