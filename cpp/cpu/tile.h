@@ -196,7 +196,7 @@ RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
 // 8 rows), except where blocks ask for the tiles that follow, and in memory, which is read 6 % faster in order.
 template <class Block, class Call>
 RECURRA_FN bool goes_backwards(const Call& call) {
-  constexpr ptrdiff_t memory = 32 << 20;
+  constexpr ptrdiff_t memory = 48 << 20;
   return call.backwards && !asks_ahead<Block>(call) && bytes_to_read<Block>(call) < memory;
 }
 
