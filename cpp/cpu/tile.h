@@ -196,14 +196,14 @@ RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
 // 8 rows), except where blocks ask for the tiles that follow, and in memory, which is read 6 % faster in order.
 template <class Block, class Call>
 RECURRA_FN bool goes_backwards(const Call& call) {
-  constexpr ptrdiff_t memory = 48 << 20;
+  constexpr ptrdiff_t memory = 48 << 20;  // bytes of one worker (bench/NOTES.md, "Memory is read in order")
   return call.backwards && !asks_ahead<Block>(call) && bytes_to_read<Block>(call) < memory;
 }
 
 // A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles stay in
-// the first-level cache until the next step and many do not; the fewer chains these have, the smaller they must be, however
-// large the cache. Beyond that cache more than two tiles are too many streams, if fewer have chains enough. (bench/NOTES.md,
-// "Tiles of a single row")
+// the first-level cache until the next step and many do not. Few that have fewer chains than wanted must be smaller by as much,
+// and a cache of more than 32 KiB does not help them. Beyond that cache more than two tiles are too many streams, if fewer have
+// chains enough. (bench/NOTES.md, "Tiles of a single row")
 template <class Block, class Call>
 RECURRA_FN void sweep_row(const Call& call) {
   constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
