@@ -60,19 +60,14 @@ struct TransposedBlock {
   template <int R, int N>
   static void run(const TransposedCall<T>& call, int row, int tile) {
     constexpr int U = Vec<T>::lanes;
-    const ptrdiff_t first = ptrdiff_t(tile) * U, left = call.tiles.units - first;
-    T *out[R], edge[R][N * U];  // the last columns, if they do not fill their vectors
-    for (int r = 0; r < R; ++r) out[r] = left < N * U ? edge[r] : call.out[row + r] + first;
-    if (left < N * U) {
-      __builtin_memset(edge, 0, sizeof edge);
-      for (int r = 0; call.add && r < R; ++r) __builtin_memcpy(edge[r], call.out[row + r] + first, size_t(left) * sizeof(T));
-    }
+    const ptrdiff_t first = ptrdiff_t(tile) * U, left = call.tiles.units - first;  // the last columns may not fill their vector
     const bool ahead = asks_ahead<TransposedBlock>(call);
     Vec<T> acc[N][R][1];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[n][r][0] = call.add ? Vec<T>::load(out[r] + n * U) : Vec<T>(0);
+      for (int r = 0; r < R; ++r)
+        acc[n][r][0] = call.add ? Vec<T>::load(call.out[row + r] + first + n * U, left - n * U) : Vec<T>(0);
     for (int g = 0; g < call.gates; ++g)
       for (ptrdiff_t k = 0, size; k < call.summed; k += size) {
         constexpr ptrdiff_t block = Blocks<T>::width;
@@ -88,8 +83,7 @@ struct TransposedBlock {
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[n][r][0].store(out[r] + n * U);
-    for (int r = 0; left < N * U && r < R; ++r) __builtin_memcpy(call.out[row + r] + first, edge[r], size_t(left) * sizeof(T));
+      for (int r = 0; r < R; ++r) acc[n][r][0].store(call.out[row + r] + first + n * U, left - n * U);
   }
 };
 

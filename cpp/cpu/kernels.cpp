@@ -28,6 +28,8 @@ namespace {
 //
 #include "tile.h"
 //
+#include "affine.h"
+//
 #include "backward.h"
 
 // Subnormal numbers count as zero: on many machines each one costs a hundred cycles, so that a fading signal would
@@ -102,6 +104,7 @@ constexpr Kernels<T> full_kernels() {
 #include "../cells/cells.def"
   k.transposed = sweep<TransposedBlock<T>, TransposedCall<T>>;
   k.outer = outer<T>;
+  k.affine = sweep<AffineBlock<T>, AffineCall<T>>;
   return k;
 }
 

@@ -52,19 +52,31 @@ struct Vec {
     __builtin_memcpy(&r.v, p, sizeof(Raw));
     return r;
   }
-  // n numbers, then zeros.
+  // n numbers, none if n < 1, then zeros.
   static RECURRA_FN Vec load(const T* p, ptrdiff_t n) {
     if (n >= lanes) return load(p);
     Vec r(T(0));
+#if defined(__AVX512VNNI__)
+    if constexpr (sizeof(T) == sizeof(float)) return _mm512_mask_loadu_ps(r.v, first(n), p);
+    if constexpr (sizeof(T) == sizeof(double)) return _mm512_mask_loadu_pd(r.v, first(n), p);
+#endif
     for (ptrdiff_t i = 0; i < n; ++i) r.v[i] = p[i];
     return r;
   }
   RECURRA_FN void store(T* p) const { __builtin_memcpy(p, &v, sizeof(Raw)); }
-  // The first n lanes only.
+  // The first n lanes only, none if n < 1.
   RECURRA_FN void store(T* p, ptrdiff_t n) const {
     if (n >= lanes) return store(p);
+    if (n == 1) return void(*p = v[0]);  // which, unlike a masked store, a load soon after need not wait for
+#if defined(__AVX512VNNI__)
+    if constexpr (sizeof(T) == sizeof(float)) return _mm512_mask_storeu_ps(p, first(n), v);
+    if constexpr (sizeof(T) == sizeof(double)) return _mm512_mask_storeu_pd(p, first(n), v);
+#endif
     for (ptrdiff_t i = 0; i < n; ++i) p[i] = v[i];
   }
+#if defined(__AVX512VNNI__)
+  static RECURRA_FN __mmask16 first(ptrdiff_t n) { return n > 0 ? __mmask16((1 << n) - 1) : __mmask16(0); }
+#endif
   RECURRA_FN Bits bits() const { return (Bits)v; }
   static RECURRA_FN Vec from_bits(Bits b) { return Vec((Raw)b); }
 

@@ -163,6 +163,21 @@ struct OuterCall {
   bool add = false;
 };
 
+// y = x W^T + b, an affine map. Its sums are of four parts, one quarter of the inputs each, since a single chain would be the
+// longest of a small step; the first begins at the bias, and y = (part 0 + part 1) + (part 2 + part 3). A tile holds the bias
+// [width], then the weights [input][width], where width is `lanes`, or the number of units if those are fewer: what a vector
+// then reads beyond them ends up in lanes that nobody stores.
+template <class T>
+struct AffineCall {
+  Tiles<T> tiles;  // base, size, units
+  int tile_begin = 0, tile_end = 0;
+  static constexpr bool backwards = false;
+  int rows = 0;
+  ptrdiff_t inputs = 0, width = 0;
+  Panel<const T> x;
+  Panel<T> y;  // unpadded
+};
+
 // Rows as Operand wants them for reduced weights.
 struct ReduceCall {
   int rows = 0;
@@ -188,6 +203,7 @@ struct Kernels {
   void (*backward[kCells][kMaxPhases])(const BackwardCall<T>&) = {};
   void (*transposed)(const TransposedCall<T>&) = nullptr;
   void (*outer)(const OuterCall<T>&) = nullptr;
+  void (*affine)(const AffineCall<T>&) = nullptr;
 };
 
 struct Backend {

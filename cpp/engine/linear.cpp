@@ -11,52 +11,39 @@ namespace recurra {
 using detail::Buffer;
 
 template <class T>
-Linear<T>::Weights::Weights(int64_t the_inputs, int64_t the_outputs, const T* weight, const T* the_bias)
+Linear<T>::Weights::Weights(int64_t the_inputs, int64_t the_outputs, const T* weight, const T* bias)
     : inputs(the_inputs),
       outputs(the_outputs),
-      bias(size_t(the_outputs)),
-      forward(size_t(tiles(the_outputs) * lanes * the_inputs)),
+      forward(size_t(tiles(the_outputs) * width() * (1 + the_inputs) + lanes)),  // a last vector may read beyond
       backward(size_t(tiles(the_inputs) * lanes * the_outputs)) {
-  if (the_bias) std::copy_n(the_bias, outputs, bias.data());
-  for (int64_t o = 0; o < outputs; ++o)
+  for (int64_t o = 0; o < outputs; ++o) {
+    T* to = forward.data() + o / lanes * (1 + inputs) * width() + o % lanes;
+    if (bias) *to = bias[o];
     for (int64_t i = 0; i < inputs; ++i) {
-      forward.data()[(o / lanes * inputs + i) * lanes + o % lanes] = weight[o * inputs + i];
+      to[(1 + i) * width()] = weight[o * inputs + i];
       backward.data()[(i / lanes * outputs + o) * lanes + i % lanes] = weight[o * inputs + i];
     }
+  }
 }
 
 template <class T>
-void Linear<T>::Weights::apply(const Panel<const T>& x, int64_t rows, const Rows<T>& y) const {
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(bias.data(), outputs, y[r]);
-  product(forward, inputs, outputs, x, rows, y, true);
-}
-
-template <class T>
-void Linear<T>::Weights::product(const Buffer<T>& packed, int64_t summed, int64_t columns, const Panel<const T>& a,
-                                 int64_t rows, const Rows<T>& out, bool add) const {
-  TransposedCall<T> call;
-  call.tiles.base = packed.data();
-  call.tiles.size = summed * lanes;
-  call.tiles.units = int(columns);
-  call.tile_end = int(tiles(columns));
-  call.gates = 1;
-  call.summed = summed;
-  call.add = add;
+AffineCall<T> Linear<T>::Weights::affine(const Panel<const T>& x, int64_t rows, const Panel<T>& y) const {
+  AffineCall<T> call;
+  call.tiles.base = forward.data();
+  call.tiles.size = (1 + inputs) * width();
+  call.width = width();
+  call.tiles.units = int(outputs);
+  call.tile_end = int(tiles(outputs));
   call.rows = int(rows);
-  call.a = {a.base, a.stride, call.a.width};
-  call.out = out;
-  kernels<T>(backend).transposed(call);
+  call.inputs = inputs;
+  call.x = x;
+  call.y = y;
+  return call;
 }
 
 namespace {
 
-// Rows begin .. end-1 of contiguous arrays in chunks: use(first row, rows, their offsets in an array of `columns`).
-template <class Use>
-void in_chunks(int64_t begin, int64_t end, int64_t most, int64_t columns, const Use& use) {
-  ptrdiff_t offset[256];
-  for (int64_t r = 0; r < std::min(most, end - begin); ++r) offset[r] = r * columns;
-  for (int64_t first = begin; first < end; first += most) use(first, std::min(most, end - first), offset);
-}
+constexpr int64_t kChunkRows = 256;
 
 int workers_for(int64_t inputs, int64_t outputs, int64_t rows) {
   return double(inputs) * double(outputs) * double(rows) < kWorthWaking ? 1 : num_threads();
@@ -84,10 +71,9 @@ void Linear<T>::forward(const T* x, int64_t rows, T* y) const {
   TeamLease team(workers_for(w.inputs, w.outputs, rows));
   auto job = [&](int rank) {
     const Environment environment(w.backend);
-    in_chunks(rows * rank / team.size(), rows * (rank + 1) / team.size(), w.kChunkRows, w.outputs,
-              [&](int64_t first, int64_t count, const ptrdiff_t* offset) {
-                w.apply({x + first * w.inputs, w.inputs}, count, {y + first * w.outputs, offset});
-              });
+    const int64_t end = rows * (rank + 1) / team.size();
+    for (int64_t first = rows * rank / team.size(); first < end; first += kChunkRows)
+      w.run(w.affine({x + first * w.inputs, w.inputs}, std::min(kChunkRows, end - first), {y + first * w.outputs, w.outputs}));
   };
   team.run(job);
 }
@@ -99,9 +85,9 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
   const int64_t width = w.tiles(w.inputs + 1) * w.lanes;
   Blocks<T> padded;
   detail::Dealer counted;
-  counted.blocks(padded, width, w.kChunkRows);
+  counted.blocks(padded, width, kChunkRows);
   const Buffer<char> memory(counted.used);
-  detail::Dealer{memory.data()}.blocks(padded, width, w.kChunkRows);
+  detail::Dealer{memory.data()}.blocks(padded, width, kChunkRows);
   Buffer<T> sums(size_t(w.outputs * width));
   for (int64_t o = 0; o < w.outputs; ++o) {
     std::copy_n(d_weight + o * w.inputs, w.inputs, sums.data() + o * width);
@@ -112,14 +98,24 @@ void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weig
   auto job = [&](int rank) {
     const Environment environment(w.backend);
     const auto share = [&](int64_t count, int r) { return count * r / team.size(); };
-    in_chunks(share(rows, rank), dx ? share(rows, rank + 1) : 0, w.kChunkRows, w.inputs,
-              [&](int64_t first, int64_t count, const ptrdiff_t* offset) {
-                const Rows<T> out = {dx + first * w.inputs, offset};
-                w.product(w.backward, w.outputs, w.inputs, {dy + first * w.outputs, w.outputs}, count, out, false);
-              });
+    TransposedCall<T> to_x;
+    to_x.tiles.base = w.backward.data();
+    to_x.tiles.size = w.outputs * w.lanes;
+    to_x.tiles.units = int(w.inputs);
+    to_x.tile_end = int(w.tiles(w.inputs));
+    to_x.gates = 1;
+    to_x.summed = w.outputs;
+    ptrdiff_t offset[kChunkRows];
+    for (int64_t r = 0; r < std::min(kChunkRows, rows); ++r) offset[r] = r * w.inputs;
+    for (int64_t first = share(rows, rank), end = share(rows, rank + 1); dx && first < end; first += kChunkRows) {
+      to_x.rows = int(std::min(kChunkRows, end - first));
+      to_x.a = {dy + first * w.outputs, w.outputs, to_x.a.width};
+      to_x.out = {dx + first * w.inputs, offset};
+      kernels<T>(w.backend).transposed(to_x);
+    }
     const int64_t blocks = (width + padded.width - 1) / padded.width, block = share(blocks, rank);  // a worker's own
-    for (int64_t first = 0; first < rows; first += w.kChunkRows) {
-      const int64_t count = std::min(w.kChunkRows, rows - first);
+    for (int64_t first = 0; first < rows; first += kChunkRows) {
+      const int64_t count = std::min(kChunkRows, rows - first);
       for (int64_t r = share(count, rank); r < share(count, rank + 1); ++r) {
         detail::copy_row(padded, r, x + (first + r) * w.inputs, w.inputs);
         *padded.at(r, w.inputs) = 1;

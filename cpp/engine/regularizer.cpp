@@ -15,8 +15,7 @@ Regularizer<T>::Regularizer(const Noise& noise, const Model<T>& model)
 
 template <class T>
 void Regularizer<T>::draw_masks(const Panel<T>& mask, size_t lane, const CallerRows& rows) const {
-  for (int r = 0; noise_.drops_recurrent() && r < rows.share.count; ++r)
-    noise_.recurrent_mask(mask[r], stride_, lane, rows[r]);
+  for (int r = 0; noise_.drops_recurrent() && r < rows.share.count; ++r) noise_.recurrent_mask(mask[r], stride_, lane, rows[r]);
 }
 
 template <class T>

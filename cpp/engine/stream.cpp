@@ -27,7 +27,7 @@ struct Stream<T>::Live {
     session.make_ready();
     if (head) {
       outputs = detail::Buffer<T>(size_t(kPiece * rows * head->inputs));
-      offsets.resize(size_t(kPiece * rows));
+      head_step = head->affine({nullptr, session.states().stride()}, rows, {nullptr, head->outputs});
     }
     const TeamLease starts_threads(threads);
   }
@@ -36,14 +36,16 @@ struct Stream<T>::Live {
 
   void step(const T* x, T* y) {
     const NetworkConfig& c = session.model().config;
-    const int64_t rows = plan.rows, width = head ? head->outputs : c.output_size;
-    if (!session.ready())
-      return run({x, 1, rows, 0, ptrdiff_t(c.input_size)}, {y, 1, rows, 0, ptrdiff_t(width)}, {});
+    if (!session.ready()) {
+      const ptrdiff_t rows = plan.rows, width = head ? head->outputs : c.output_size;
+      return run({x, 1, rows, 0, ptrdiff_t(c.input_size)}, {y, 1, rows, 0, width}, {});
+    }
     const Environment environment(backend());
     const Panel<const T> h = session.step(x, head ? nullptr : y);
     if (!head) return;
-    for (int64_t r = 0; r < rows; ++r) offsets[size_t(r)] = r * width;
-    head->apply(h, rows, {y, offsets.data()});
+    head_step.x.base = h.base;
+    head_step.y.base = y;
+    head->run(head_step);
   }
 
   void run(const Sequence<const T>& x, const Sequence<T>& y, const Stop& stop) {
@@ -52,9 +54,14 @@ struct Stream<T>::Live {
     for (int64_t first = 0; head && first < x.steps && !stopper.stopped(); first += kPiece) {
       const int64_t steps = std::min(kPiece, x.steps - first), rows = plan.rows, width = head->inputs;
       run_layers(detail::from_step(x, first, steps), {outputs.data(), steps, rows, rows * width, width}, stopper);
-      for (int64_t i = 0; i < steps * rows; ++i) offsets[size_t(i)] = (i / rows) * y.step_stride + (i % rows) * y.row_stride;
       const Environment environment(backend());
-      head->apply({outputs.data(), width}, steps * rows, {y.data + first * y.step_stride, offsets.data()});
+      T* to = y.data + first * y.step_stride;
+      if (rows == 1) {
+        head->run(head->affine({outputs.data(), width}, steps, {to, y.step_stride}));
+        continue;
+      }
+      for (int64_t t = 0; t < steps; ++t)
+        head->run(head->affine({outputs.data() + t * rows * width, width}, rows, {to + t * y.step_stride, y.row_stride}));
     }
     stopper.check();
   }
@@ -83,8 +90,8 @@ struct Stream<T>::Live {
   Crew crew, alone{1, 1};
   RowPlan plan;
   Head head;
-  detail::Buffer<T> outputs;       // of the layers, for the head
-  std::vector<ptrdiff_t> offsets;  // of the head's rows in the caller's array
+  AffineCall<T> head_step;    // but for its arrays
+  detail::Buffer<T> outputs;  // of the layers, for the head
   std::atomic<bool> busy{false};
 };
 
