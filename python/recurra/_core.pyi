@@ -99,9 +99,9 @@ def get_num_threads() -> int:
     """
     Threads that one call may use.
     """
-def limits(threads: typing.SupportsInt | typing.SupportsIndex) -> dict:
+def limits(threads: typing.SupportsInt | typing.SupportsIndex, sizes_kib: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> dict:
     """
-    What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some seconds.
+    What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some seconds, or milliseconds where the sizes of the blocks to be read are named: just now.
     """
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
