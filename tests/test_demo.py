@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -79,7 +80,9 @@ def test_info_help_and_bad_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["info"], ["demo"], ["--help"], ["bench", "--help"], ["demo", "hello"]])
 def test_a_reader_that_stops_early_leaves_no_traceback(words: list[str], buffered: bool, tmp_path: Path) -> None:
     line = [sys.executable, *["-u"] * (not buffered), "-m", "recurra", *words]
-    writer = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipe = subprocess.PIPE
+    writer = subprocess.Popen(line, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, env=environment)
     assert writer.stdout and writer.stderr
     writer.stdout.close()  # before the first line
     ends = (0, 1) if "--help" in words else (1,)  # argparse may ignore that nobody reads its help
