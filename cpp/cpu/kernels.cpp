@@ -35,7 +35,7 @@ namespace {
 unsigned long enter() {
 #if defined(__x86_64__)
   const unsigned saved = _mm_getcsr();
-  _mm_setcsr(0x9fc0);  // flush to zero, denormals are zero, all exceptions masked
+  if ((saved & ~0x3fu) != 0x9fc0) _mm_setcsr(0x9fc0);  // flush to zero, denormals are zero, all exceptions masked
   return saved;
 #elif defined(__aarch64__)
   unsigned long saved;
@@ -49,7 +49,7 @@ unsigned long enter() {
 
 void leave(unsigned long saved) {
 #if defined(__x86_64__)
-  _mm_setcsr(unsigned(saved));
+  if ((unsigned(saved) & ~0x3fu) != 0x9fc0) _mm_setcsr(unsigned(saved));
 #elif defined(__aarch64__)
   asm volatile("msr fpcr, %0" : : "r"(saved));
 #else

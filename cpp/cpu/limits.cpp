@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "../engine/model.h"
-#include "team.h"
+#include "../threads/team.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

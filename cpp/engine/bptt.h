@@ -1,7 +1,9 @@
 // Backpropagation through time over a record.
 #pragma once
-#include "../cpu/team.h"
-#include "record.h"
+#include "../threads/team.h"
+#include "regularizer.h"
+#include "stopper.h"
+#include "weight_gradients.h"
 
 namespace recurra {
 namespace detail {
@@ -23,19 +25,12 @@ struct Gradients {
 template <class T>
 class Bptt {
  public:
-  Bptt(const Record<T>& record, const Gradients<T>& gradients, int workers);
+  Bptt(const Record<T>& record, const Gradients<T>& gradients, int workers, Stopper& stopper);
   ~Bptt();
   void run(int worker);  // every worker calls it once
 
  private:
   enum class Split { rows, tiles, none };  // how the time loop is shared out
-  struct Phase {
-    Blocks<T> da;          // [row of the chunk][chains + vectors][width]: gradients of the chains, shares of the vectors'
-    ptrdiff_t width = 0;   // units, padded
-    Panel<T> d_input;      // [gate][width] rows: gradient of the input weights
-    Panel<T> d_recurrent;  // likewise
-    Panel<T> d_sums;       // one row: da, summed over rows
-  };
   struct Pass {
     size_t lane;
     bool reverse;
@@ -65,19 +60,13 @@ class Bptt {
   void gather_result(const Pass& pass, const Chunk& chunk, int worker);
   void time_loop(const Pass& pass, const Chunk& chunk, int worker);
   void step(const Pass& pass, const Chunk& chunk, int64_t step, int worker);
-  void zone_out(const Pass& pass, const BackwardCall<T>& call, int state, int64_t step, const RowShare& rows);
-  void past_zoneout(const BackwardCall<T>& call, int state, const RowShare& rows);
   void drop_between(int layer, int worker);
   void product(const Pass& pass, size_t p, const Blocks<T>& da, const Panel<T>& out, int rows, int worker);
   void input_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void weight_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void finish(const Pass& pass, int worker);
-  void give_weights(const Pass& pass, const Product& product, const Panel<T>& d, const Phase& phase, int units, int64_t columns,
-                    int worker);
-  void give_sums(const Pass& pass, const char* name, int first, int count, const int* chain, const Phase& phase, int units);
   void clear_padding(int worker);
 
-  T* param(const Pass& pass, const char* name) const;
   // Whose steps a worker walks: some rows, or with all others all of them.
   RowShare rows_of(int worker) const {
     if (split_ != Split::rows) return RowShare(record_.rows());
@@ -100,19 +89,22 @@ class Bptt {
   Split split_;
   bool same_tiles_;  // a worker's units are the same in all phases: what its products make, only its own next phase reads
   Barrier barrier_;
+  Stopper& stopper_;
+  bool given_up_ = false;  // written before the last barrier of a chunk, read after it
+  const Regularizer<T> regularizer_;
+  WeightGradients<T> weights_;
   int64_t chunk_steps_;
   int chunk_rows_;
 
   Buffer<char> memory_;
-  std::vector<Phase> phases_;
+  std::vector<Blocks<T>> da_;                    // [phase], rows of the chunk: gradients of chains, and shares of the vectors'
   Blocks<T> x_, h_, first_result_;               // rows of the chunk: inputs, h(t-1), results of the first of two phases
   Panel<T> states_, saved_, kept_, result_[2];   // likewise, to recompute
   Panel<T> d_h_, d_states_, d_kept_, d_result_;  // running gradients
   Panel<T> masked_h_;                            // h(t-1) of the chunk after variational dropout
   Panel<T> mask_, d_masked_;                     // of h(t-1), a row each; the gradient of h(t-1) so masked
-  Panel<T> past_h_, past_states_;                // gradients that pass a step by, in zoneout
+  Place<T> past_;                                // gradients that pass a step by, in zoneout
   Panel<T> between_[2];                          // gradients on their way from layer to layer
-  T* one_ = nullptr;
   ptrdiff_t* tables_ = nullptr;
 };
 

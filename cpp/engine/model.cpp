@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "../cpu/team.h"
+#include "../threads/team.h"
 #include "pack.h"
 #include "transpose.h"
 #include "worth.h"

@@ -1,6 +1,5 @@
-// The public classes: a call of a network, and a stream.
+// A call of a network, shared out among threads, and the way back over its tape.
 #include <algorithm>
-#include <atomic>
 #include <climits>
 #include <cstring>
 #include <numeric>
@@ -19,6 +18,7 @@ using detail::Record;
 using detail::RowPlan;
 using detail::RowShare;
 using detail::Session;
+using detail::Stopper;
 
 namespace {
 
@@ -106,7 +106,7 @@ void clear_padding(const Sequence<T>& y, int64_t size, const RowPlan& plan) {
 // Runs a call, shared out among threads; into a record if there is one.
 template <class T>
 void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const Sorted& sorted, Sequence<const T> x,
-              const T* const* initial, Sequence<T> y, T* const* final_states) {
+              const T* const* initial, Sequence<T> y, T* const* final_states, const Stop& stop) {
   const NetworkConfig& c = model->config;
   const Share share = share_out(c, model->multiplications(), x.rows, x.steps);
   struct Part {
@@ -128,59 +128,63 @@ void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const So
     part.plan = {int(part.order.size()), part.order.data(), sorted.lengths.empty() ? nullptr : part.lengths.data()};
     part.session = record ? std::make_unique<Session<T>>(*record, rows, workers)
                           : std::make_unique<Session<T>>(model, part.plan.rows, x.steps, workers);
-    if (initial) part.session->load(initial, part.plan, x.rows);
+    if (initial) part.session->states().load(initial, part.plan, x.rows);
   }
 
   Crew crew(workers, c.directions);
+  Stopper stopper(stop);
   auto job = [&](int rank) {
     const bool together = parts.size() == 1;
     const Part& part = parts[together ? 0 : size_t(rank)];
     if (together) {
-      part.session->run(crew, rank, x, y, part.plan);
+      part.session->run(crew, rank, x, y, part.plan, stopper);
     } else {
       Crew own(1, c.directions);
-      part.session->run(own, 0, x, y, part.plan);
+      part.session->run(own, 0, x, y, part.plan, stopper);
     }
     if (rank == 0 || !together) clear_padding(y, c.directions * c.output_size, part.plan);
   };
   team.run(job);
-  for (const Part& part : parts) part.session->store(final_states, part.plan, x.rows, x.steps);
+  stopper.check();
+  for (const Part& part : parts) part.session->states().store(final_states, part.plan, x.rows, x.steps);
 }
 
 }  // namespace
 
 template <class T>
 void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
-                         T* const* final_states) const {
+                         T* const* final_states, const Stop& stop) const {
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
-  run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states);
+  run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states, stop);
 }
 
 // ---- training
 
 template <class T>
 Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
-                           T* const* final_states, bool recompute, const uint64_t* seed) const {
+                           T* const* final_states, bool recompute, const uint64_t* seed, const Stop& stop) const {
   if (model_->config.precision != Precision::full)
     throw std::invalid_argument("record: weights of reduced precision cannot be trained");
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   auto record = std::make_shared<Record<T>>(model_, x.steps, sorted.order, sorted.lengths, recompute, seed);
-  run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states);
+  run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states, stop);
   return Tape<T>(std::move(record));
 }
 
 template <class T>
 void Tape<T>::backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
-                       const std::vector<std::vector<T*>>& params, bool add) const {
+                       const std::vector<std::vector<T*>>& params, bool add, const Stop& stop) const {
   const detail::Gradients<T> gradients = {dy, d_final, dx, d_initial, &params, add};
   const int64_t rows = record_->rows(), steps = record_->x.steps;
   const double work = 2 * record_->model->multiplications() * double(rows) * double(steps);
   TeamLease team(work < kWorthWakingBackward ? 1 : num_threads());
-  detail::Bptt<T> bptt(*record_, gradients, team.size());
+  Stopper stopper(stop);
+  detail::Bptt<T> bptt(*record_, gradients, team.size(), stopper);
   auto job = [&](int rank) { bptt.run(rank); };
   team.run(job);
+  stopper.check();
 }
 
 template <class T>
@@ -188,101 +192,9 @@ size_t Tape<T>::bytes() const {
   return record_->bytes;
 }
 
-// ---- streams
-
-template <class T>
-struct Stream<T>::Live {
-  Live(std::shared_ptr<const Model<T>> model, int rows, int threads)
-      : session(std::move(model), rows, kPiece, threads), crew(threads, 1), plan{rows, nullptr, nullptr} {
-    const TeamLease starts_threads(threads);
-  }
-
-  void run(Sequence<const T> x, Sequence<T> y) {
-    TeamLease team(crew.size);
-    Crew& working = team.size() == crew.size ? crew : alone;
-    auto job = [&](int rank) { session.run(working, rank, x, y, plan); };
-    team.run(job);
-    session.ran(x.steps);
-  }
-
-  static constexpr int64_t kPiece = 64;  // steps of a long run that share an input product
-  Session<T> session;
-  Crew crew, alone{1, 1};
-  RowPlan plan;
-  std::atomic<bool> busy{false};
-};
-
-namespace {
-
-// Refuses a second thread without a lock.
-class Use {
- public:
-  explicit Use(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true, std::memory_order_acquire)) throw std::runtime_error("stream: in use by another thread");
-  }
-  ~Use() { busy_.store(false, std::memory_order_release); }
-
- private:
-  std::atomic<bool>& busy_;
-};
-
-}  // namespace
-
-template <class T>
-Stream<T>::Stream(const Network<T>& network, int64_t rows, int threads) {
-  if (network.config().directions != 1) throw std::invalid_argument("stream: a bidirectional network needs the whole sequence");
-  threads = std::min(threads, num_threads());
-  const bool worth = network.multiplications_per_step() * double(rows) >= kWorthBarrier * threads;
-  live_ = std::make_unique<Live>(network.model_, checked_rows(rows), worth ? threads : 1);
-}
-
-template <class T>
-Stream<T>::~Stream() = default;
-template <class T>
-Stream<T>::Stream(Stream&&) noexcept = default;
-
-template <class T>
-void Stream<T>::step(const T* x, T* y) {
-  const NetworkConfig& c = live_->session.model().config;
-  const int64_t rows = live_->plan.rows;
-  run({x, 1, rows, 0, ptrdiff_t(c.input_size)}, {y, 1, rows, 0, ptrdiff_t(c.output_size)});
-}
-
-template <class T>
-void Stream<T>::run(Sequence<const T> x, Sequence<T> y) {
-  const Use use(live_->busy);
-  live_->run(x, y);
-}
-
-template <class T>
-void Stream<T>::get_state(T* const* states) const {
-  const Use use(live_->busy);
-  live_->session.store(states, live_->plan, live_->plan.rows, 0);
-}
-
-template <class T>
-void Stream<T>::set_state(const T* const* states) {
-  const Use use(live_->busy);
-  live_->session.load(states, live_->plan, live_->plan.rows);
-}
-
-template <class T>
-void Stream<T>::reset() {
-  const Use use(live_->busy);
-  for (int row = 0; row < live_->plan.rows; ++row) live_->session.clear_row(row);
-}
-
-template <class T>
-void Stream<T>::reset(const int64_t* rows, int64_t count) {
-  const Use use(live_->busy);
-  for (int64_t i = 0; i < count; ++i) live_->session.clear_row(int(rows[i]));
-}
-
 template class Network<float>;
 template class Network<double>;
 template class Tape<float>;
 template class Tape<double>;
-template class Stream<float>;
-template class Stream<double>;
 
 }  // namespace recurra

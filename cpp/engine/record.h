@@ -17,7 +17,7 @@ struct RowShare {
   int first = 0, stride = 1, count = 0;
   int place = 0;  // of its first row where the rows of each worker lie side by side
 
-  explicit RowShare(int rows) : count(rows) {}
+  explicit RowShare(int rows = 0) : count(rows) {}
   RowShare(int rows, bool equally_long, int part, int parts)
       : count(rows / parts + (part < rows % parts)), place(rows / parts * part + std::min(part, rows % parts)) {
     first = equally_long ? place : part;
@@ -79,6 +79,12 @@ struct Record {
 template <class T>
 Sequence<const T> read_only(const Sequence<T>& s) {
   return {s.data, s.steps, s.rows, s.step_stride, s.row_stride};
+}
+
+// `steps` steps from step `first` on.
+template <class T>
+Sequence<T> from_step(const Sequence<T>& s, int64_t first, int64_t steps) {
+  return {s.data + first * s.step_stride, steps, s.rows, s.step_stride, s.row_stride};
 }
 
 template <class T>

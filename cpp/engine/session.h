@@ -3,8 +3,9 @@
 #pragma once
 #include <memory>
 
-#include "../cpu/team.h"
-#include "record.h"
+#include "../threads/team.h"
+#include "regularizer.h"
+#include "stopper.h"
 
 namespace recurra {
 namespace detail {
@@ -26,17 +27,6 @@ struct Crew {
   Group& group_of(int direction) { return groups[side_by_side ? direction : 0]; }
 };
 
-// Which rows of the caller's arrays a session holds. Row r of the session is row order[r] of the caller (r itself when null)
-// and runs lengths[r] steps (all of them when null). Longest first, so that the rows of any step are 0 .. n-1.
-struct RowPlan {
-  int rows = 0;
-  const int64_t* order = nullptr;
-  const int64_t* lengths = nullptr;
-
-  int64_t source(int r) const { return order ? order[r] : r; }
-  int64_t length(int r, int64_t steps) const { return lengths ? lengths[r] : steps; }
-};
-
 template <class T>
 class Session {
  public:
@@ -47,28 +37,21 @@ class Session {
   ~Session();
 
   const Model<T>& model() const { return *model_; }
+  States<T>& states() { return states_; }
+  const States<T>& states() const { return states_; }
 
   // Every worker of the crew calls it once.
-  void run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan);
-  void ran(int64_t steps) { parity_ ^= int(steps & 1); }  // to be called once after run when the session goes on
+  void run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan, Stopper& stopper);
 
-  // Arrays [layers * directions, total_rows, width], one per state.
-  void load(const T* const* states, const RowPlan& plan, int64_t total_rows);
-  void store(T* const* states, const RowPlan& plan, int64_t total_rows, int64_t steps) const;
-  void clear_row(int row);
+  // One step of all rows, x [rows, input_size] and y [rows, output_size] contiguous; y may be null. It is the same calls every
+  // time but for x, y and the side of h, so they are made ready once. Returns the last layer's h, padded.
+  void make_ready();
+  bool ready() const { return !ready_[0].empty(); }
+  Panel<const T> step(const T* x, T* y);
 
  private:
-  // h is kept twice: a step reads h(t-1) from one and writes h(t) to the other. A session that records has its states there.
-  struct Lane {
-    Panel<T> h[2];
-    Panel<T> states;
-  };
-  struct Place {
-    Panel<T> h, states;
-  };
   // What a layer needs while it runs, one for each direction.
   struct Scratch {
-    Panel<T> result;  // of the first of two phases
     Panel<T> kept;
     Panel<T> old_states;               // before the step, for zoneout
     Panel<T> before[kMaxPhases] = {};  // bias plus input product of the chunk's steps
@@ -93,61 +76,64 @@ class Session {
   struct Pass {
     const PackedLayer<T>* layer;
     size_t lane;
+    int direction;
     const Scratch* scratch;
     Sequence<const T> x;
     Sequence<T> y;
-    bool reverse;
     int64_t first;
     Offsets offsets;
     Reduced reduced;
     Masked masked;
     PhaseCall<T>* calls;
-    const int64_t* rows;  // numbers that the caller gives to rows; null: as they are
+    CallerRows rows;
     int rank, size;
     Barrier* barrier;
+    Stopper* stopper;
 
+    bool reverse() const { return direction == 1; }
     // Alone without a division, which a stream would make four times a step.
     int begin(int tiles) const { return size == 1 ? 0 : int(int64_t(tiles) * rank / size); }
     int end(int tiles) const { return size == 1 ? tiles : int(int64_t(tiles) * (rank + 1) / size); }
   };
+  struct Ready {
+    PhaseCall<T> call;
+    void (*run)(const PhaseCall<T>&);
+  };
 
   void size(int64_t steps);
   void deal(int64_t batch);
-  Place before(size_t lane, int64_t step) const;  // the states before a step
-  Panel<T> saved(size_t lane, int64_t step) const;
-  Panel<T> phase_result(const Pass& pass, int64_t step) const;
+  Sequence<T> between(int layer, int64_t steps) const;  // what a layer hands to the next
+  Offsets offsets_of(int worker) const;
+  Masked masked_of(int worker) const;
+  Reduced reduced_of(int worker) const;
   void run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
   void keep_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
-  void prepare(const Pass& pass) const;
+  void prepare(const PackedPhase<T>& phase, const Scratch& scratch, PhaseCall<T>& call) const;
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;
   Rows<const T> masked(const Pass& pass, const Panel<T>& h, int rows) const;
-  void keep_old_states(const Pass& pass, const PhaseCall<T>& call) const;
-  void zone_out(const Pass& pass, const PhaseCall<T>& call, const Place& now, int64_t step, size_t p) const;
   void drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const;
-  Reduced reduced_of(int worker) const;
   Operand<T> operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<char>& reduced,
                      float* scale) const;
-  ptrdiff_t state_width() const { return ptrdiff_t(model_->spec->states.size - 1) * hidden_; }
 
   std::shared_ptr<const Model<T>> model_;
   int rows_, workers_;
   Record<T>* record_ = nullptr;
   RowShare share_;  // of the record
-  Noise noise_;
+  States<T> states_;
+  Regularizer<T> regularizer_;
   ptrdiff_t reduced_stride_ = 0;  // bytes of a reduced row; 0 in full precision
-  ptrdiff_t hidden_, stride_;     // padded widths: of the other states, of h and of phase results
   int64_t chunk_, span_;          // steps whose input product is made at once; steps a layer runs before the next layer does
-  int parity_ = 0;
-  Buffer<char> memory_;  // all of the following
+  Buffer<char> memory_;           // all of the following
   ptrdiff_t* offsets_;
   char* reduced_ = nullptr;
   float* scales_ = nullptr;
   Masked masked_;             // of all workers
   std::vector<Calls> calls_;  // [worker]
-  std::vector<Lane> lanes_;   // [layer * directions + direction]
   Scratch scratch_[2];
-  Panel<T> between_[2];  // sequences on their way from layer to layer
+  Panel<T> between_[2];                   // sequences on their way from layer to layer
+  std::vector<Ready> ready_[2];           // [side of h][layer * phases + phase]
+  std::vector<ptrdiff_t> ready_offsets_;  // of the rows of h, x and y
 };
 
 }  // namespace detail

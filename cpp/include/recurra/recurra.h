@@ -5,7 +5,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -102,6 +104,14 @@ struct Sequence {
   ptrdiff_t row_stride = 0;
 };
 
+// A long call asks it now and then, on the thread that made the call, and is given up when the answer is true: it then throws
+// Stopped, and what it was to write holds nothing of use.
+using Stop = std::function<bool()>;
+
+struct Stopped : std::runtime_error {
+  Stopped() : std::runtime_error("the call was stopped") {}
+};
+
 namespace detail {
 template <class T>
 struct Model;
@@ -123,13 +133,13 @@ class Network {
 
   // y [steps, rows, directions * output_size] and final_states[s] [layers * directions, rows, width of state s] are written;
   // initial[s] likewise is read; initial == null starts from zeros. lengths [rows] may be null: all rows run x.steps steps.
-  void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
-               T* const* final_states) const;
+  void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
+               const Stop& stop = {}) const;
 
   // The same with a tape for backward, which holds a copy of x. recompute: of the rest only the states, and backward computes
   // what else it needs again, with the same bits. seed: of what is left out at random; null: nothing is. Full precision only.
   Tape<T> record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
-                 bool recompute, const uint64_t* seed) const;
+                 bool recompute, const uint64_t* seed, const Stop& stop = {}) const;
 
   // Parameter i of the cell's list, params[layer][i], out of the packed weights: the bits that were given. A bias that was null
   // leaves `out` as it is. Matrices in reduced precision cannot be told: std::logic_error.
@@ -158,7 +168,7 @@ class Tape {
   // be null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is written, or with `add`
   // added to, unless it is null. Results depend neither on threads nor on the instruction set.
   void backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
-                const std::vector<std::vector<T*>>& params, bool add) const;
+                const std::vector<std::vector<T*>>& params, bool add, const Stop& stop = {}) const;
   size_t bytes() const;  // of the tape
 
  private:
@@ -174,11 +184,14 @@ class Linear {
  public:
   Linear(int64_t inputs, int64_t outputs, const T* weight, const T* bias);  // bias may be null
 
+  int64_t inputs() const;
+  int64_t outputs() const;
   void forward(const T* x, int64_t rows, T* y) const;
   // Writes dx unless it is null; adds to d_weight and, unless it is null, d_bias, summing over rows in ascending order.
   void backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weight, T* d_bias) const;
 
  private:
+  friend class Stream<T>;
   struct Weights;
   std::shared_ptr<const Weights> weights_;
 };
@@ -188,15 +201,16 @@ class Linear {
 template <class T>
 class Stream {
  public:
+  // A head maps the last layer's h in every step: y then has its outputs in place of output_size. It may be let go afterwards.
   // Steps of some microseconds and more may use up to `threads` threads (and num_threads()). Those that wait for a step
   // longer than a moment sleep, and waking them is a system call: with one thread, the default, no step makes any.
-  Stream(const Network<T>& network, int64_t rows, int threads = 1);
+  Stream(const Network<T>& network, int64_t rows, int threads = 1, const Linear<T>* head = nullptr);
   ~Stream();
   Stream(Stream&&) noexcept;
 
-  void step(const T* x, T* y);  // x [rows, input_size], y [rows, output_size]
-  void run(Sequence<const T> x, Sequence<T> y);
-  void get_state(T* const* states) const;  // [layers, rows, width], one array per state
+  void step(const T* x, T* y);                                          // x [rows, input_size], y [rows, output_size]
+  void run(Sequence<const T> x, Sequence<T> y, const Stop& stop = {});  // a stopped one leaves the states as they were
+  void get_state(T* const* states) const;                               // [layers, rows, width], one array per state
   void set_state(const T* const* states);
   void reset();  // all rows to zero
   void reset(const int64_t* rows, int64_t count);

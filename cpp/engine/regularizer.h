@@ -1,0 +1,57 @@
+// Dropout and zoneout on the rows of a step, forward and backward: `Noise` draws, this knows where the numbers lie. Every
+// function returns at once when what it does is switched off, so the schedules of session.cpp and bptt.cpp call them all.
+#pragma once
+#include "states.h"
+
+namespace recurra {
+namespace detail {
+
+// The caller's numbers of the rows that a worker has, which decide what is drawn for them.
+struct CallerRows {
+  const int64_t* order;  // null: as they are
+  RowShare share;
+
+  int64_t operator[](int r) const { return order ? order[share.row(r)] : share.row(r); }
+};
+
+template <class T>
+class Regularizer {
+ public:
+  Regularizer(const Noise& noise, const Model<T>& model);
+
+  bool drops_recurrent() const { return noise_.drops_recurrent(); }
+  bool drops_between() const { return noise_.drops_between(); }
+  bool zones_out() const { return noise_.zones_out(0) || noise_.zones_out(1); }
+
+  // The recurrent product's vector under variational dropout, mask[r] * h[r]; the masks stay the same for all of a sequence.
+  void draw_masks(const Panel<T>& mask, size_t lane, const CallerRows& rows) const;
+  void mask_row(T* to, const T* mask, const T* h, int64_t size) const;
+
+  // Forward: the old states of the units a call computes are kept before its phase replaces them in place, and after the phase
+  // that made a state some units go back to them.
+  void keep_old(const PhaseCall<T>& call, size_t phase, const Panel<T>& old_states) const;
+  void zone_out(const PhaseCall<T>& call, size_t phase, bool last, const Panel<T>& old_states, size_t lane,
+                const CallerRows& rows, int64_t step) const;
+
+  // Backward, of a phase that made a state: before it, the state's gradient is divided into what passes the step by, which is
+  // put into `past`, and what reaches the cell; after it, both are one again. Afterwards dy is within d_result.
+  void divide(BackwardCall<T>& call, size_t phase, const Place<T>& past, size_t lane, const CallerRows& rows,
+              int64_t step) const;
+  void reunite(const BackwardCall<T>& call, size_t phase, const Place<T>& past) const;
+
+  // Numbers begin .. end-1 of a layer's output row on its way to the next layer; backward, of its gradient.
+  void drop_between(T* row, int64_t begin, int64_t end, size_t lane, int64_t caller_row, int64_t t) const {
+    noise_.drop_between(row, begin, end, lane, caller_row, t);
+  }
+
+  // Memory, no rows of it for what is switched off.
+  int64_t masked_rows(int64_t rows) const { return noise_.drops_recurrent() ? rows : 0; }
+  int64_t zoned_rows(int state, int64_t rows) const { return noise_.zones_out(state) ? rows : 0; }
+
+ private:
+  Noise noise_;
+  ptrdiff_t lanes_, hidden_, stride_, state_width_;
+};
+
+}  // namespace detail
+}  // namespace recurra

@@ -1,0 +1,130 @@
+#include "weight_gradients.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace recurra {
+namespace detail {
+namespace {
+
+// An odd number of cache lines (of floats): rows a multiple of a page's size apart would all fall into the same few lines of
+// the first-level cache.
+ptrdiff_t odd_stride(ptrdiff_t width) { return ((width + 15) / 16 | 1) * 16; }
+
+}  // namespace
+
+template <class T>
+WeightGradients<T>::WeightGradients(const Model<T>& model, const std::vector<std::vector<T*>>* params, bool add, int workers)
+    : model_(model), params_(params), add_(add), workers_(workers), phases_(size_t(model.spec->phases.size)) {
+  for (size_t p = 0; p < phases_.size(); ++p)
+    phases_[p].width = model.padded(model.width(model.spec->phases[int(p)].units, 0));
+}
+
+template <class T>
+ptrdiff_t WeightGradients<T>::columns(size_t phase) const {
+  const recurra::Phase& described = model_.spec->phases[int(phase)];
+  return (described.chains + described.vector_count) * phases_[phase].width;
+}
+
+template <class T>
+void WeightGradients<T>::deal(Dealer& deal, int64_t input, ptrdiff_t source) {
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    const recurra::Phase& described = model_.spec->phases[int(p)];
+    Phase& phase = phases_[p];
+    deal.panel(phase.d_input, odd_stride(input), described.input.count * phase.width);
+    deal.panel(phase.d_recurrent, odd_stride(source), described.recurrent.count * phase.width);
+    deal.panel(phase.d_sums, columns(p), 1);
+  }
+  deal.take(one_, 1);
+  if (deal.block) *one_ = 1;
+}
+
+template <class T>
+void WeightGradients<T>::sum(const PackedLayer<T>& layer, size_t p, const Rows& rows, int worker) const {
+  const Kernels<T>& kernel = kernels<T>(*model_.backend);
+  const recurra::Phase& described = model_.spec->phases[int(p)];
+  const Phase& phase = phases_[p];
+  const Tiles<T>& tiles = layer.phases[p].tiles;
+  OuterCall<T> call;
+  call.rows = rows.count;
+  call.add = !rows.first;
+  const auto meet = [&](const Product& product, const Blocks<T>& x, int64_t columns, const Panel<T>& out) {
+    for (int g = 0; g < product.count; ++g) {
+      call.a = read_only(rows.da);
+      call.first = product.chain[g] * phase.width;
+      call.begin = share(tiles.units, worker);
+      call.end = share(tiles.units, worker + 1);
+      call.x = read_only(x);
+      call.columns = model_.padded(columns);
+      call.out = every(out, g * phase.width, 1);
+      kernel.outer(call);
+    }
+  };
+  meet(described.input, rows.input, tiles.input_size, phase.d_input);
+  meet(described.recurrent, rows.source, tiles.source_size, phase.d_recurrent);
+
+  // A one for every row sums da up; workers have whole blocks of it.
+  const int64_t width = rows.da.width, blocks = (columns(p) + width - 1) / width, block = share(blocks, worker);
+  call.a = {one_, 0, width};
+  call.first = call.begin = 0;
+  call.end = 1;
+  call.x = {rows.da.base + block * rows.da.stride, rows.da.row, rows.da.stride};
+  call.columns = std::min<int64_t>(columns(p), share(blocks, worker + 1) * width) - block * width;
+  call.out = {phase.d_sums.base + block * width, 0};
+  kernel.outer(call);
+}
+
+template <class T>
+void WeightGradients<T>::hand_out(const PackedLayer<T>& layer, size_t lane, int worker) const {
+  for (size_t p = 0; p < phases_.size(); ++p) {
+    const recurra::Phase& described = model_.spec->phases[int(p)];
+    const Phase& phase = phases_[p];
+    const Tiles<T>& tiles = layer.phases[p].tiles;
+    give_weights(lane, described.input, phase.d_input, phase.width, tiles, tiles.input_size, worker);
+    give_weights(lane, described.recurrent, phase.d_recurrent, phase.width, tiles, tiles.source_size, worker);
+    if (worker) continue;
+    int vectors[kMaxChains];
+    for (int v = 0; v < kMaxChains; ++v) vectors[v] = described.chains + v;
+    for (const Product& product : {described.input, described.recurrent})
+      give_sums(lane, product.bias, product.first, product.count, product.chain, phase, tiles.units);
+    give_sums(lane, described.vectors, 0, described.vector_count, vectors, phase, tiles.units);
+  }
+}
+
+template <class T>
+T* WeightGradients<T>::param(size_t lane, const char* name) const {
+  for (int i = 0; name && i < model_.spec->params.size; ++i)
+    if (std::strcmp(name, model_.spec->params[i].name) == 0) return (*params_)[lane][size_t(i)];
+  return nullptr;
+}
+
+template <class T>
+void WeightGradients<T>::give_weights(size_t lane, const Product& product, const Panel<T>& d, ptrdiff_t width,
+                                      const Tiles<T>& tiles, int64_t columns, int worker) const {
+  T* out = param(lane, product.weight);
+  if (!out) return;
+  const int64_t units = tiles.units;
+  for (int g = 0; g < product.count; ++g)
+    for (int64_t u = share(units, worker); u < share(units, worker + 1); ++u) {
+      const T* from = d[g * width + u];
+      T* to = out + ((product.first + g) * units + u) * columns;
+      for (int64_t i = 0; i < columns; ++i) to[i] = (add_ ? to[i] : T(0)) + from[i];
+    }
+}
+
+template <class T>
+void WeightGradients<T>::give_sums(size_t lane, const char* name, int first, int count, const int* chain, const Phase& phase,
+                                   int units) const {
+  T* out = param(lane, name);
+  for (int g = 0; out && g < count; ++g)
+    for (int u = 0; u < units; ++u) {
+      T& to = out[int64_t(first + g) * units + u];
+      to = (add_ ? to : T(0)) + phase.d_sums.base[chain[g] * phase.width + u];
+    }
+}
+
+template class WeightGradients<float>;
+template class WeightGradients<double>;
+
+}  // namespace detail
+}  // namespace recurra

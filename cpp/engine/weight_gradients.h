@@ -1,0 +1,54 @@
+// The gradients of the parameters of one layer and direction: summed up chunk by chunk, then handed out to the caller's arrays.
+#pragma once
+#include "record.h"
+
+namespace recurra {
+namespace detail {
+
+template <class T>
+class WeightGradients {
+ public:
+  // A chunk's rows: what a phase's weights met, and the gradients of its chains.
+  struct Rows {
+    Blocks<T> input, source;
+    Blocks<T> da;  // [chains + vectors][width] a row
+    int count;
+    bool first;    // of the chunks that are summed up
+  };
+
+  // params[lane][i] may be null; with `add` gradients are added to what is there. Null `params`: nobody wants any.
+  WeightGradients(const Model<T>& model, const std::vector<std::vector<T*>>* params, bool add, int workers);
+  void deal(Dealer& deal, int64_t input, ptrdiff_t source);
+
+  bool wanted() const { return params_; }
+  ptrdiff_t width(size_t phase) const { return phases_[phase].width; }  // units, padded
+  // Numbers of a row of da: the chains' gradients, then its shares of the vectors'.
+  ptrdiff_t columns(size_t phase) const;
+
+  void sum(const PackedLayer<T>& layer, size_t phase, const Rows& rows, int worker) const;
+  void hand_out(const PackedLayer<T>& layer, size_t lane, int worker) const;
+
+ private:
+  struct Phase {
+    ptrdiff_t width = 0;
+    Panel<T> d_input;      // [gate][width] rows: gradient of the input weights
+    Panel<T> d_recurrent;  // likewise
+    Panel<T> d_sums;       // one row: da, summed over rows
+  };
+  // Outgoing: the rows of `d` for each gate of a product to the blocks of its weight.
+  void give_weights(size_t lane, const Product& product, const Panel<T>& d, ptrdiff_t width, const Tiles<T>& tiles,
+                    int64_t columns, int worker) const;
+  void give_sums(size_t lane, const char* name, int first, int count, const int* chain, const Phase& phase, int units) const;
+  T* param(size_t lane, const char* name) const;
+  int64_t share(int64_t count, int worker) const { return count * worker / workers_; }
+
+  const Model<T>& model_;
+  const std::vector<std::vector<T*>>* params_;
+  const bool add_;
+  const int workers_;
+  std::vector<Phase> phases_;
+  T* one_ = nullptr;
+};
+
+}  // namespace detail
+}  // namespace recurra
