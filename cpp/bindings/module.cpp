@@ -419,8 +419,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
-                       std::vector<double> constants, const std::string& precision, const std::array<double, 4>& regularization,
-                       const std::optional<PyNetwork>& former) {
+                       std::vector<double> constants, const std::string& precision, std::vector<int> kept,
+                       const std::array<double, 4>& regularization, const std::optional<PyNetwork>& former) {
              NetworkConfig config;
              config.cell = std::move(cell);
              config.input_size = input_size;
@@ -430,12 +430,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              config.directions = directions;
              config.constants = std::move(constants);
              config.precision = precision_named(precision);
+             config.kept = std::move(kept);
              config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};
              return PyNetwork(dtype, config, params, former);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"), py::arg("precision"),
-           py::arg("regularization"), py::arg("former"),
+           py::arg("kept"), py::arg("regularization"), py::arg("former"),
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")
