@@ -46,16 +46,20 @@ def random(*shape: int) -> Floats:
 
 
 def accuracy() -> None:
-    """Of reduced precision: error to signal, and what it does to what the model is for."""
-    print("| model | precision | error to signal, dB | largest error | what it is for |\n|---|---|---|---|---|")
+    """Of reduced precision: error to signal, largest error / largest output, and what the model is for."""
+    print("| model | precision | error to signal, dB | largest error | result |\n|---|---|---|---|---|")
     for make in (trained.classifier, trained.characters, trained.amplifier, trained.speaker_encoder):
         model = make()
         wanted = model.outputs(model.layer)
         print(f"| {model.name} | float32 | | | {model.score(wanted)} |")
-        for precision in PRECISIONS:
-            made = model.outputs(model.layer.quantize(precision))
+        kept: list[tuple[str, list[int]]] = [(precision, []) for precision in PRECISIONS]
+        if model.layer.num_layers > 1:
+            kept.append(("int8", [0]))
+        for precision, keep in kept:
+            made = model.outputs(model.layer.quantize(precision, keep=keep))
             error, largest = trained.decibels(made, wanted), np.abs(made - wanted).max() / np.abs(wanted).max()
-            print(f"| | {precision} | {error:.1f} | {largest:.1%} | {model.score(made)} |", flush=True)
+            name = f"{precision}, keep={keep}" if keep else precision
+            print(f"| | {name} | {error:.1f} | {largest:.1%} | {model.score(made)} |", flush=True)
 
 
 def packing() -> None:

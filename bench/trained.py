@@ -167,15 +167,15 @@ def spoken(speakers: NDArray[Any], rng: np.random.Generator) -> Floats:
 
 
 def speaker_encoder(steps: int = 800) -> Trained:
-    """Three layers read band powers; the last state, through a Linear, is where a voice lies."""
+    """Three layers read band powers; a Linear of the last state tells whose they are. Powers of high bands are small,
+    their weights large.
+    """
     rng = np.random.default_rng(0)
     layer, head = recurra.LSTM(BANDS, 96, 3, forget_bias=1.0, rng=rng), recurra.Linear(96, SPEAKERS, seed=rng)
-    start = layer.state_dict()
-    start["weight_ih_l0"] *= 100  # most powers are small
-    layer.load_state_dict(start)
+    scale = spoken(np.arange(SPEAKERS), rng).std((0, 1))
 
     def gradients(speakers: Any) -> dict[str, Any]:
-        _, (h, c), tape = layer.forward(spoken(speakers, rng))
+        _, (h, c), tape = layer.forward(spoken(speakers, rng) / scale)
         scores, head_tape = head.forward(h[-1])
         _, error = training.softmax_cross_entropy(scores, speakers)
         back = head_tape.backward(error)
@@ -184,6 +184,9 @@ def speaker_encoder(steps: int = 800) -> Trained:
         return {"layer": tape.backward(dstate=state, input_grad=False).params, "head": back.params}
 
     fit({"layer": layer, "head": head}, 4e-3, (rng.integers(0, SPEAKERS, 32) for _ in range(steps)), gradients, steps)
+    params = layer.state_dict()
+    params["weight_ih_l0"] /= scale  # so that the model reads powers as they are
+    layer.load_state_dict(params)
     speakers = np.tile(np.arange(SPEAKERS), 5)
     heard = spoken(speakers, np.random.default_rng(1))
 
