@@ -1,8 +1,10 @@
 """``python -m recurra bench``: what recurrent layers cost here, ours and others', beside the machine's own limits.
 
 - `shapes.py` reads what to time from `shapes/*.txt`; `peers.py` sets up each library (`onnx_model.py` builds the models
-  of those that read ONNX); `run.py` times them in turns; `limits.py` says what the machine forbids; `results.py` keeps,
-  saves and compares what came out; `report.py` and `plots.py` show it; `cli.py` is the command line.
+  of those that read ONNX); `run.py` times them in turns; `limits.py` says what the machine forbids; `machine.py`
+  describes it and watches how busy others keep it; `results.py` keeps, saves and compares what came out; `report.py`
+  and `plots.py` show it; `cli.py` is the command line.
 
-Everything else in this folder is not installed: `NOTES.md`, `properties.py` and `subnormals.py`.
+Everything else in this folder is not installed: `NOTES.md`, `properties.py` with the models of `trained.py`, and
+`subnormals.py`.
 """

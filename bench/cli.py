@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import recurra
 
-from . import limits, peers, shapes
-from .results import Run, changes, describe_machine, fastest
+from . import limits, machine, peers, shapes
+from .results import Run, fastest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EVERYTHING = "streaming,sequences,batches,stacks,lengths,published,training"
-USUAL = {"shapes": EVERYTHING, "seconds": 3.0}
-QUICK = {"shapes": "quick", "seconds": 0.5}
+USUAL = {"shapes": [EVERYTHING], "seconds": 3.0}
+QUICK = {"shapes": ["quick"], "seconds": 0.5}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,11 +30,23 @@ def parser() -> argparse.ArgumentParser:
         description="Time recurra beside every other library that is installed: one process, in turns, medians.",
     )
     add = made.add_argument
-    add("--shapes", help=f"what to time: {', '.join(shapes.names())}, or files of your own, comma-separated")
+    add(
+        "--shapes",
+        nargs="+",
+        metavar="SHAPES",
+        help=f"what to time: lines like 'LSTM,GRU T=100 B=1 H=64,128', and of {', '.join(shapes.names())} and files "
+        "of your own, comma-separated; default all that are shipped",
+    )
     add("--quick", action="store_true", help="a few shapes, half a second each")
-    add("--seconds", type=float, help="time spent on each shape, default 3")
+    add("--seconds", type=positive, help="time spent on each shape, default 3")
     add("--threads", default="1", help="numbers of threads, comma-separated; 'all' is every core; default 1")
-    add("--precision", choices=list(limits.PEAKS), default="float32", help="of the weights, default float32")
+    add(
+        "--precision",
+        type=lambda name: {"bf16": "bfloat16"}.get(name, name),
+        choices=list(limits.PEAKS),
+        default="float32",
+        help="of the weights, default float32; bf16 is bfloat16",
+    )
     add("--peers", help=f"whom to time: of {', '.join(peers.PEERS)}; default all that are installed")
     add("--json", type=Path, metavar="FILE", help="write everything there")
     add("--plots", type=Path, metavar="FOLDER", help="draw plots there")
@@ -42,11 +56,40 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="time nothing, show the run of this JSON file; of several, every row of that in which recurra was fastest",
+        help="time nothing, show the run of this JSON file; of several, each library's fastest timing of each row",
     )
-    add("--compare", type=Path, metavar="FILE", help="compare with this JSON file; exit with 1 if something got slower")
-    add("--threshold", type=float, default=10, metavar="PERCENT", help="a change worth telling, default 10")
+    add(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="compare our times with those of this JSON file; exit with 1 if a row got slower, by more than the "
+        "threshold and the spread of both runs, with 2 if nothing can be compared",
+    )
+    add("--threshold", type=percentage, default=10, metavar="PERCENT", help="a change worth telling, default 10")
     return made
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    if not (number(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return float(text)
+
+
+def percentage(text: str) -> float:
+    """A finite number of at least 0."""
+    if not (number(text) >= 0):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return float(text)
+
+
+def number(text: str) -> float:
+    """What the text says, or NaN if that is no finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 def main(arguments: list[str]) -> int:
@@ -57,14 +100,16 @@ def main(arguments: list[str]) -> int:
             setattr(options, name, value)
     wanted = ["rich", "matplotlib"] if options.plots else ["rich"]
     if missing := [name for name in wanted if not importlib.util.find_spec(name)]:
-        print(f'The benchmark needs {" and ".join(missing)}: pip install "recurra[bench]"', file=sys.stderr)
+        needed = " and ".join(missing)
+        print(f"python -m recurra bench: needs {needed}: pip install {' '.join(missing)}", file=sys.stderr)
         return 2
     from rich.console import Console
 
     from . import report
 
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console()
     try:
+        check_paths(options)
         old = Run.load(options.compare) if options.compare else None
         run = fastest([Run.load(path) for path in options.load]) if options.load else benchmark(options, console)
         if options.json:
@@ -81,9 +126,28 @@ def main(arguments: list[str]) -> int:
 
         for path in plots.draw(run, options.plots):
             console.print(f"wrote {path}")
-    if old:
-        return int(report.show_changes(changes(old, run), options.threshold, console))
-    return 0
+    return report.compare(old, run, options.threshold, console) if old else 0
+
+
+def check_paths(options: argparse.Namespace) -> None:
+    """Now, rather than when the run is over. Makes the folder of the plots.
+
+    Raises:
+        ValueError: something cannot be written where it is to go.
+    """
+    file: Path | None = options.json
+    if file and (
+        file.is_dir() or not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)
+    ):
+        raise ValueError(f"--json: expected a file that can be written, in a folder that exists, got {str(file)!r}")
+    folder: Path | None = options.plots
+    if folder:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--plots: expected a folder, or a name for one, got {str(folder)!r}: {error}") from None
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"--plots: expected a folder that can be written to, got {str(folder)!r}")
 
 
 def thread_counts(text: str) -> list[int]:
@@ -98,7 +162,7 @@ def thread_counts(text: str) -> list[int]:
     recurra.set_num_threads(before)
     counts = []
     for word in text.split(","):
-        if word != "all" and not (word.isdigit() and 0 < int(word) <= most):
+        if word != "all" and not (word.isascii() and word.isdigit() and 0 < int(word) <= most):
             raise ValueError(f"--threads: expected 'all' or numbers from 1 to {most}, got {word!r}")
         counts.append(most if word == "all" else int(word))
     return list(dict.fromkeys(counts))
@@ -130,18 +194,21 @@ def benchmark(options: argparse.Namespace, console: Console) -> Run:
     from .run import measure
 
     counts = thread_counts(options.threads)
-    everything = [(n, shape) for n in counts for shape in shapes.select(options.shapes)]
+    try:
+        everything = [(n, shape) for n in counts for shape in shapes.select(options.shapes)]
+    except ValueError as error:
+        raise ValueError(f"--shapes: {error}") from None
     chosen = chosen_peers(options.peers)
     config = {name: getattr(options, name) for name in ("shapes", "seconds", "threads", "precision")}
     config |= {"peers": chosen, "absent": [name for name in peers.PEERS if name not in peers.installed()]}
     versions = {"recurra": recurra.__version__} | peers.versions(chosen)
-    run = Run(describe_machine(), versions, config, limits.measure(max(counts)))
+    run = Run(machine.describe(), versions, config, limits.measure(max(counts)))
     with report.progress(console) as progress:
         task = progress.add_task("", total=len(everything))
         try:
             for threads, shape in everything:
                 progress.update(task, description=f"{shape.label}, threads: {threads}")
-                run.results.append(measure(shape, chosen, options.seconds, threads, options.precision, run.limits))
+                run.results.append(measure(shape, chosen, options.seconds, threads, options.precision))
                 progress.advance(task)
         except KeyboardInterrupt:
             pass

@@ -71,10 +71,7 @@ def ours(problem: Problem) -> Contestant:
     if problem.precision != "float32":
         if shape.training:
             raise Unavailable("trains in full precision only")
-        quantize = getattr(layer, "quantize", None)
-        if not quantize:
-            raise Unavailable("this recurra has no quantize() yet")
-        layer = quantize({"bf16": "bfloat16"}.get(problem.precision, problem.precision))
+        layer = layer.quantize(problem.precision)
     y = np.empty((shape.steps, shape.batch, shape.directions * shape.hidden), np.float32)
     recurra.set_num_threads(problem.threads)
     if shape.streaming:
@@ -105,7 +102,7 @@ def _torch_layer(problem: Problem) -> Any:
     kind = getattr(torch.nn, shape.cell)
     layer = kind(shape.inputs, shape.hidden, shape.layers, bidirectional=shape.directions == 2).eval()
     layer.load_state_dict({name: torch.from_numpy(value) for name, value in problem.layer.state_dict().items()})
-    if problem.precision == "bf16":
+    if problem.precision == "bfloat16":
         return layer.bfloat16()
     if problem.precision == "int8":
         quantize: Any = torch.ao.quantization.quantize_dynamic
@@ -125,7 +122,7 @@ def _torch_contestant(problem: Problem, layer: Any) -> Contestant:
     torch.set_num_threads(problem.threads)
     if shape.training and problem.precision != "float32":
         raise Unavailable("is timed in training in float32 only")
-    dtype = torch.bfloat16 if problem.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if problem.precision == "bfloat16" else torch.float32
     x = torch.from_numpy(problem.x).to(dtype)
     zeros = torch.zeros(shape.layers * shape.directions, shape.batch, shape.hidden, dtype=dtype)
     state: Any = (zeros, zeros.clone()) if shape.cell == "LSTM" else zeros
@@ -245,8 +242,8 @@ def _joined(y: Array) -> Array:
 
 def onnxruntime(problem: Problem) -> Contestant:
     """ONNX Runtime with I/O binding; a stream's states go to and fro between two sets of buffers."""
-    if problem.precision == "bf16":
-        raise Unavailable("has no bf16 recurrent kernels on CPU")
+    if problem.precision == "bfloat16":
+        raise Unavailable("has no bfloat16 recurrent kernels on CPU")
     import onnxruntime as ort
 
     from .onnx_model import state_names
@@ -298,7 +295,7 @@ def openvino(problem: Problem) -> Contestant:
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": problem.threads,
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bf16": "bf16"}[problem.precision],
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[problem.precision],
     }
     request = core.compile_model(model, "CPU", options).create_infer_request()
     request.set_tensor("x", ov.Tensor(problem.x, shared_memory=True))

@@ -34,7 +34,11 @@ def draw(run: Run, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     fewest = min((result.threads for result in run.results), default=1)
     results = [result for result in run.results if result.threads == fewest]
-    about = f"{run.machine['processor']}, {run.machine['isa']}, {run.config['precision']}, threads: {fewest}"
+    quiet = "" if all(result.quiet for result in results) else "; the machine was NOT QUIET"
+    about = (
+        f"{run.machine['processor']}, {run.machine['isa']}, {run.config['precision']}, threads: {fewest}, "
+        f"{run.machine['date']}{quiet}"
+    )
     figures = {"latency": latency, "throughput": throughput, "histogram": histogram}
     written = []
     for name, make in figures.items():

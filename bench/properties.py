@@ -1,12 +1,14 @@
 """What is promised besides speed: accuracy of reduced precision, and costs that should be small or proportional.
 
-python bench/properties.py            # Markdown; a minute
+python bench/properties.py            # Markdown; two minutes
+python bench/properties.py accuracy   # one table; the others: packing, steps, tails, lengths, resets, training_memory
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 import recurra
 from recurra.bench import limits as machine
-from recurra.bench import shapes
+from recurra.bench import shapes, trained
 from recurra.demo import vowels
 
 Floats = NDArray[np.float32]
@@ -43,35 +45,21 @@ def random(*shape: int) -> Floats:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def demo_accuracy(precision: str | None) -> int:
-    """How many of the demo's 370 test utterances are recognised."""
-    with np.load(vowels.DATA / "vowels_gru64.npz") as file:
-        weights = dict(file)
-    layer = recurra.GRU(12, 64, batch_first=True)
-    layer.load_state_dict({name: value for name, value in weights.items() if name.endswith("_l0")})
-    layer = layer.quantize(precision) if precision else layer
-    split = vowels.load_split("test")
-    batch, valid = vowels.pad((split.frames - weights["mean"]) / weights["std"], split.lengths)
-    output, _ = layer(batch, lengths=split.lengths)
-    pooled = np.where(valid[:, :, None], output, -np.inf).max(1)
-    found = (pooled @ weights["head_weight"].T + weights["head_bias"]).argmax(-1) + 1
-    return int((found == split.speakers).sum())
-
-
 def accuracy() -> None:
-    """Of reduced precision: on the demo's task, and as error of random layers over 100 steps."""
-    print("| precision | demo: of 370 | layer T=100 B=8 | largest error | root of mean square |\n|---|---|---|---|---|")
-    print(f"| float32 | {demo_accuracy(None)} | | | |")
-    for precision in PRECISIONS:
-        right: int | str = demo_accuracy(precision)
-        for kind in ("LSTM", "GRU"):
-            for hidden in (64, 512):
-                layer: recurra.Recurrent = getattr(recurra, kind)(hidden, hidden, seed=0)
-                x = random(100, 8, hidden)
-                error = layer.quantize(precision)(x)[0].astype(np.float64) - layer(x)[0]
-                print(f"| {precision} | {right} | {kind} H=I={hidden} | {np.abs(error).max():.1e} |", end="")
-                print(f" {np.sqrt((error**2).mean()):.1e} |")
-                right = ""
+    """Of reduced precision: error to signal, largest error / largest output, and what the model is for."""
+    print("| model | precision | error to signal, dB | largest error | result |\n|---|---|---|---|---|")
+    for make in (trained.classifier, trained.characters, trained.amplifier, trained.speaker_encoder):
+        model = make()
+        wanted = model.outputs(model.layer)
+        print(f"| {model.name} | float32 | | | {model.score(wanted)} |")
+        kept: list[tuple[str, list[int]]] = [(precision, []) for precision in PRECISIONS]
+        if model.layer.num_layers > 1:
+            kept.append(("int8", [0]))
+        for precision, keep in kept:
+            made = model.outputs(model.layer.quantize(precision, keep=keep))
+            error, largest = trained.decibels(made, wanted), np.abs(made - wanted).max() / np.abs(wanted).max()
+            name = f"{precision}, keep={keep}" if keep else precision
+            print(f"| | {name} | {error:.1f} | {largest:.1%} | {model.score(made)} |", flush=True)
 
 
 def packing() -> None:
@@ -198,7 +186,9 @@ def peak(who: str, kind: str, steps: int, batch: int, hidden: int) -> float:
 
 
 def training_memory() -> None:
-    """Peak of forward and backward, beside PyTorch's if it is installed, each in a process of its own."""
+    """Peak of forward and backward, beside PyTorch's if it is installed, each in a process of its own (Linux)."""
+    if not Path("/proc/self/clear_refs").exists():
+        return
     who = ["recurra", "recompute", *(["torch"] if importlib.util.find_spec("torch") else [])]
     print(f"\n| train, MiB at the peak | {' | '.join(who)} |\n|---|{'---|' * len(who)}")
     sizes = [(kind, *size) for size in ((200, 32, 256), (5000, 1, 256), (2000, 8, 64)) for kind in ("LSTM", "GRU")]
@@ -211,12 +201,15 @@ def training_memory() -> None:
         print(f"| {kind} T={steps} B={batch} H=I={hidden} | " + " | ".join(f"{value:.0f}" for value in peaks) + " |")
 
 
+def main(names: list[str]) -> None:
+    """Print the tables of these names; without any, all."""
+    every = [accuracy, packing, steps, tails, lengths, resets, training_memory]
+    sections = {section.__name__: section for section in every}
+    if unknown := [name for name in names if name not in sections]:
+        raise SystemExit(f"expected some of {', '.join(sections)}, got {unknown[0]!r}")
+    for name in names or sections:
+        sections[name]()
+
+
 if __name__ == "__main__":
-    accuracy()
-    packing()
-    steps()
-    tails()
-    lengths()
-    resets()
-    if Path("/proc/self/clear_refs").exists():
-        training_memory()
+    main(sys.argv[1:])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,20 +12,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-import recurra
-
 from .shapes import Shape, parse_line
 
-FORMAT = 1
+FORMAT = 2
 OURS = "recurra"
+QUIET = 0.1  # CPUs that others may keep busy
+Key = tuple[str, int, str]
 BINS_A_DECADE = 50  # of the histograms: bin k holds times from 10^(k/50) to 10^((k+1)/50) microseconds
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of a call, and the largest difference of its result from recurra's float32 result."""
+    """Microseconds of a call, and the largest difference of its result from recurra's float32 result.
+
+    Calls are timed in turns; `low` and `high` are the quartiles of the turns' medians, the spread over the whole time.
+    """
 
     median: float
+    low: float
+    high: float
     p99: float
     mean: float
     least: float
@@ -37,13 +40,16 @@ class Timing:
     counts: list[int]
 
 
-def summarise(samples: NDArray[np.float64], error: float) -> Timing:
-    """Of the microseconds of every call."""
+def summarise(turns: Sequence[NDArray[np.float64]], error: float) -> Timing:
+    """Of the microseconds of every call in every turn."""
+    samples = np.concatenate(turns)
     median, p99 = (float(value) for value in np.percentile(samples, (50, 99)))
+    low, high = (float(value) for value in np.percentile([np.median(turn) for turn in turns], (25, 75)))
     bins = np.floor(np.log10(samples) * BINS_A_DECADE).astype(int)
     first = int(bins.min())
     counts = np.bincount(bins - first).tolist()
-    return Timing(median, p99, float(samples.mean()), float(samples.min()), len(samples), error, first, counts)
+    mean, least = float(samples.mean()), float(samples.min())
+    return Timing(median, low, high, p99, mean, least, len(samples), error, first, counts)
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,11 @@ class Result:
     bound: float | None  # microseconds
     timings: dict[str, Timing] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
-    together: dict[str, float] | None = None  # medians of what the threads had of each other: "gain", "exchange_ns"
+    limits: dict[str, Any] = field(default_factory=dict)  # of the machine, measured in between
+    others: float | None = None  # CPUs that others kept busy meanwhile
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def key(self) -> Key:
         """What two runs have in common."""
         return str(self.shape), self.threads, self.precision
 
@@ -74,6 +81,11 @@ class Result:
         return min(self.peers.values()) / self.timings[OURS].median if self.peers and OURS in self.timings else None
 
     @property
+    def quiet(self) -> bool:
+        """Whether others left the machine to us, as far as is known."""
+        return self.others is None or self.others <= QUIET
+
+    @property
     def percent_of_limit(self) -> float | None:
         """The least time possible / our median, in per cent."""
         return 100 * self.bound / self.timings[OURS].median if self.bound and OURS in self.timings else None
@@ -86,7 +98,7 @@ class Run:
     machine: dict[str, Any]
     versions: dict[str, str]
     config: dict[str, Any]
-    limits: dict[str, Any] | None
+    limits: dict[str, Any]  # of the machine, before the first shape
     results: list[Result] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
@@ -115,22 +127,62 @@ class Run:
 
 
 def fastest(runs: Sequence[Run]) -> Run:
-    """The last run, with every row of that one in which we were fastest: others on the machine only make us slower."""
-    best: dict[tuple[str, int, str], Result] = {}
+    """Runs of one build on one machine as one, with the fastest timing of each library for every row: others on the
+    machine only make them slower. A row's limit is that of the run in which we were fastest.
+
+    Raises:
+        ValueError: the runs are of different machines, builds, versions or precisions.
+    """
+    versions: dict[str, str] = {}
+    for run in runs:
+        versions = run.versions | versions
+        for what, mine, first in (
+            *((name, run.machine.get(name), runs[0].machine.get(name)) for name in ("processor", "isa", "commit")),
+            *((name, run.versions[name], versions[name]) for name in run.versions),
+            ("precision", run.config["precision"], runs[0].config["precision"]),
+        ):
+            if mine != first:
+                raise ValueError(f"--load: expected runs of one {what}, got {first} and {mine}")
+    merged: dict[Key, Result] = {}
     for result in (result for run in runs for result in run.results):
-        known = best.get(result.key)
-        if OURS in result.timings and (not known or result.timings[OURS].median < known.timings[OURS].median):
-            best[result.key] = result
-    return replace(runs[-1], results=list(best.values()))
+        merged[result.key] = _faster(merged[result.key], result) if result.key in merged else result
+    config = runs[-1].config | {
+        "peers": list(dict.fromkeys(name for run in runs for name in run.config["peers"])),
+        "absent": [name for name in runs[-1].config["absent"] if all(name in run.config["absent"] for run in runs)],
+    }
+    machine = runs[-1].machine | {"date": ", ".join(str(run.machine.get("date")) for run in runs)}
+    loads = [load for run in runs if (load := run.machine.get("load")) is not None]
+    machine["load"] = max(loads, default=None)
+    return replace(runs[-1], machine=machine, versions=versions, config=config, results=list(merged.values()))
+
+
+def _faster(one: Result, other: Result) -> Result:
+    """Each library's faster timing."""
+    best = dict(one.timings)
+    for name, timing in other.timings.items():
+        if name not in best or timing.median < best[name].median:
+            best[name] = timing
+    chosen = other if best.get(OURS) is other.timings.get(OURS) else one
+    unavailable = {name: why for name, why in (one.unavailable | other.unavailable).items() if name not in best}
+    return replace(chosen, timings=best, unavailable=unavailable)
 
 
 class Change(NamedTuple):
-    """Our time for a shape in two runs; `percent` above 0 is slower now."""
+    """Our time for a row that two runs have in common."""
 
-    key: tuple[str, int, str]
-    before: float
-    after: float
-    percent: float
+    result: Result
+    before: Timing
+    after: Timing
+
+    @property
+    def percent(self) -> float:
+        """How much longer a call takes now; below 0, shorter."""
+        return 100 * (self.after.median / self.before.median - 1)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the two spreads leave a gap: otherwise it may be chance."""
+        return self.after.low > self.before.high or self.after.high < self.before.low
 
 
 def mean_ratio(ratios: Iterable[float]) -> float:
@@ -139,21 +191,25 @@ def mean_ratio(ratios: Iterable[float]) -> float:
 
 
 def changes(old: Run, new: Run) -> list[Change]:
-    """How our times changed, for every shape that both runs timed.
+    """Our time before and now, for every row that both runs timed."""
+    known = {result.key: result for result in old.results if OURS in result.timings}
+    return [
+        Change(after, known[after.key].timings[OURS], after.timings[OURS])
+        for after in new.results
+        if after.key in known and OURS in after.timings
+    ]
 
-    Where the runs have peers in common, times are taken relative to the geometric mean of those peers' medians: a
-    machine is faster one day than another, for everybody.
-    """
-    found, known = [], {result.key: result for result in old.results}
-    for after in new.results:
-        before = known.get(after.key)
-        if not before or OURS not in before.timings or OURS not in after.timings:
-            continue
-        times = before.timings[OURS].median, after.timings[OURS].median
-        shared = before.peers.keys() & after.peers.keys()
-        drift = mean_ratio(after.peers[name] / before.peers[name] for name in shared) if shared else 1.0
-        found.append(Change(after.key, *times, 100 * (times[1] / times[0] / drift - 1)))
-    return found
+
+def drift(old: Run, new: Run) -> float | None:
+    """How many times as long the peers that both runs timed take now: the geometric mean; None if there are none."""
+    known = {result.key: result.peers for result in old.results}
+    ratios = [
+        time / known[result.key][name]
+        for result in new.results
+        for name, time in result.peers.items()
+        if name in known.get(result.key, {})
+    ]
+    return mean_ratio(ratios) if ratios else None
 
 
 class Scaling(NamedTuple):
@@ -189,43 +245,4 @@ def scalings(run: Run) -> list[Scaling]:
             least = sorted((gain for gain in gains if gain[1] < ENOUGH * threads), key=lambda gain: gain[1])
             middle = float(np.median([gain for _, gain, _ in gains]))
             found.append(Scaling(threads, len(gains), middle, float(np.median(bounds)) if bounds else None, least))
-    return found
-
-
-def describe_machine() -> dict[str, Any]:
-    """The processor, its caches, the system, how busy it is, and what recurra chose."""
-    config = recurra.config()
-    machine: dict[str, Any] = {
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "caches": caches(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-    if hasattr(os, "getloadavg"):
-        machine["load"] = os.getloadavg()[0]
-    return machine | {name: config[name] for name in ("isa", "compiler", "threads") if name in config}
-
-
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    if "model name" not in fields:
-        return platform.processor() or platform.machine()
-    return "{} family {} model {}".format(*(fields.get(key, "?") for key in ("model name", "cpu family", "model")))
-
-
-def caches() -> list[str]:
-    """Caches that the first core sees, where the system tells: "L1 Data 32K", ..."""
-    found = []
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        found.append(f"L{level} {kind} {size}")
     return found

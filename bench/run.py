@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recurra import _core
-
-from . import peers
-from .limits import Limits, bound
+from . import limits, peers
+from .machine import Watch
 from .peers import PEERS, Contestant, Problem, Unavailable, make_problem
 from .results import OURS, Result, summarise
 from .shapes import Shape
@@ -26,7 +24,7 @@ ROUNDS = 3  # at least
 SETTLE = 20e-3
 CHECKED_STEPS = 4  # of a stream
 # Largest difference from recurra's float32 result that passes for the same computation: outputs lie in -1..1.
-TOLERANCE = {"float32": 2e-5, "bf16": 0.05, "int8": 0.1}
+TOLERANCE = {"float32": 2e-5, "bfloat16": 0.05, "int8": 0.1}
 
 Floats = NDArray[np.float64]
 
@@ -63,8 +61,9 @@ def interleaved(
     seconds: float,
     threads: int = 1,
     each_round: Callable[[], object] = lambda: None,
-) -> dict[str, Floats]:
-    """Microseconds of every call. In each turn the first calls don't count: the caches are still the last one's."""
+) -> dict[str, list[Floats]]:
+    """Microseconds of every call, turn by turn. The first calls of a turn don't count: the caches are still the last
+    one's."""
     settle = SETTLE if threads > 1 else 0
     times = {}
     for name, call in calls.items():
@@ -84,7 +83,7 @@ def interleaved(
             each_round()
     finally:
         gc.enable()
-    return {name: np.maximum(np.concatenate(parts) - own, 1) / 1e3 for name, parts in found.items()}
+    return {name: [np.maximum(turn - own, 1) / 1e3 for turn in turns] for name, turns in found.items()}
 
 
 def result_of(contestant: Contestant, shape: Shape) -> NDArray[np.float32]:
@@ -106,7 +105,6 @@ def measure(
     seconds: float,
     threads: int = 1,
     precision: str = "float32",
-    known: Limits | None = None,
 ) -> Result:
     """Set up, check and time recurra and these peers. One that fails or computes something else is left out, with why.
 
@@ -130,10 +128,11 @@ def measure(
             calls[name], errors[name] = contestant.call, error
         except Exception as failure:  # whatever a library throws
             unavailable[name] = reason(failure)
-    moments: list[Limits] = []
+    moments: list[limits.Limits] = []
+    watch = Watch()
     with peers.inference_mode():
-        samples = interleaved(calls, seconds, threads, lambda: moments.append(_core.together(threads)))
-    together = {name: float(np.median([moment[name] for moment in moments])) for name in moments[0]}
-    timings = {name: summarise(times, errors[name]) for name, times in samples.items()}
-    least = bound(shape, known, precision, threads, together)
-    return Result(shape, threads, precision, least and least * 1e6, timings, unavailable, together)
+        turns = interleaved(calls, seconds, threads, lambda: moments.append(limits.beside(shape, precision, threads)))
+    others, known = watch.others(), limits.median(moments)
+    timings = {name: summarise(times, errors[name]) for name, times in turns.items()}
+    least = limits.bound(shape, known, precision, threads)
+    return Result(shape, threads, precision, least and least * 1e6, timings, unavailable, known, others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,15 +77,16 @@ class Shape(NamedTuple):
 
 
 def parse_line(line: str) -> list[Shape]:
-    """The shapes of one line: `key=value` words, where a value may be a list `a,b,c` that stands for each of them.
+    """The shapes of one line: `key=value` words, of which the first may be the cell alone, `LSTM T=1 B=1 H=64`. A value
+    may be a list `a,b,c` that stands for each of them.
 
     Raises:
         ValueError: says what is wrong with the line.
     """
     words: dict[str, str] = dict(DEFAULTS)
     given = set()
-    for word in line.split():
-        key, equals, value = word.partition("=")
+    for k, word in enumerate(line.split()):
+        key, equals, value = word.partition("=") if k or "=" in word else ("cell", "=", word)
         if not equals or not value:
             raise ValueError(f"expected key=value, got {word!r}")
         if key not in FIELDS and key not in DEFAULTS:
@@ -125,7 +127,7 @@ def parse_file(path: Path) -> list[Shape]:
     """The shapes of a file; empty lines and what follows a # don't count.
 
     Raises:
-        ValueError: names the file, the line and what is wrong there.
+        ValueError: names the file, the line and what is wrong there; or there is no shape.
     """
     shapes = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -134,6 +136,8 @@ def parse_file(path: Path) -> list[Shape]:
                 shapes += parse_line(words)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from None
+    if not shapes:
+        raise ValueError(f"{path}: expected a shape a line, got none")
     return shapes
 
 
@@ -142,16 +146,23 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.txt"))
 
 
-def select(chosen: str) -> list[Shape]:
-    """Shapes of a comma-separated list of shipped names and paths, each shape once.
+def select(chosen: Iterable[str]) -> list[Shape]:
+    """Each shape once, of lines like "LSTM T=100 B=1 H=64" and comma-separated lists of shipped names and paths.
 
     Raises:
-        ValueError: there is no such file, or it has a bad line.
+        ValueError: there is no such file, or a line is bad.
     """
     shapes: list[Shape] = []
-    for name in chosen.split(","):
-        path = FOLDER / f"{name}.txt" if name in names() else Path(name)
-        if not path.is_file():
-            raise ValueError(f"no shapes {name!r}: expected a file's path or one of {', '.join(names())}")
-        shapes += parse_file(path)
+    for text in chosen:
+        if "=" in text and not Path(text).is_file():
+            shapes += parse_line(text)
+            continue
+        for name in text.split(","):
+            path = FOLDER / f"{name}.txt" if name in names() else Path(name)
+            if not path.is_file():
+                raise ValueError(
+                    f"expected a line like 'LSTM T=100 B=1 H=64', a file's path or one of {', '.join(names())}, "
+                    f"got {name!r}"
+                )
+            shapes += parse_file(path)
     return list(dict.fromkeys(shapes))

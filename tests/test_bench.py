@@ -1,4 +1,4 @@
-"""The benchmark: its shape files, its arithmetic, its files, and a small real run without peers."""
+"""The benchmark: its shape files, its arithmetic, its files, and that its peers compute the same."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import run_python
+from bench_runs import LIMITS, LINE, made_run, shape_of, timing
 
 import recurra
 from recurra.bench import limits, peers, results, run, shapes
 
-LINE = "cell=LSTM T=100 B=1 I=64 H=32"
-LIMITS = {"fma_f32_gflops": 100.0, "fma_bf16_gflops": 200.0, "read_gbs": [[16, 200.0], [256, 100.0], [4096, 20.0]]}
-
-
-def shape_of(line: str) -> Any:
-    (shape,) = shapes.parse_line(line)
-    return shape
-
 
 def test_a_line_is_a_shape_and_back() -> None:
     shape = shape_of(f"{LINE} layers=2 directions=2")
+    assert shape_of(f"{LINE} layers=2 directions=2".removeprefix("cell=")) == shape
     assert shape == ("LSTM", 100, 1, 64, 32, 2, 2, "none", "forward") and shape.stack == [64, 64]
     training = shape_of(f"{LINE} pass=train")
     assert training.training and shape_of(str(training)) == training and "train" in training.label
@@ -58,17 +51,23 @@ def test_a_bad_line_is_named(line: str, complaint: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text(f"# a comment\n\n{LINE}  # fine\n{line}\n")
     with pytest.raises(ValueError, match=r"mine\.txt:4: ") as error:
-        shapes.select(str(file))
+        shapes.select([str(file)])
     assert complaint in str(error.value)
 
 
 def test_shipped_shapes_are_all_good() -> None:
-    everything = shapes.select(",".join(shapes.names()))
+    everything = shapes.select([",".join(shapes.names())])
     assert {"streaming", "sequences", "batches", "stacks", "lengths", "published", "readme"} <= set(shapes.names())
     assert len(everything) == len(set(everything)) > 80
-    assert {s.hidden for s in shapes.select("streaming") if s.cell == "LSTM"} == {16, 32, 64, 128, 256, 512, 1024}
-    with pytest.raises(ValueError, match="no shapes 'nothing'"):
-        shapes.select("streaming,nothing")
+    assert {s.hidden for s in shapes.select(["streaming"]) if s.cell == "LSTM"} == {16, 32, 64, 128, 256, 512, 1024}
+    assert shapes.select(["quick", "LSTM T=100 B=1 H=64,65", "quick"]) == [
+        *shapes.select(["quick"]),
+        shape_of("LSTM T=100 B=1 H=65"),
+    ]
+    with pytest.raises(ValueError, match=r"expected a line .* or one of batches, .* got 'nothing'"):
+        shapes.select(["streaming,nothing"])
+    with pytest.raises(ValueError, match="H: expected a whole number above 0, got 'x'"):
+        shapes.select(["LSTM T=100 B=1 H=x"])
 
 
 def test_lengths_come_from_the_recordings() -> None:
@@ -101,7 +100,7 @@ def test_bandwidth_of_threads_is_what_they_read_together_or_else_each_ones_own()
 def test_limits_are_of_so_many_threads_as_were_asked_for() -> None:
     cores = recurra.get_num_threads()
     known = limits.measure(cores)
-    assert known and known["threads"] == cores == recurra.get_num_threads()
+    assert known["threads"] == cores == recurra.get_num_threads()
     assert (known["read_together_gbs"] != []) == (cores > 1)
     for readings in filter(None, (known["read_gbs"], known["read_together_gbs"])):
         sizes, rates = [kib for kib, _ in readings], [rate for _, rate in readings]
@@ -111,7 +110,7 @@ def test_limits_are_of_so_many_threads_as_were_asked_for() -> None:
 def test_bound_of_a_stream_is_reading_all_weights() -> None:
     shape = shape_of("cell=LSTM T=1 B=1 H=64 layers=2")  # 4 * 64 * 128 * 2 weights: 256 KiB
     assert limits.bound(shape, LIMITS) == pytest.approx(262144 / 100e9)
-    assert limits.bound(shape, LIMITS, "bf16") == pytest.approx(131072 / 200e9)
+    assert limits.bound(shape, LIMITS, "bfloat16") == pytest.approx(131072 / 200e9)
     assert limits.bound(shape, LIMITS, threads=2) == pytest.approx(131072 / 200e9)
     # 32 rows: 65536 weights * 2 * 32 operations
     assert limits.bound(shape._replace(batch=32), LIMITS) == pytest.approx(65536 * 64 / 100e9)
@@ -136,41 +135,66 @@ def test_bound_of_training_adds_transposed_products_and_weight_gradients() -> No
 
 def test_bound_of_threads_that_share_a_sequence_counts_the_news_between_them() -> None:
     shape = shape_of("cell=GRU-before T=100 B=1 H=256")
-    together = {"gain": 1.5, "exchange_ns": 250.0}
+    beside = LIMITS | {"gain": 1.5, "exchange_ns": 250.0}
     # On two cores: recurrent 3 * 256 * 256 * 4 / 2 bytes = 384 KiB, input at 1.5 times the peak; two phases a step.
     each = 2 * 250e-9 + 393216 / 100e9
     inputs = 100 * 3 * 256 * 256 * 2 / 150e9
-    assert limits.bound(shape, LIMITS, threads=2, together=together) == pytest.approx(100 * each + inputs)
+    assert limits.bound(shape, beside, threads=2) == pytest.approx(100 * each + inputs)
     sides = 2 * (100 * 393216 / 100e9 + inputs)  # two directions can go side by side and hear nothing of each other
-    assert limits.bound(shape._replace(directions=2), LIMITS, threads=2, together=together) == pytest.approx(sides)
+    assert limits.bound(shape._replace(directions=2), beside, threads=2) == pytest.approx(sides)
     step = shape_of("cell=LSTM T=1 B=1 H=256")  # 2 MiB
-    assert limits.bound(step, LIMITS, threads=2, together=together) == pytest.approx((1 << 20) / 100e9 + 2 * 250e-9)
+    assert limits.bound(step, beside, threads=2) == pytest.approx((1 << 20) / 100e9 + 2 * 250e-9)
     through = shape_of("cell=LSTM T=1 B=1 H=256 layers=3")  # a sequence could be in several layers at once
-    assert limits.bound(through, LIMITS, threads=2, together=together) == pytest.approx((3 << 20) / 100e9 + 4 * 250e-9)
+    assert limits.bound(through, beside, threads=2) == pytest.approx((3 << 20) / 100e9 + 4 * 250e-9)
     stack = shape._replace(layers=2)
-    assert limits.bound(stack, LIMITS, threads=2, together=together) == pytest.approx(sides)
-    far = {"gain": 2.0, "exchange_ns": 1e6}  # then one thread is faster
-    assert limits.bound(shape, LIMITS, threads=2, together=far) == limits.bound(shape, LIMITS)
+    assert limits.bound(stack, beside, threads=2) == pytest.approx(sides)
+    far = LIMITS | {"gain": 2.0, "exchange_ns": 1e6}  # then one thread is faster
+    assert limits.bound(shape, far, threads=2) == limits.bound(shape, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("line", "precision", "sizes"),
+    [
+        ("GRU T=100 B=1 I=32 H=64", "float32", [24, 48, 96]),  # input 24 KiB, recurrent 48
+        ("LSTM T=1 B=1 H=64 layers=2", "bfloat16", [128, 256]),  # a stream reads all weights of a step
+        ("RNN T=9 B=1 H=8", "float32", [16]),
+        ("LSTM T=9 B=1 H=4096", "float32", [131072]),
+    ],
+)
+def test_a_row_has_limits_of_its_own_of_the_blocks_that_it_reads(line: str, precision: str, sizes: list[int]) -> None:
+    recurra.set_num_threads(1)
+    shape = shape_of(line)
+    moments = [limits.beside(shape, precision, 1) for _ in range(2)]
+    known = limits.median(moments)
+    assert [size for size, _ in known["read_gbs"]] == sizes
+    first, second = (moment["fma_f32_gflops"] for moment in moments)
+    assert known["fma_f32_gflops"] == pytest.approx((first + second) / 2) and known["gain"] == 1
+    assert (limits.bound(shape, known, precision) or 1) > 0
+
+
+def test_the_limits_refuse_blocks_that_they_cannot_read() -> None:
+    from recurra import _core
+
+    for size in (7, 131073):
+        with pytest.raises(ValueError, match=rf"sizes_kib: expected 8 to 131072, got {size}"):
+            _core.limits(1, [16, size])
 
 
 def test_scaling_is_of_shapes_with_long_steps_timed_both_ways() -> None:
     def timed(line: str, threads: int, microseconds: float, bound: float) -> Any:
-        timing = results.summarise(np.full(10, microseconds), 0.0)
+        timing = results.summarise([np.full(10, microseconds)], 0.0)
         return results.Result(shape_of(line), threads, "float32", bound, {"recurra": timing})
 
     short, long, longer = (f"cell=LSTM T=10 B=1 H={hidden}" for hidden in (32, 64, 128))
     rows = [timed(short, 1, 50, 40), timed(short, 2, 500, 40), timed(long, 1, 60, 50), timed(long, 2, 40, 25)]
     rows += [timed(longer, 1, 600, 500), timed(longer, 2, 600, 250), timed("cell=RNN T=10 B=1 H=8", 2, 99, 9)]
-    run_ = results.Run({}, {}, {}, None, rows)
+    run_ = results.Run({}, {}, {}, {}, rows)
     least: list[tuple[str, float, float | None]] = [("LSTM T=10 B=1 H=I=128", 1.0, 2.0)]
     least.append(("LSTM T=10 B=1 H=I=64", 1.5, 2.0))
     assert results.scalings(run_) == [results.Scaling(2, 2, 1.25, 2.0, least)]
     quick = replace(run_, results=[*rows[:3], timed(long, 2, 31, 25)])
     assert results.scalings(quick) == [results.Scaling(2, 1, 60 / 31, 2.0, [])]
-    both = results.fastest([replace(run_, limits={"threads": 2}), quick, run_])
-    assert [result.timings["recurra"].median for result in both.results] == [50, 500, 60, 31, 600, 600, 99]
-    assert both.limits is None
-    assert results.scalings(results.Run({}, {}, {}, None, rows[:1])) == []
+    assert results.scalings(results.Run({}, {}, {}, {}, rows[:1])) == []
 
 
 def test_bound_counts_no_padding() -> None:
@@ -179,29 +203,22 @@ def test_bound_counts_no_padding() -> None:
 
 
 def test_bound_is_unknown_without_a_measurement() -> None:
-    assert limits.bound(shape_of(LINE), None) is None
     assert limits.bound(shape_of(LINE), LIMITS, "int8") is None
-
-
-def timing(median: float) -> Any:
-    return results.summarise(np.full(10, median), 0.0)
-
-
-def made_run(ours: float, **others: float) -> Any:
-    timings = {name: timing(median) for name, median in {"recurra": ours, **others}.items()}
-    machine = {"processor": "P", "isa": "avx2"}
-    config = {"precision": "float32", "peers": list(others), "absent": []}
-    found = results.Result(shape_of(LINE), 1, "float32", 3.0, timings, {"openvino": "is away"})
-    return results.Run(machine, {"recurra": "0"}, config, LIMITS, [found])
 
 
 def test_summary() -> None:
     samples = np.array([1.0] * 98 + [10.0, 100.0])
-    summary = results.summarise(samples, 0.5)
+    summary = results.summarise(np.split(samples, 4), 0.5)
     assert (summary.median, summary.mean, summary.least, summary.samples) == (1.0, 2.08, 1.0, 100)
     assert summary.p99 == pytest.approx(np.percentile(samples, 99)) and summary.error == 0.5
     places = {summary.first_bin + k: count for k, count in enumerate(summary.counts) if count}
     assert places == {0: 98, results.BINS_A_DECADE: 1, 2 * results.BINS_A_DECADE: 1}
+
+
+def test_the_spread_is_that_of_the_turns() -> None:
+    turns = [np.array([level, level, 50.0]) for level in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    summary = results.summarise(turns, 0.0)
+    assert (summary.low, summary.high) == (2.0, 4.0) and summary.samples == 15
 
 
 def test_ratio_and_per_cent_of_the_limit() -> None:
@@ -225,18 +242,38 @@ def test_json_round_trip(tmp_path: Path) -> None:
             results.Run.load(tmp_path / "bad.json")
 
 
+def test_fastest_keeps_each_librarys_own_fastest() -> None:
+    one = made_run(4.0, torch=10.0, onnxruntime=9.0)
+    two = made_run(3.0, torch=12.0, openvino=5.0)
+    (row,) = one.results
+    second = replace(two.results[0], bound=2.0, unavailable={"onnxruntime": "only today"})
+    extra = replace(row, threads=2)
+    merged = results.fastest([replace(one, results=[row, extra]), replace(two, results=[second])])
+    assert len(merged.results) == 2 and merged.results[1] == extra
+    best = merged.results[0]
+    assert {name: timing.median for name, timing in best.timings.items()} == {
+        "recurra": 3.0,
+        "torch": 10.0,
+        "onnxruntime": 9.0,
+        "openvino": 5.0,
+    }
+    assert best.bound == 2.0 and not best.unavailable and best.ratio == pytest.approx(5 / 3)
+    assert set(merged.config["peers"]) == {"torch", "onnxruntime", "openvino"}
+    assert results.fastest([one]).results == one.results
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "percent"),
+    ("what", "change"),
     [
-        ({"ours": 4.0}, {"ours": 5.0}, 25),
-        ({"ours": 4.0, "torch": 10.0}, {"ours": 8.0, "torch": 20.0}, 0),  # the machine is slower, for both
-        ({"ours": 4.0, "torch": 10.0}, {"ours": 4.0, "torch": 5.0}, 100),
-        ({"ours": 4.0, "torch": 10.0}, {"ours": 2.0, "onnxruntime": 5.0}, -50),  # none in common
+        ("processor", {"machine": {"processor": "Q", "isa": "avx2", "commit": "abc"}}),
+        ("commit", {"machine": {"processor": "P", "isa": "avx2", "commit": "def"}}),
+        ("recurra", {"versions": {"recurra": "1"}}),
+        ("precision", {"config": {"precision": "int8", "peers": [], "absent": []}}),
     ],
 )
-def test_changes(before: dict[str, float], after: dict[str, float], percent: float) -> None:
-    (change,) = results.changes(made_run(**before), made_run(**after))
-    assert change.percent == pytest.approx(percent)
+def test_runs_that_do_not_belong_together_are_not_merged(what: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"--load: expected runs of one {what}, got "):
+        results.fastest([made_run(4.0), replace(made_run(4.0), **change)])
 
 
 def test_a_contestant_that_computes_something_else_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,123 +315,3 @@ def test_peers_compute_the_same(line: str, name: str) -> None:
         assert result.unavailable[name] == "only infers"
     else:
         assert not result.unavailable and result.timings[name].error < 1e-5
-
-
-def command(*arguments: str) -> tuple[int, str]:
-    """Exit status and output of the benchmark's command line, in this process."""
-    import contextlib
-    import io
-
-    from recurra.bench.cli import main
-
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        status = main(list(arguments))
-    return status, text.getvalue()
-
-
-@pytest.fixture
-def rich() -> None:
-    pytest.importorskip("rich", reason="the bench extra is not installed: no rich")
-
-
-@pytest.mark.usefixtures("rich")
-def test_a_run_without_peers(tmp_path: Path) -> None:
-    chosen, file = tmp_path / "mine.txt", tmp_path / "run.json"
-    chosen.write_text("cell=LSTM T=1 B=1 H=16,32\ncell=GRU T=4 B=2,4 I=3 H=8\n")
-    common = ("--shapes", str(chosen), "--peers", "", "--seconds", "0.01")
-    status, text = command(*common, "--threads", "1,all", "--json", str(file))
-    assert status == 0 and "LSTM step B=1 H=I=16" in text and "GRU T=4 B=2 I=3 H=8" in text
-    done = results.Run.load(file)
-    assert len(done.results) in (4, 8)  # on one core, "1,all" is "1"
-    assert all(r.timings["recurra"].median > 0 and r.ratio is None for r in done.results)
-    status, text = command("--load", str(file), "--markdown")
-    assert status == 0 and text.count("\n| ") == len(done.results) + 2
-
-
-def test_reduced_precision_is_timed_beside_float32() -> None:
-    import recurra
-
-    result = run.measure(shape_of("cell=LSTM T=1 B=1 H=16"), [], 0.01, precision="int8")
-    assert "recurra float32" in result.timings
-    assert ("recurra" in result.timings) == hasattr(recurra.LSTM, "quantize")
-
-
-@pytest.mark.usefixtures("rich")
-def test_compare_exits_with_1_when_something_got_slower(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.json", tmp_path / "new.json"
-    made_run(4.0, torch=10.0).save(old)
-    made_run(5.0, torch=10.0).save(new)
-    status, text = command("--load", str(new), "--compare", str(old))
-    assert status == 1 and "slower 25 %" in text and "1 slower and 0 faster" in text
-    assert command("--load", str(new), "--compare", str(old), "--threshold", "30")[0] == 0
-    status, text = command("--load", str(old), "--compare", str(new))
-    assert status == 0 and "faster 20 %" in text
-
-
-@pytest.mark.usefixtures("rich")
-def test_plots(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the bench extra is not installed: no matplotlib")
-    lines = "cell=LSTM T=1 B=1 H=8,64\ncell=GRU T=4 B=2,4 H=8"
-    found = [
-        replace(made_run(4.0, torch=10.0).results[0], shape=shape)
-        for line in lines.splitlines()
-        for shape in shapes.parse_line(line)
-    ]
-    replace(made_run(4.0, torch=10.0), results=found).save(tmp_path / "run.json")
-    assert command("--load", str(tmp_path / "run.json"), "--plots", str(tmp_path / "plots"))[0] == 0
-    written = {path.name: path.stat().st_size for path in (tmp_path / "plots").iterdir()}
-    assert set(written) == {"latency.png", "throughput.png", "histogram.png"} and min(written.values()) > 10000
-
-
-@pytest.mark.usefixtures("rich")
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (("--shapes", "nothing"), "no shapes 'nothing'"),
-        (("--threads", "0"), "--threads: expected 'all' or numbers from 1 to"),
-        (("--peers", "tensorflow"), "--peers: expected some of torch"),
-        (("--load", "/nowhere.json"), "/nowhere.json"),
-    ],
-)
-def test_bad_options_are_named(arguments: tuple[str, ...], complaint: str) -> None:
-    status, text = command(*arguments)
-    assert status == 2 and complaint in text
-
-
-def test_a_missing_extra_is_named() -> None:
-    script = """
-import importlib.util, sys
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name in ("rich", "matplotlib") else find(name, *rest)
-sys.argv = ["recurra", "bench", "--plots", "x"]
-from recurra.__main__ import main
-sys.stderr = sys.stdout
-assert main() == 2
-"""
-    assert 'needs rich and matplotlib: pip install "recurra[bench]"' in run_python(script)
-
-
-@pytest.mark.usefixtures("rich")
-def test_the_remarks_tell_how_restless_the_machine_was() -> None:
-    from recurra.bench import report
-
-    made = made_run(10, torch=20)
-    assert not [remark for remark in report.remarks(made) if "microsecond" in remark]
-    restless = replace(made, limits=LIMITS | {"unrest": 1.5})
-    (remark,) = (remark for remark in report.remarks(restless) if "microsecond" in remark)
-    assert "1.50 times the median" in remark
-
-
-@pytest.mark.usefixtures("rich")
-def test_the_remarks_tell_the_ratios_of_each_number_of_threads_and_of_training() -> None:
-    from recurra.bench import report
-
-    one, (two,) = made_run(10, torch=20), made_run(10, torch=40).results
-    training = replace(two, shape=shape_of(LINE + " pass=train"))
-    both = replace(one, results=[*one.results, replace(two, threads=2), training])
-    assert [remark for remark in report.remarks(both) if "best peer" in remark] == [
-        "best peer / recurra, inference, threads 1: geometric mean 2.00, least 2.00 of 1 rows",
-        "best peer / recurra, inference, threads 2: geometric mean 4.00, least 4.00 of 1 rows",
-        "best peer / recurra, training, threads 1: geometric mean 4.00, least 4.00 of 1 rows",
-    ]

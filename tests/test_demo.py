@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -73,3 +74,37 @@ def test_info_help_and_bad_command(tmp_path: Path) -> None:
     assert bare.returncode == 0 and "demo" in bare.stdout and "info" in bare.stdout
     bad = command(tmp_path, "dmeo")
     assert bad.returncode == 2 and "dmeo" in bad.stderr
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", [["info"], ["demo"], ["--help"], ["bench", "--help"], ["demo", "hello"]])
+def test_a_reader_that_stops_early_leaves_no_traceback(words: list[str], buffered: bool, tmp_path: Path) -> None:
+    line = [sys.executable, *["-u"] * (not buffered), "-m", "recurra", *words]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipe = subprocess.PIPE
+    writer = subprocess.Popen(line, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, env=environment)
+    assert writer.stdout and writer.stderr
+    writer.stdout.close()  # before the first line
+    ends = (0, 1) if "--help" in words else (1,)  # argparse may ignore that nobody reads its help
+    assert writer.wait(timeout=120) in ends and writer.stderr.read() == ""
+    writer.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RECURRA_ISA", "sse9", ["info"]),
+        ("RECURRA_ISA", "sse9", ["demo"]),
+        ("RECURRA_ISA", "sse9", ["demo", "hello"]),
+        ("RECURRA_ISA", "sse9", ["bench", "--quick"]),
+        ("RECURRA_NUM_THREADS", "none", ["info"]),
+        ("RECURRA_NUM_THREADS", "none", ["bench", "--quick"]),
+    ],
+)
+def test_an_environment_that_the_core_refuses_is_named(
+    name: str, value: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = command(tmp_path, *words)
+    assert done.returncode == 2 and done.stderr.startswith(f"python -m recurra: {name}: ")
+    assert repr(value) in done.stderr and done.stderr.count("\n") == 1

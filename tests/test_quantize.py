@@ -172,18 +172,23 @@ def test_reduced_precision_has_the_same_bits_on_every_instruction_set_with_a_fus
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_shipped_classifier_keeps_its_accuracy(precision: str) -> None:
+@pytest.mark.parametrize(("precision", "error_to_signal"), [("bfloat16", -60), ("int8", -50)])
+def test_the_shipped_classifier_keeps_its_scores_and_its_accuracy(precision: str, error_to_signal: float) -> None:
     with np.load(vowels.DATA / "vowels_gru64.npz") as file:
         weights = dict(file)
     layer = recurra.GRU(12, 64, batch_first=True)
     layer.load_state_dict({name: value for name, value in weights.items() if name.endswith("_l0")})
     frames, lengths, speakers = vowels.load_split("test")
     batch, valid = vowels.pad((frames - weights["mean"]) / weights["std"], lengths)
-    output, _ = layer.quantize(precision)(batch, lengths=lengths)
-    pooled = np.where(valid[:, :, None], output, -np.inf).max(1)
-    guess = (pooled @ weights["head_weight"].T + weights["head_bias"]).argmax(-1) + 1
-    assert (guess == speakers).mean() >= 0.965
+
+    def scores(layer: recurra.GRU) -> Array:
+        output, _ = layer(batch, lengths=lengths)
+        pooled = np.where(valid[:, :, None], output, -np.inf).max(1)
+        return np.asarray(pooled @ weights["head_weight"].T + weights["head_bias"], np.float64)
+
+    found, exact = scores(layer.quantize(precision)), scores(layer)
+    assert (found.argmax(-1) + 1 == speakers).mean() >= 0.965
+    assert 10 * np.log10(((found - exact) ** 2).sum() / (exact**2).sum()) < error_to_signal
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -276,3 +281,86 @@ def test_the_core_does_not_tell_reduced_matrices(precision: str) -> None:
     bias = np.empty(15, np.float32)
     network.get_parameter(0, 2, bias)
     assert_same_bits(bias, layer.bias_ih_l0)
+
+
+def single(stack: recurra.Recurrent, layer: int) -> recurra.Recurrent:
+    """One layer of a stack, on its own."""
+    directions = 2 if stack.bidirectional else 1
+    width = (stack.proj_size or stack.hidden_size) * directions
+    alone = recurra.Recurrent(
+        stack.cell,
+        width if layer else stack.input_size,
+        stack.hidden_size,
+        proj_size=stack.proj_size,
+        bidirectional=stack.bidirectional,
+        seed=0,
+    )
+    params = stack.state_dict()
+    alone.load_state_dict({name: params[name.replace("_l0", f"_l{layer}")] for name in alone.state_dict()})
+    return alone
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("keep", [[0], [1], [2, 0], [0, 1, 2], []])
+@pytest.mark.parametrize(("cell", "bidirectional"), [("lstm", False), ("gru", True), ("lstm_projected", False)])
+def test_layers_that_are_kept_compute_in_float32(
+    cell: str, bidirectional: bool, keep: list[int], precision: str
+) -> None:
+    stack = layer_of(cell, num_layers=3, bidirectional=bidirectional)
+    reduced = stack.quantize(precision, keep=keep)
+    x = random(20, 5, 13)
+    expected = x
+    for layer in range(3):
+        alone = single(stack, layer)
+        expected, _ = (alone if layer in keep else alone.quantize(precision))(expected)
+    assert_same_bits(reduced(x)[0], expected)
+    assert_same_bits(reduced(x[:, :1])[0], expected[:, :1])
+    if not bidirectional:
+        stream = reduced.stream(5)
+        assert_same_bits(np.stack([stream.step(frame).copy() for frame in x]), expected)
+    if len(keep) == 3:
+        assert_same_bits(expected, stack(x)[0])
+    else:
+        assert not np.array_equal(expected, stack(x)[0])
+
+
+def test_what_is_kept_stays_so() -> None:
+    layer = layer_of("lstm", num_layers=2)
+    reduced, x = layer.quantize("int8", keep=(1, 1)), random(9, 4, 13)
+    assert reduced.keep == (1,) and layer.keep == () and repr(reduced).endswith(".quantize('int8', keep=[1])")
+    expected, _ = reduced(x)
+    for again in (
+        pickle.loads(pickle.dumps(reduced)),
+        copy.deepcopy(reduced),
+        layer.quantize("bfloat16").quantize("int8", keep=[1]),
+    ):
+        assert_same_bits(again(x)[0], expected)
+    other = layer_of("lstm", num_layers=2)
+    other.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
+    reduced.load_state_dict(other.state_dict())
+    assert_same_bits(reduced(x)[0], other.quantize("int8", keep=[1])(x)[0])
+    h = np.full((2, 4, 37), 0.5, np.float32)
+    h[1] = 3  # only a rounded layer's h has a fixed scale
+    state = (h, np.zeros_like(h))
+    layer.quantize("int8", keep=[1])(x, state)
+    with pytest.raises(ValueError, match=r"state h: expected values in -1\.\.1 for int8"):
+        layer.quantize("int8", keep=[0])(x, state)
+
+
+@pytest.mark.parametrize(
+    ("keep", "kind", "words"),
+    [
+        ([2], ValueError, "keep: expected layers from 0 to 1, got 2"),
+        ([-1], ValueError, "keep: expected at least 0, got -1"),
+        ([True], TypeError, "keep: expected an integer, got True"),
+        (["0"], TypeError, "keep: expected an integer, got '0'"),
+        ("0", TypeError, "keep: expected numbers of layers, got '0'"),
+        (0, TypeError, "keep: expected numbers of layers, got 0"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(keep: Any, kind: type[Exception], words: str) -> None:
+    layer = layer_of("gru", num_layers=2)
+    with pytest.raises(kind, match=words):
+        layer.quantize("int8", keep=keep)
+    with pytest.raises(kind, match=words):
+        functional.pack("gru", layer.state_dict(), precision="int8", keep=keep)

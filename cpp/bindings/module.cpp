@@ -358,16 +358,15 @@ py::dict config() {
                   py::arg("threads") = recurra::num_threads(), py::arg("compiler") = RECURRA_COMPILER);
 }
 
-py::dict limits(int threads) {
+py::dict limits(int threads, const std::vector<int>& sizes_kib) {
   recurra::Limits limits;
   {
     const py::gil_scoped_release release;
-    limits = recurra::measure_limits(threads);
+    limits = recurra::measure_limits(threads, sizes_kib);
   }
   return py::dict(py::arg("fma_f32_gflops") = limits.f32_gflops, py::arg("fma_bf16_gflops") = limits.bf16_gflops,
                   py::arg("dot_int8_gops") = limits.int8_gops, py::arg("read_gbs") = limits.read_gbs,
-                  py::arg("threads") = limits.threads, py::arg("read_together_gbs") = limits.read_together_gbs,
-                  py::arg("unrest") = limits.unrest);
+                  py::arg("threads") = limits.threads, py::arg("read_together_gbs") = limits.read_together_gbs);
 }
 
 py::dict together(int threads) {
@@ -388,9 +387,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
   m.def("config", config, "What was chosen on this machine.");
-  m.def("limits", limits, py::arg("threads"),
+  m.def("limits", limits, py::arg("threads"), py::arg("sizes_kib") = std::vector<int>(),
         "What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some "
-        "seconds.");
+        "seconds, or milliseconds where the sizes of the blocks to be read are named: just now.");
   m.def("together", together, py::arg("threads"),
         "What so many threads have of each other just now: their multiply-adds at once, in those of one, and the nanoseconds "
         "until one sees what another has written. Takes about a millisecond.");
@@ -420,8 +419,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
-                       std::vector<double> constants, const std::string& precision, const std::array<double, 4>& regularization,
-                       const std::optional<PyNetwork>& former) {
+                       std::vector<double> constants, const std::string& precision, std::vector<int> kept,
+                       const std::array<double, 4>& regularization, const std::optional<PyNetwork>& former) {
              NetworkConfig config;
              config.cell = std::move(cell);
              config.input_size = input_size;
@@ -431,12 +430,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              config.directions = directions;
              config.constants = std::move(constants);
              config.precision = precision_named(precision);
+             config.kept = std::move(kept);
              config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};
              return PyNetwork(dtype, config, params, former);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"), py::arg("precision"),
-           py::arg("regularization"), py::arg("former"),
+           py::arg("kept"), py::arg("regularization"), py::arg("former"),
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")

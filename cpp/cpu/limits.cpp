@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <thread>
 
 #include "../engine/model.h"
@@ -20,17 +22,23 @@ namespace {
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 constexpr int kChains = 12;  // more than latency times throughput of any of these instructions
-constexpr int64_t kRounds = 200000;
-constexpr int kRuns = 15;
+// Of bursts of multiply-adds, and how often they and readings are repeated.
+struct Effort {
+  int64_t rounds;
+  int runs;
+  int passes;  // over all sizes of blocks
+};
+constexpr Effort kThorough{200000, 16, 2};
+constexpr Effort kBrief{10000, 16, 1};
 constexpr int kMostKib = 128 << 10;  // of blocks to read
 constexpr size_t kPiece = 2048;      // floats read in order
 thread_local volatile float sink;    // results go here, so that no work is optimised away
 
 // The shortest of several runs: what the machine can do, not what it did on average.
 template <class Work>
-double shortest(Work work) {
+double shortest(int runs, Work work) {
   double best = 1e9;
-  for (int run = 0; run < kRuns; ++run) {
+  for (int run = 0; run < runs; ++run) {
     const double start = seconds();
     work();
     best = std::min(best, seconds() - start);
@@ -49,10 +57,19 @@ struct Arithmetic {
   double operations;  // of a round, a multiply-add being two
 };
 
+using Read = void (*)(const float* data, size_t count);
+
 struct Machine {
   Arithmetic f32, bf16, int8;  // work is null where the instruction set has no such instruction
-  void (*read)(const float* data, size_t count);
+  Read reads[2];               // the hardware prefetches; software does too
 };
+
+void leave_to_hardware(const float*, size_t) {}
+
+// What is read 4 KiB later, into the first-level cache.
+inline __attribute__((always_inline)) void prefetch(const float* data, size_t count) {
+  for (size_t i = 0; i < count; i += 16) __builtin_prefetch(data + i + 1024);
+}
 
 #if defined(__x86_64__)
 
@@ -79,29 +96,35 @@ RECURRA_BURST(bf16_512, "avx512f,avx512bf16", __m512, _mm512_set1_ps(1.0f + i), 
               _mm512_dpbf16_ps(acc[i], (__m512bh)w, (__m512bh)w))
 #undef RECURRA_BURST
 
-#define RECURRA_READ(name, target_isa, type, zero, add, load)                                               \
+#define RECURRA_READ(name, target_isa, type, zero, add, load, prefetch)                                     \
   __attribute__((target(target_isa))) void name(const float* data, size_t count) {                          \
     constexpr size_t lanes = sizeof(type) / sizeof(float);                                                  \
     type acc[4] = {zero, zero, zero, zero};                                                                 \
     for (size_t i = 0; i + 4 * lanes <= count; i += 4 * lanes) {                                            \
+      prefetch(data + i, 4 * lanes);                                                                        \
       _Pragma("GCC unroll 4") for (int j = 0; j < 4; ++j) acc[j] = add(acc[j], load(data + i + j * lanes)); \
     }                                                                                                       \
     float sum = 0;                                                                                          \
     for (int j = 0; j < 4; ++j) sum += first_lane(acc + j);                                                 \
     sink = sum;                                                                                             \
   }
+#define RECURRA_READS(name, ...)                     \
+  RECURRA_READ(name, __VA_ARGS__, leave_to_hardware) \
+  RECURRA_READ(name##_ahead, __VA_ARGS__, prefetch)
 
-RECURRA_READ(read_512, "avx512f", __m512, _mm512_setzero_ps(), _mm512_add_ps, _mm512_loadu_ps)
-RECURRA_READ(read_256, "avx2", __m256, _mm256_setzero_ps(), _mm256_add_ps, _mm256_loadu_ps)
-RECURRA_READ(read_128, "sse2", __m128, _mm_setzero_ps(), _mm_add_ps, _mm_loadu_ps)
+RECURRA_READS(read_512, "avx512f", __m512, _mm512_setzero_ps(), _mm512_add_ps, _mm512_loadu_ps)
+RECURRA_READS(read_256, "avx2", __m256, _mm256_setzero_ps(), _mm256_add_ps, _mm256_loadu_ps)
+RECURRA_READS(read_128, "sse2", __m128, _mm_setzero_ps(), _mm_add_ps, _mm_loadu_ps)
+#undef RECURRA_READS
 #undef RECURRA_READ
 
 Machine machine() {
   const std::string level = isa();
-  if (level == "avx512bf16") return {{f32_512, kChains * 32}, {bf16_512, kChains * 64}, {int8_512, kChains * 128}, read_512};
-  if (level == "avx512") return {{f32_512, kChains * 32}, {}, {int8_512, kChains * 128}, read_512};
-  if (level == "avx2") return {{f32_256, kChains * 16}, {}, {}, read_256};
-  return {{f32_128, kChains * 8}, {}, {}, read_128};
+  if (level == "avx512bf16")
+    return {{f32_512, kChains * 32}, {bf16_512, kChains * 64}, {int8_512, kChains * 128}, {read_512, read_512_ahead}};
+  if (level == "avx512") return {{f32_512, kChains * 32}, {}, {int8_512, kChains * 128}, {read_512, read_512_ahead}};
+  if (level == "avx2") return {{f32_256, kChains * 16}, {}, {}, {read_256, read_256_ahead}};
+  return {{f32_128, kChains * 8}, {}, {}, {read_128, read_128_ahead}};
 }
 
 #else
@@ -117,22 +140,25 @@ void f32_portable(int64_t rounds) {
   sink = sum;
 }
 
+template <void (*kPrefetch)(const float*, size_t)>
 void read_portable(const float* data, size_t count) {
   Four acc[4] = {};
-  for (size_t i = 0; i + 16 <= count; i += 16)
+  for (size_t i = 0; i + 16 <= count; i += 16) {
+    kPrefetch(data + i, 16);
     for (int j = 0; j < 4; ++j) acc[j] += *reinterpret_cast<const Four*>(data + i + 4 * j);
+  }
   sink = acc[0][0] + acc[1][0] + acc[2][0] + acc[3][0];
 }
 
-Machine machine() { return {{f32_portable, kChains * 8}, {}, {}, read_portable}; }
+Machine machine() { return {{f32_portable, kChains * 8}, {}, {}, {read_portable<leave_to_hardware>, read_portable<prefetch>}}; }
 
 #endif
 
-double giga_operations(const Arithmetic& arithmetic) {
-  return arithmetic.work ? kRounds * arithmetic.operations / shortest([&] { arithmetic.work(kRounds); }) / 1e9 : 0;
+double giga_operations(const Arithmetic& arithmetic, const Effort& effort) {
+  if (!arithmetic.work) return 0;
+  const double best = shortest(effort.runs, [&] { arithmetic.work(effort.rounds); });
+  return double(effort.rounds) * arithmetic.operations / best / 1e9;
 }
-
-using Read = void (*)(const float* data, size_t count);
 
 // From its beginning, or to and fro in pieces, which finds in the cache the end of a block that is too large for it.
 void read_twice(Read read, const float* data, size_t count, bool to_and_fro) {
@@ -141,17 +167,17 @@ void read_twice(Read read, const float* data, size_t count, bool to_and_fro) {
   for (size_t at = count; at > 0; at -= kPiece) read(data + at - kPiece, kPiece);
 }
 
-// GB/s of reading a block again and again, each thread its part of it, in the better of the two orders.
-double read_rate(Read read, const float* data, size_t count, TeamLease& team) {
+// GB/s of reading a block again and again, each thread its part of it, by the best of two orders and two ways of fetching.
+double read_rate(const Read (&reads)[2], const float* data, size_t count, int base_runs, TeamLease& team) {
   Barrier barrier(team.size());
   const size_t part = count / size_t(team.size()) / kPiece * kPiece;
-  const int repeats = std::max(1, int((size_t(2) << 20) / count)), runs = repeats > 1 ? 2 * kRuns : kRuns / 2;
+  const int repeats = std::max(1, int((size_t(2) << 20) / count)), runs = repeats > 1 ? 2 * base_runs : base_runs / 2;
   double best = 1e9;  // written by rank 0 alone
   auto job = [&](int rank) {
     for (int run = 0; run < runs; ++run) {
       const double start = seconds();  // before the others can have begun
       barrier.wait(rank);
-      for (int i = 0; i < repeats; ++i) read_twice(read, data + size_t(rank) * part, part, run % 2);
+      for (int i = 0; i < repeats; ++i) read_twice(reads[run / 2 % 2], data + size_t(rank) * part, part, run % 2);
       barrier.wait(rank);
       if (rank == 0) best = std::min(best, seconds() - start);
     }
@@ -160,54 +186,55 @@ double read_rate(Read read, const float* data, size_t count, TeamLease& team) {
   return 2.0 * repeats * double(part) * team.size() * sizeof(float) / best / 1e9;
 }
 
-// For blocks that grow by less and less, since a little more than a cache holds is much slower. Twice, because there are
-// moments in which two virtual cores are one.
-std::vector<std::pair<int, double>> read_rates(Read read, const detail::Buffer<float>& data, TeamLease& team) {
-  std::vector<std::pair<int, double>> rates;
-  for (int kib = 16 * team.size(); kib <= kMostKib; kib += kib < 1024 ? kib : 1 << (int(std::log2(kib)) - 3))
-    rates.emplace_back(kib, 0);
-  for (int pass = 0; pass < 2; ++pass)
-    for (auto& [kib, rate] : rates) rate = std::max(rate, read_rate(read, data.data(), size_t(kib) * 256, team));
-  return rates;
+// Blocks that grow by less and less, since a little more than a cache holds is much slower.
+std::vector<int> every_size(int threads) {
+  std::vector<int> sizes;
+  for (int kib = 16 * threads; kib <= kMostKib; kib += kib < 1024 ? kib : 1 << (int(std::log2(kib)) - 3)) sizes.push_back(kib);
+  return sizes;
 }
 
-// p99 / median of a microsecond's reading, the time of a small step: what the machine adds on its own.
-double unrest(Read read, const float* data, size_t count) {
-  std::vector<double> times(20000);
-  for (double& time : times) {
-    const double start = seconds();
-    read(data, count);
-    time = seconds() - start;
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 100 * 99] / times[times.size() / 2];
+// More than one pass, because there are moments in which two virtual cores are one.
+std::vector<std::pair<int, double>> read_rates(const Read (&reads)[2], const detail::Buffer<float>& data,
+                                               const std::vector<int>& sizes, const Effort& effort, TeamLease& team) {
+  std::vector<std::pair<int, double>> rates;
+  for (int kib : sizes) rates.emplace_back(kib, 0);
+  for (int pass = 0; pass < effort.passes; ++pass)
+    for (auto& [kib, rate] : rates) rate = std::max(rate, read_rate(reads, data.data(), size_t(kib) * 256, effort.runs, team));
+  return rates;
 }
 
 }  // namespace
 
-Limits measure_limits(int threads) {
+Limits measure_limits(int threads, const std::vector<int>& sizes_kib) {
+  const bool whole = sizes_kib.empty();
+  const int least = int(kPiece * sizeof(float) >> 10) * threads;
+  for (int kib : sizes_kib)
+    if (kib < least || kib > kMostKib)
+      throw std::invalid_argument("sizes_kib: expected " + std::to_string(least) + " to " + std::to_string(kMostKib) +
+                                  ", got " + std::to_string(kib));
+  const Effort effort = whole ? kThorough : kBrief;
   const Machine m = machine();
   Limits limits;
-  limits.f32_gflops = giga_operations(m.f32);
-  limits.bf16_gflops = giga_operations(m.bf16);
-  limits.int8_gops = giga_operations(m.int8);
-  const detail::Buffer<float> data(size_t(kMostKib) * 256);  // as weights are kept
+  limits.f32_gflops = giga_operations(m.f32, effort);
+  limits.bf16_gflops = giga_operations(m.bf16, effort);
+  limits.int8_gops = giga_operations(m.int8, effort);
+  const int most = whole ? kMostKib : *std::max_element(sizes_kib.begin(), sizes_kib.end());
+  const detail::Buffer<float> data(size_t(most) * 256);  // as weights are kept
   std::fill_n(data.data(), data.size(), 0.5f);
   TeamLease alone(1), team(std::min(threads, num_threads()));
   limits.threads = team.size();
-  limits.read_gbs = read_rates(m.read, data, alone);
-  if (team.size() > 1) limits.read_together_gbs = read_rates(m.read, data, team);
-  limits.unrest = unrest(m.read, data.data(), size_t(128) * 256);
+  limits.read_gbs = read_rates(m.reads, data, whole ? every_size(1) : sizes_kib, effort, alone);
+  if (team.size() > 1)
+    limits.read_together_gbs = read_rates(m.reads, data, whole ? every_size(team.size()) : sizes_kib, effort, team);
   return limits;
 }
 
 Together measure_together(int threads) {
-  constexpr int64_t kShortRounds = kRounds / 20;
-  constexpr int kRoundTrips = 200;
-  const auto burst = [work = machine().f32.work] { work(kShortRounds); };
+  constexpr int kRuns = 15, kRoundTrips = 200;
+  const auto burst = [work = machine().f32.work] { work(kBrief.rounds); };
   TeamLease team(std::min(threads, num_threads()));
   if (team.size() == 1) return {};
-  const double alone = shortest(burst);  // when the others have gone to sleep, at the latest
+  const double alone = shortest(kRuns, burst);  // when the others have gone to sleep, at the latest
   Barrier barrier(team.size());
   struct alignas(64) Line {
     std::atomic<int> trips{0};

@@ -126,6 +126,10 @@ Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>
   constants.assign(config.constants.begin(), config.constants.end());
   if (int(params.size()) != config.layers * config.directions)
     throw std::invalid_argument("params: expected one list per layer and direction");
+  for (const int layer : config.kept)
+    if (layer < 0 || layer >= config.layers)
+      throw std::invalid_argument("kept: expected layers from 0 to " + std::to_string(config.layers - 1) + ", got " +
+                                  std::to_string(layer));
   layers.resize(params.size());
   for (size_t i = 0; i < params.size(); ++i) {
     lay_out(layers[i], int(i) / config.directions);
@@ -146,7 +150,8 @@ int64_t Model<T>::width(Dim dim, int layer) const {
 
 template <class T>
 void Model<T>::lay_out(PackedLayer<T>& packed, int layer) const {
-  const Precision precision = config.precision;
+  const bool kept = std::find(config.kept.begin(), config.kept.end(), layer) != config.kept.end();
+  const Precision precision = packed.precision = kept ? Precision::full : config.precision;
   const KernelTable<T>& table = kernels<T>(*backend).by_precision[int(precision)];
   const int number = cell_number(config.cell);
 
@@ -186,8 +191,8 @@ std::array<TileProduct, 3> Model<T>::products_of(const PackedLayer<T>& packed, i
   const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
   const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
   return {{{vectors, phase.chains * ptrdiff_t(lanes), Precision::full, 1},
-           {phase.input, tiles.input_at, config.precision, tiles.input_size},
-           {phase.recurrent, tiles.recurrent_at, config.precision, tiles.source_size}}};
+           {phase.input, tiles.input_at, packed.precision, tiles.input_size},
+           {phase.recurrent, tiles.recurrent_at, packed.precision, tiles.source_size}}};
 }
 
 // Every parts-th tile: use(tile, its phase, its units).
@@ -209,7 +214,7 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, std::vector<const T*> giv
   for (size_t i = 0; i < given.size(); ++i) {
     const Param& param = spec->params[int(i)];
     const int64_t count = param.blocks * width(param.rows, layer) * width(param.cols, layer);
-    if (config.precision == Precision::int8 && param.cols != Dim::one && !all_finite(given[i], count))
+    if (packed.precision == Precision::int8 && param.cols != Dim::one && !all_finite(given[i], count))
       throw std::invalid_argument(std::string(param.name) + ": expected finite values for int8");
     if (!param.is_bias || !given[i]) continue;
     packed.biases[i].assign(given[i], given[i] + count);

@@ -108,6 +108,7 @@ struct PackedPhase {
 template <class T>
 struct PackedLayer {
   Buffer<T> weights;
+  Precision precision = Precision::full;
   std::vector<PackedPhase<T>> phases;
   std::vector<std::vector<T>> biases;  // as given, by number of the parameter: tiles have their sums. Empty: none
 };

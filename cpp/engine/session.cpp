@@ -242,7 +242,7 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
   const int64_t size = pass.layer->phases[0].tiles.input_size;
   const Rows<const T> x_rows = {pass.x.data, pass.offsets.chunk};
   if (count * size * int64_t(sizeof(T)) <= kFetchBytes) fetch(x_rows, count, size);
-  const Operand<T> x = operand(x_rows, count, size, false, pass.reduced.x, pass.reduced.x_scale);
+  const Operand<T> x = operand(pass.layer->precision, x_rows, count, size, false, pass.reduced.x, pass.reduced.x_scale);
   for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
     if (!phase.inputs) continue;
@@ -277,8 +277,8 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
   const bool stopped = pass.stopper->stopped();
   Operand<T> x;
   if (before_row < 0)
-    x = operand({pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows, pass.layer->phases[0].tiles.input_size, false,
-                pass.reduced.x, pass.reduced.x_scale);
+    x = operand(pass.layer->precision, {pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows,
+                pass.layer->phases[0].tiles.input_size, false, pass.reduced.x, pass.reduced.x_scale);
   for (size_t p = 0; p <= last; ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
     PhaseCall<T>& call = pass.calls[p];
@@ -291,8 +291,8 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     call.saved = saved;
     const Rows<const T> source = p ? Rows<const T>{result.base, pass.offsets.result} : masked(pass, old.h, rows);
     if (pass.size > 1) fetch(source, rows, phase.tiles.source_size);
-    call.source = operand(source, rows, phase.tiles.source_size, phase.source_in_unit_range, pass.reduced.source,
-                          pass.reduced.source_scale);
+    call.source = operand(pass.layer->precision, source, rows, phase.tiles.source_size, phase.source_in_unit_range,
+                          pass.reduced.source, pass.reduced.source_scale);
     call.result = p < last ? result : next.h;
     call.before = {};
     if (before_row >= 0 && phase.inputs) call.before = {pass.scratch->before[p][before_row], pass.scratch->before[p].stride};
@@ -353,12 +353,12 @@ typename Session<T>::Reduced Session<T>::reduced_of(int worker) const {
 
 // Rows as a product wants them.
 template <class T>
-Operand<T> Session<T>::operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<char>& reduced,
-                               float* scale) const {
+Operand<T> Session<T>::operand(Precision precision, Rows<const T> rows, int count, int64_t size, bool unit_range,
+                               const Panel<char>& reduced, float* scale) const {
   Operand<T> all;
   all.rows = rows;
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (!reduced_stride_) return all;
+    if (precision == Precision::full) return all;
     ReduceCall call;
     call.rows = count;
     call.size = size;
@@ -367,7 +367,7 @@ Operand<T> Session<T>::operand(Rows<const T> rows, int count, int64_t size, bool
     call.x = rows;
     call.out = reduced;
     call.scale = scale;
-    model_->backend->reduce[int(model_->config.precision)](call);
+    model_->backend->reduce[int(precision)](call);
     all.reduced = {reduced.base, reduced.stride};
     all.scale = scale;
   }

@@ -113,8 +113,8 @@ class Session {
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;
   Rows<const T> masked(const Pass& pass, const Panel<T>& h, int rows) const;
   void drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const;
-  Operand<T> operand(Rows<const T> rows, int count, int64_t size, bool unit_range, const Panel<char>& reduced,
-                     float* scale) const;
+  Operand<T> operand(Precision precision, Rows<const T> rows, int count, int64_t size, bool unit_range,
+                     const Panel<char>& reduced, float* scale) const;
 
   std::shared_ptr<const Model<T>> model_;
   int rows_, workers_;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import sys
 from pathlib import Path
 
 import recurra
@@ -11,6 +13,26 @@ import recurra
 
 def main() -> int:
     """Run the command line; returns the exit status (argparse exits with 2 on a bad command)."""
+    try:
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone, as head does. What is left goes nowhere, or Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except RuntimeError as error:
+        if not str(error).startswith("RECURRA_"):  # an environment variable that the core refuses
+            raise
+        print(f"python -m recurra: {error}", file=sys.stderr)
+        return 2
+
+
+def run() -> int:
+    """Do what the arguments say; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recurra", description="Fast recurrent networks.")
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo = commands.add_parser("demo", help="recognise speakers in real recordings, or train a network; demo --help")
@@ -55,10 +77,9 @@ def add_demos(demo: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return number
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def run_demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -62,7 +62,7 @@ class Network:
     """
     Packed weights of a stack of layers; immutable.
     """
-    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(4)"], former: Network | None) -> None:
+    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, kept: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(4)"], former: Network | None) -> None:
         """
         params[layer * directions + direction] in the order of the cell's table, None for an absent bias.
         """
@@ -99,9 +99,9 @@ def get_num_threads() -> int:
     """
     Threads that one call may use.
     """
-def limits(threads: typing.SupportsInt | typing.SupportsIndex) -> dict:
+def limits(threads: typing.SupportsInt | typing.SupportsIndex, sizes_kib: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> dict:
     """
-    What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some seconds.
+    What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some seconds, or milliseconds where the sizes of the blocks to be read are named: just now.
     """
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

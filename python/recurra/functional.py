@@ -23,7 +23,7 @@ overlaps an input. Returned states are new arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,10 @@ from ._arrays import (
     vector,
 )
 from ._cells import CELLS, Cell, Regularization, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import FLOAT_DTYPES, chance, choice, flag, float_dtype
+from ._options import FLOAT_DTYPES, chance, choice, flag, float_dtype, integer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import TypeAlias
 
     from ._arrays import Array, Input
@@ -73,6 +73,7 @@ class Packed:
         shapes: torch's names of the parameters to their shapes.
         network: the compiled network, which holds the parameters.
         precision: None, "bfloat16" or "int8": what packed weights, and vectors that meet them, are rounded to.
+        keep: numbers of the layers that are not.
         regularization: chances of dropout and zoneout.
     """
 
@@ -82,6 +83,7 @@ class Packed:
         "_unrounded",
         "constants",
         "dtype",
+        "keep",
         "network",
         "precision",
         "regularization",
@@ -97,6 +99,7 @@ class Packed:
     shapes: Mapping[str, tuple[int, ...]]
     network: _core.Network
     precision: str | None
+    keep: tuple[int, ...]
     regularization: Regularization
 
     def __init__(
@@ -109,6 +112,7 @@ class Packed:
         precision: str | None = None,
         regularization: Regularization = NO_REGULARIZATION,
         former: Packed | None = None,
+        keep: Iterable[int] = (),
     ) -> None:
         shapes = cell.shapes(sizes)
         parameters = _checked(params, shapes, dtype)
@@ -116,6 +120,7 @@ class Packed:
             parameters = {name: array.copy() for name, array in parameters.items()}
         values = cell.constant_values(constants)
         _check_precision(precision, dtype, parameters)
+        kept = _layers("keep", keep, sizes.layers)
         network = _core.Network(
             cell.name,
             FLOAT_DTYPES[dtype],
@@ -127,6 +132,7 @@ class Packed:
             cell.by_layer(sizes, parameters),
             list(values.values()),
             precision or "full",
+            list(kept),
             list(regularization),
             former.network if former else None,
         )
@@ -137,6 +143,7 @@ class Packed:
             "dtype": dtype,
             "constants": MappingProxyType(values),
             "precision": precision,
+            "keep": kept,
             "regularization": regularization,
             "shapes": shapes,
             "network": network,
@@ -167,14 +174,13 @@ class Packed:
 
     def with_parameters(self, params: Mapping[str, Input]) -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype."""
-        more = (self.constants, self.precision, self.regularization, self)
+        more = (self.constants, self.precision, self.regularization, self, self.keep)
         return Packed(self._cell, self.sizes, self.dtype, _mapping(params), *more)
 
-    def with_precision(self, precision: str) -> Packed:
-        """The same network with its weights stored in a reduced precision."""
-        return Packed(
-            self._cell, self.sizes, self.dtype, self.parameters, self.constants, precision, self.regularization
-        )
+    def with_precision(self, precision: str, keep: Iterable[int]) -> Packed:
+        """The same network with its weights stored in a reduced precision, but for those of some layers."""
+        more = (self.constants, precision, self.regularization, None, keep)
+        return Packed(self._cell, self.sizes, self.dtype, self.parameters, *more)
 
     def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
         """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
@@ -202,7 +208,8 @@ class Packed:
         for (name, shape), value in zip(shapes.items(), state, strict=True):
             title = f"state {name}"
             given[title] = check(title, value, self.dtype, shape)
-        if self.precision == "int8" and self._cell.unit_range and (np.abs(given["state h"]) > 1).any():
+        rounded = [k for k in range(len(given["state h"])) if k // self.sizes.directions not in self.keep]
+        if self.precision == "int8" and self._cell.unit_range and (np.abs(given["state h"][rounded]) > 1).any():
             raise ValueError("state h: expected values in -1..1 for int8, whose scale is fixed, got larger ones")
         return given
 
@@ -217,7 +224,7 @@ class Packed:
         self.__setattr__(name, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pack, (self.cell, self.parameters, dict(self.constants), self.precision, self.regularization)
+        return pack, (self.cell, self.parameters, dict(self.constants), self.precision, self.regularization, self.keep)
 
     def __repr__(self) -> str:
         return f"Packed({self.cell!r}, {self.sizes}, dtype={self.dtype})"
@@ -229,6 +236,7 @@ def pack(
     constants: Mapping[str, float] | None = None,
     precision: str | None = None,
     regularization: Regularization = NO_REGULARIZATION,
+    keep: Iterable[int] = (),
 ) -> Packed:
     """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection, dtype are read off them.
 
@@ -239,10 +247,11 @@ def pack(
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
         precision: None, or "bfloat16" or "int8" for float32 parameters: see `Recurrent.quantize`.
         regularization: chances of dropout and zoneout, default none: see `Recurrent`.
+        keep: layers, from 0, that stay in float32 whatever the precision; default none.
 
     Raises:
-        ValueError: unknown cell, constant or precision; parameters missing, unexpected, misshapen or of mixed dtypes,
-            all listed.
+        ValueError: unknown cell, constant, precision or layer; parameters missing, unexpected, misshapen or of mixed
+            dtypes, all listed.
         TypeError: `params` is no mapping, or its dtype is not float32 or float64.
     """
     spec = choice("cell", cell, CELLS)
@@ -250,7 +259,7 @@ def pack(
         rates = zip(Regularization._fields, regularization, strict=True)
         regularization = Regularization(*(chance(name, value) for name, value in rates))
     params = _mapping(params)
-    return Packed(spec, *_inferred(spec, params), params, constants, precision, regularization)
+    return Packed(spec, *_inferred(spec, params), params, constants, precision, regularization, None, keep)
 
 
 def run(
@@ -440,6 +449,16 @@ def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Ma
     for name, array in parameters.items():
         if precision == "int8" and not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite values for int8, got NaN or infinity")
+
+
+def _layers(name: str, numbers: Iterable[int], layers: int) -> tuple[int, ...]:
+    """Each number once, in order."""
+    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+        raise TypeError(f"{name}: expected numbers of layers, got {numbers!r}")
+    found = {integer(name, number, 0) for number in numbers}
+    if found and max(found) >= layers:
+        raise ValueError(f"{name}: expected layers from 0 to {layers - 1}, got {max(found)}")
+    return tuple(sorted(found))
 
 
 def _mapping(params: object) -> Mapping[str, Any]:

@@ -54,9 +54,10 @@ struct Limits {
   std::vector<std::pair<int, double>> read_gbs;           // KiB read again and again, GB/s
   int threads = 1;                                        // those that read together
   std::vector<std::pair<int, double>> read_together_gbs;  // KiB and GB/s of all of them; none if one was asked for
-  double unrest = 0;                                      // p99 / median of a microsecond's work: 1 on an idle machine
 };
-Limits measure_limits(int threads);  // of at most num_threads(), one if the team is busy; takes some seconds and 128 MiB
+// Of at most num_threads(), one if the team is busy. Takes some seconds and 128 MiB; or, where sizes in KiB are named, some
+// milliseconds for reading blocks of those sizes alone, and briefly: what the machine can do just now.
+Limits measure_limits(int threads, const std::vector<int>& sizes_kib = {});
 
 // What several threads have of each other just now: a virtual machine's cores may be two threads of one core, or far apart, and
 // that changes from second to second.
@@ -91,6 +92,7 @@ struct NetworkConfig {
   int directions = 1;             // 2: every layer runs both ways, outputs side by side
   std::vector<double> constants;  // as CellInfo::constants
   Precision precision = Precision::full;
+  std::vector<int> kept;  // layers, from 0, that are in full precision whatever `precision` says
   Regularization regularization;
 };
 

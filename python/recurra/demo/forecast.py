@@ -193,6 +193,8 @@ def run(path: Path, settings: Settings | None = None) -> int:
     print(f"root mean square error on the {len(test.targets)} test days, all after the training:")
     for score in scores:
         print(f"   {score.name:<18}{score.total:.3f}")
-    print(f"{1 - scores[0].total / best:.0%} below the better naive forecast; {seconds:.1f} s")
+    better = scores[0].total < best
+    verdict = f"{1 - scores[0].total / best:.0%} below" if better else "FAILED: not below"
+    print(f"{verdict} the better naive forecast; {seconds:.1f} s")
     plot(path, lambda axes: draw(axes, test, forecast, scores), columns=2)
-    return 0 if scores[0].total < best else 1
+    return 0 if better else 1

@@ -119,4 +119,7 @@ def run(path: Path) -> int:
 
     print(f'"{WORD[:-1]}" -> "{answer}": {wrong} errors, loss {losses[-1]:.4f}, {seconds:.2f} s')
     plot(path, draw)
-    return 0 if wrong == 0 else 1
+    if wrong:
+        print(f"FAILED: no error is expected after {STEPS} steps")
+        return 1
+    return 0

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from typing_extensions import Self
 
-EXTRA = "pip install 'recurra[bench]'"
 BLUE, ORANGE, GREY = "#1f6fb4", "#e07b1a", "#808080"
 
 
@@ -70,7 +69,7 @@ def plot(path: Path, draw: Callable[[list[Axes]], None], columns: int = 1) -> bo
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print(f"no plot: matplotlib is not installed ({EXTRA})")
+        print("no plot: matplotlib is not installed (pip install matplotlib)")
         return False
     figure = Figure(figsize=(4 + 3.5 * columns, 4.5), dpi=120, layout="constrained")
     axes = list(figure.subplots(1, columns, squeeze=False)[0])

@@ -8,51 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 import recurra
 from recurra import training
 from recurra.demo.optimise import Updater
 from recurra.demo.report import BLUE, ORANGE, Progress, plot
+from recurra.demo.text_data import CHUNK, Array, Chunk, Settings, Text, chunks, split, topics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_BITS = 1.85
-CHUNK = 4096  # steps of held-out text at once
+MAX_BITS = 1.85  # after as many epochs as Settings has
 SMOOTH = 25  # steps of training loss that one point of the plot is the mean of
 PROMPTS = ("The ", "If the ", "A class ")
-
-Array = npt.NDArray[Any]
-Chunk = tuple[Array, Array]  # letters and the letters that follow them
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Sizes and the recipe."""
-
-    embedding: int = 64
-    hidden: int = 256
-    streams: int = 32
-    steps: int = 64
-    rate: float = 3e-3
-    max_norm: float = 5.0
-    epochs: int = 5
-    seed: int = 0
-
-
-class Text(NamedTuple):
-    """The alphabet, and the two parts of the text as positions in it."""
-
-    alphabet: str
-    train: Array
-    held_out: Array
 
 
 @dataclass
@@ -63,31 +36,6 @@ class Curve:
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     bits: list[float] = field(default_factory=list)
-
-
-def topics() -> str:
-    """The help topics of this Python, in the order of their names."""
-    from pydoc_data.topics import topics as by_name
-
-    return "".join(by_name[name] for name in sorted(by_name))
-
-
-def split(text: str) -> Text:
-    """Training text before held-out text, 90 to 10; the alphabet is that of both."""
-    alphabet = "".join(sorted(set(text)))
-    position = {letter: k for k, letter in enumerate(alphabet)}
-    codes = np.array([position[letter] for letter in text])
-    cut = len(codes) * 9 // 10
-    return Text(alphabet, codes[:cut], codes[cut:])
-
-
-def chunks(codes: Array, streams: int, steps: int) -> Iterator[Chunk]:
-    """The text as `streams` equal pieces side by side, cut into [steps, streams]; the last one is shorter."""
-    length = (len(codes) - 1) // streams
-    letters = codes[: length * streams].reshape(streams, length).T
-    following = codes[1 : length * streams + 1].reshape(streams, length).T
-    for start in range(0, length, steps):
-        yield letters[start : start + steps], following[start : start + steps]
 
 
 class Model:
@@ -126,7 +74,7 @@ class Model:
             nats += training.softmax_cross_entropy(self.head(hidden), following)[0] * len(letters)
         return nats / (len(codes) - 1) / math.log(2)
 
-    def sample(self, alphabet: str, prompt: str, length: int, seed: int = 0, temperature: float = 0.5) -> str:
+    def sample(self, alphabet: str, prompt: str, length: int, seed: int, temperature: float = 0.5) -> str:
         """The prompt and `length` characters more, drawn one by one from a stream."""
         rng, stream, codes = np.random.default_rng(seed), self.gru.stream(), [alphabet.index(c) for c in prompt]
         for code in codes[:-1]:
@@ -176,7 +124,9 @@ def draw_curves(axes: list[Axes], curves: list[Curve]) -> None:
 
 
 def run(path: Path, epochs: int, compare: bool) -> int:
-    """Print the demo and draw the plot. Returns 0, or 1 when held-out text costs more than 1.85 bits a character."""
+    """Print the demo and draw the plot. Returns 0, or 1 when held-out text costs more than MAX_BITS bits a character,
+    which is expected only of a model that was trained for as many epochs as Settings has.
+    """
     start, settings = time.perf_counter(), Settings(epochs=epochs)
     text = split(topics())
     model = Model(len(text.alphabet), settings)
@@ -191,12 +141,19 @@ def run(path: Path, epochs: int, compare: bool) -> int:
         other = TorchModel(model.layers, settings)  # before training: the same initial weights
     curves = [train(model, text, settings)]
     seconds = time.perf_counter() - start
-    for prompt in PROMPTS:
-        print(f"--- written by the model after {prompt!r}:\n{model.sample(text.alphabet, prompt, 240)}")
+    for seed, prompt in enumerate(PROMPTS):
+        print(f"--- written by the model after {prompt!r}:\n{model.sample(text.alphabet, prompt, 240, seed)}")
     if compare:
         curves.append(train(other, text, settings, "PyTorch"))
-    print(f"\nheld out: {curves[0].bits[-1]:.3f} bits a character; {seconds:.1f} s with evaluation")
+    bits = curves[0].bits[-1]
+    print(f"\nheld out: {bits:.3f} bits a character; {seconds:.1f} s with evaluation")
     for curve in curves:
         print(f"{curve.name:>8}: {curve.bits[-1]:.3f} bits a character, {curve.seconds[-1]:.1f} s of training")
     plot(path, lambda axes: draw_curves(axes, curves), columns=2)
-    return 0 if curves[0].bits[-1] <= MAX_BITS else 1
+    if bits <= MAX_BITS:
+        return 0
+    if epochs < Settings.epochs:
+        print(f"{Settings.epochs} epochs are expected to reach {MAX_BITS} bits; {epochs} need not")
+        return 0
+    print(f"FAILED: at most {MAX_BITS} bits a character are expected of {epochs} epochs, got {bits:.3f}")
+    return 1

@@ -6,14 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from recurra.demo.text import CHUNK, Settings, chunks
-
-Array = npt.NDArray[Any]
-Chunk = tuple[Array, Array]
+from recurra.demo.text_data import CHUNK, Array, Chunk, Settings, chunks
 
 
 class TorchModel:
