@@ -12,6 +12,7 @@ import reference
 from checks import assert_same_bits, isa_available, run_python
 
 import recurra
+import recurra.packed
 from recurra import functional
 from recurra.demo import vowels
 
@@ -253,13 +254,13 @@ def test_what_is_kept_is_what_was_packed_whatever_is_written_meanwhile(
 ) -> None:
     params = recurra.GRU(3, 5, seed=0).state_dict()
     before = {name: array.copy() for name, array in params.items()}
-    check = functional._check_precision
+    check = recurra.packed._check_precision
 
     def check_and_write(*arguments: Any) -> None:
         check(*arguments)
         params["weight_ih_l0"][:] = np.nan
 
-    monkeypatch.setattr(functional, "_check_precision", check_and_write)
+    monkeypatch.setattr(recurra.packed, "_check_precision", check_and_write)
     packed = functional.pack("gru", params, precision=precision)
     monkeypatch.undo()
     x = np.ones((2, 1, 3), np.float32)

@@ -12,6 +12,7 @@ from . import functional
 from ._arrays import require_memory
 from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
 from ._options import choice, flag, float_dtype, integer, real
+from .packed import Packed
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._arrays import Array, Input
-    from .functional import State
+    from .packed import State
     from .tape import Tape
 
     Seed = int | Sequence[int] | np.random.SeedSequence | None
@@ -80,7 +81,7 @@ class Recurrent:
     constants: dict[str, float] | None
     dtype: np.dtype[Any]
     precision: str | None
-    _packed: functional.Packed
+    _packed: Packed
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class Recurrent:
             name: generator.uniform(-bound, bound, shape).astype(values_dtype)
             for name, shape in spec.shapes(sizes).items()
         }
-        packed = functional.Packed(spec, sizes, values_dtype, initial, constants, None, rates)
+        packed = Packed(spec, sizes, values_dtype, initial, constants, None, rates)
         self.__dict__.update(configuration, precision=None, _packed=packed)
 
     def __call__(

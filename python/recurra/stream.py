@@ -9,13 +9,13 @@ import numpy as np
 from . import _core
 from ._arrays import batched, bounded, check, contiguous, output, require_memory, require_rows, row_contiguous, vector
 from ._options import flag, integer
-from .functional import unwrapped
+from .packed import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._arrays import Array, Input
-    from .functional import Packed, State
+    from .packed import Packed, State
 
 __all__ = ["Stream"]
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from ._arrays import as_array, batched, check, check_distinct, contiguous, empty, row_contiguous
 from ._options import flag
-from .functional import unwrapped
+from .packed import unwrapped
 
 if TYPE_CHECKING:
     from . import _core
     from ._arrays import Array, Input
-    from .functional import Packed, State
+    from .packed import Packed, State
 
 __all__ = ["Gradients", "Tape"]
 

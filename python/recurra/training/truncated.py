@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from .._arrays import Array, Input
-    from ..functional import State
+    from ..packed import State
     from ..tape import Gradients, Tape
 
     Lengths = Sequence[int] | Input
