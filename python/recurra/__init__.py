@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from . import _core, functional
 from ._cells import CELLS
-from ._core import get_num_threads
 from ._options import integer
 from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
@@ -62,7 +61,12 @@ def show_config() -> None:
         print(f"{name:<{width}}  {value}")
 
 
+def get_num_threads() -> int:
+    """How many threads a call may use."""
+    return _core.get_num_threads()
+
+
 def set_num_threads(n: int) -> None:
     """Let calls, and the packing of large layers, use up to `n` >= 1 threads, and never more than this process may use
     CPUs. No result depends on it."""
-    _core.set_num_threads(integer("n", n))
+    _core.set_num_threads(min(integer("n", n), 2**31 - 1))

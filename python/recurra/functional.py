@@ -37,12 +37,13 @@ from ._arrays import (
     empty,
     output,
     require_memory,
+    require_rows,
     row_contiguous,
     vector,
 )
 from ._cells import CELLS, Regularization, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import flag
-from .packed import Packed, detached, mapping, pack
+from ._options import flag, mapping
+from .packed import Packed, detached, pack
 from .packed import unwrapped as unwrapped
 from .packed import wrapped as wrapped
 from .tape import Tape
@@ -81,13 +82,13 @@ def run(
             return done
     x, batch, initial, valid = _checked_call(packed, x, state, lengths, batch_first)
     given = {"x": x} | {f"state {name}": array for name, array in initial.items()}
-    y = output(out, (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype, given)
+    y, written = output(out, (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype, given)
     final = packed.empty_state(batch)
     packed.network.forward(
         row_contiguous(batched(x, batch_first)),
         None if state is None else [batched(contiguous(array)) for array in initial.values()],
         valid,
-        batched(y, batch_first),
+        batched(written, batch_first),
         [batched(array) for array in final],
     )
     return y, unwrapped(final)
@@ -131,9 +132,13 @@ def _noise_seed(rng: Any) -> int | None:
     """64 bits that decide all that is left out at random."""
     if isinstance(rng, np.random.Generator):
         return int(rng.integers(1 << 64, dtype=np.uint64))
-    if rng is None or (isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and 0 <= rng < 1 << 64):
-        return None if rng is None else int(rng)
-    raise TypeError(f"rng: expected None, an integer in 0..2**64-1 or a numpy.random.Generator, got {rng!r}")
+    if rng is None:
+        return None
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(f"rng: expected None, an integer or a numpy.random.Generator, got {rng!r}")
+    if not 0 <= rng < 1 << 64:
+        raise ValueError(f"rng: expected an integer in 0..2**64-1, got {rng}")
+    return int(rng)
 
 
 def _checked_call(
@@ -145,6 +150,7 @@ def _checked_call(
     axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
     array = check("x", x, packed.dtype, (*axes, packed.sizes.input), ("T", packed.sizes.input))
     sequence = batched(array, batch_first)
+    require_rows("x", sequence.shape[1])
     batch = sequence.shape[1:2] if array.ndim == 3 else ()
     initial = {} if state is None else packed.check_state(state, batch)
     if lengths is None:
@@ -170,7 +176,8 @@ def lstm(
     Peepholes and a projection are used if `params` holds weight_peep_l0, weight_hr_l0. A `Packed` in place of the
     mapping must have been packed for the same cell and constants, else ValueError.
     """
-    names = params.shapes if isinstance(params, Packed) else mapping(params)
+    params = params if isinstance(params, Packed) else mapping("params", params)
+    names = params.shapes if isinstance(params, Packed) else params
     cell = lstm_cell(coupled, "weight_peep_l0" in names, "weight_hr_l0" in names)
     packed = _packed(cell, params, out, lstm_constants(cell_clip))
     return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
@@ -212,10 +219,11 @@ def _packed(
 ) -> Packed:
     """`params` packed for these options, or found to be so already."""
     if isinstance(params, Packed):
-        want, have = CELLS[cell].constant_values(constants), dict(params.constants)
+        want, have = CELLS[cell].constant_values(constants, params.dtype), dict(params.constants)
         if (params.cell, have) != (cell, want):
             raise ValueError(f"params: expected {cell!r} with constants {want}, got {params.cell!r} packed with {have}")
         return params
+    params = mapping("params", params)
     packed = pack(cell, params, constants)
     if isinstance(out, np.ndarray):
         check_distinct(out, {name: as_array(name, detached(value)) for name, value in params.items()})

@@ -11,7 +11,8 @@ import numpy as np
 from . import functional
 from ._arrays import require_memory
 from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import choice, flag, float_dtype, integer, real
+from ._fixed import Fixed
+from ._options import choice, flag, float_dtype, generator, integer, mapping, real
 from .packed import Packed
 from .stream import Stream
 
@@ -22,15 +23,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._arrays import Array, Input
+    from ._options import Seed
     from .packed import State
     from .tape import Tape
-
-    Seed = int | Sequence[int] | np.random.SeedSequence | None
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
 
-class Recurrent:
+class Recurrent(Fixed):
     """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM and GRU translate their options to a cell.
 
     A layer is fixed once made, except that `load_state_dict` replaces all its parameters at once; so one layer serves
@@ -103,6 +103,7 @@ class Recurrent:
         rng: np.random.Generator | None = None,
     ) -> None:
         spec = choice("cell", cell, CELLS)
+        constants = None if constants is None else mapping("constants", constants)
         hidden, proj = integer("hidden_size", hidden_size), integer("proj_size", proj_size, 0)
         if proj >= hidden:
             raise ValueError(f"proj_size: expected less than hidden_size={hidden}, got {proj}")
@@ -131,17 +132,17 @@ class Recurrent:
             "zoneout": zoneout,
             "bidirectional": bool(bidirectional),
             "proj_size": proj,
-            "constants": dict(constants) if constants else None,
+            "constants": constants or None,
             "dtype": values_dtype,
         }
-        spec.constant_values(constants)
-        generator = _generator(seed, rng)
+        spec.constant_values(constants, values_dtype)
+        random = generator(seed, rng)
         what = f"input_size={sizes.input}, hidden_size={sizes.hidden}, num_layers={sizes.layers}"
         copies = 2  # initial and packed
         require_memory(what, copies * spec.parameter_count(sizes) * values_dtype.itemsize)
         bound = 1 / math.sqrt(hidden)
         initial = {
-            name: generator.uniform(-bound, bound, shape).astype(values_dtype)
+            name: random.uniform(-bound, bound, shape).astype(values_dtype)
             for name, shape in spec.shapes(sizes).items()
         }
         packed = Packed(spec, sizes, values_dtype, initial, constants, None, rates)
@@ -260,7 +261,7 @@ class Recurrent:
             ValueError: lists all that is missing, unexpected, misshapen or of another dtype; the layer is unchanged.
             TypeError: `state_dict` is not a mapping.
         """
-        self.__dict__["_packed"] = self._packed.with_parameters(state_dict)
+        self.__dict__["_packed"] = self._packed.with_parameters(state_dict, "state_dict")
 
     @property
     def parameter_count(self) -> int:
@@ -273,13 +274,6 @@ class Recurrent:
             array.flags.writeable = False  # what is written to a copy would be lost
             return array.view()  # which, unlike an array that owns its memory, cannot be made writeable again
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        kind = type(self).__name__
-        raise AttributeError(f"{kind} is fixed, cannot set {name!r}; to change parameters, use load_state_dict")
-
-    def __delattr__(self, name: str) -> None:
-        self.__setattr__(name, None)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._packed.shapes]
@@ -347,10 +341,13 @@ class LSTM(Recurrent):
         rng: np.random.Generator | None = None,
     ) -> None:
         if forget_bias is not None:
-            forget_bias = real("forget_bias", forget_bias)
+            forget_bias, largest = real("forget_bias", forget_bias), float(np.finfo(float_dtype("dtype", dtype)).max)
+            if abs(forget_bias) > largest:
+                raise ValueError(f"forget_bias: expected at most {largest:.3g} either way, got {forget_bias}")
             if not flag("bias", bias):
                 raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias}")
-        cell, constants = lstm_cell(coupled, peephole, projected=bool(proj_size)), lstm_constants(cell_clip)
+        cell = lstm_cell(coupled, peephole, projected=integer("proj_size", proj_size, 0) > 0)
+        constants = lstm_constants(cell_clip)
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         noise: dict[str, Any] = {"recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
         super().__init__(cell, *shape, constants=constants, dtype=dtype, seed=seed, rng=rng, **noise)
@@ -450,16 +447,3 @@ class RNN(Recurrent):
         noise: dict[str, Any] = {"recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
         super().__init__(rnn_cell(nonlinearity), *shape, dtype=dtype, seed=seed, rng=rng, **noise)
         self.__dict__.update(nonlinearity=nonlinearity)
-
-
-def _generator(seed: Seed, rng: np.random.Generator | None) -> np.random.Generator:
-    if rng is None:
-        try:
-            return np.random.default_rng(seed)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"seed: {error}") from None
-    if seed is not None:
-        raise ValueError("rng: expected none beside a seed, got both")
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
-    return rng

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ import numpy as np
 from . import _core
 from ._arrays import as_array, check, contiguous, empty
 from ._cells import CELLS, Cell, Regularization, Sizes
-from ._options import FLOAT_DTYPES, chance, choice, float_dtype
+from ._options import FLOAT_DTYPES, chance, choice, float_dtype, mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import TypeAlias
 
     from ._arrays import Array, Input
@@ -75,12 +74,14 @@ class Packed:
         precision: str | None = None,
         regularization: Regularization = NO_REGULARIZATION,
         former: Packed | None = None,
+        title: str = "params",
     ) -> None:
         shapes = cell.shapes(sizes)
-        parameters = _checked(params, shapes, dtype)
+        parameters = _checked(title, mapping(title, params), shapes, dtype)
+        choice("precision", precision, dict.fromkeys((None, "bfloat16", "int8")))
         if precision:  # what is checked, packed and kept must be the same, whatever other threads write
             parameters = {name: array.copy() for name, array in parameters.items()}
-        values = cell.constant_values(constants)
+        values = cell.constant_values(constants, dtype)
         _check_precision(precision, dtype, parameters)
         network = _core.Network(
             cell.name,
@@ -118,6 +119,7 @@ class Packed:
 
     def parameter(self, name: str) -> Array:
         """A new copy of one parameter, never rounded."""
+        choice("name", name, dict.fromkeys(self.shapes))
         if self.precision:
             return self._unrounded[name].copy()
         array = np.empty(self.shapes[name], self.dtype)
@@ -131,10 +133,10 @@ class Packed:
         """Torch's names to new copies of the parameters, never rounded."""
         return {name: self.parameter(name) for name in self.shapes}
 
-    def with_parameters(self, params: Mapping[str, Input]) -> Packed:
-        """The same network with other parameters, of the same names, shapes and dtype."""
-        more = (self.constants, self.precision, self.regularization, self)
-        return Packed(self._cell, self.sizes, self.dtype, mapping(params), *more)
+    def with_parameters(self, params: Mapping[str, Input], title: str = "params") -> Packed:
+        """The same network with other parameters, of the same names, shapes and dtype; errors call them by a title."""
+        more = (self.constants, self.precision, self.regularization, self, title)
+        return Packed(self._cell, self.sizes, self.dtype, params, *more)
 
     def with_precision(self, precision: str) -> Packed:
         """The same network with its weights stored in a reduced precision."""
@@ -213,9 +215,11 @@ def pack(
     """
     spec = choice("cell", cell, CELLS)
     if regularization is not NO_REGULARIZATION:
+        if not isinstance(regularization, tuple) or len(regularization) != len(Regularization._fields):
+            raise TypeError(f"regularization: expected a functional.Regularization, got {regularization!r}")
         rates = zip(Regularization._fields, regularization, strict=True)
-        regularization = Regularization(*(chance(name, value) for name, value in rates))
-    params = mapping(params)
+        regularization = Regularization(*(chance(f"regularization {name}", value) for name, value in rates))
+    params = mapping("params", params)
     return Packed(spec, *_inferred(spec, params), params, constants, precision, regularization)
 
 
@@ -230,7 +234,6 @@ def wrapped(state: State) -> tuple[Array, ...]:
 
 
 def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> None:
-    choice("precision", precision, dict.fromkeys((None, "bfloat16", "int8")))
     if precision is None:
         return
     if dtype != np.float32:
@@ -238,12 +241,6 @@ def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Ma
     for name, array in parameters.items():
         if precision == "int8" and not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite values for int8, got NaN or infinity")
-
-
-def mapping(params: object) -> Mapping[str, Any]:
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params: expected a mapping of names to arrays, got {type(params).__name__}")
-    return params
 
 
 def detached(value: Any) -> Any:
@@ -256,13 +253,16 @@ def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in params:
             raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")
-    weight_ih, weight_hh = (as_array(name, detached(params[name])) for name in ("weight_ih_l0", "weight_hh_l0"))
+    weight_ih, weight_hh = (
+        as_array(f"params {name}", detached(params[name])) for name in ("weight_ih_l0", "weight_hh_l0")
+    )
     gates = len(cell.gates)
     if weight_ih.ndim != 2 or not weight_ih.size or weight_ih.shape[0] % gates:
-        raise ValueError(f"weight_ih_l0: expected shape [{gates}*H, I] for {cell.name!r}, got {list(weight_ih.shape)}")
+        expected = f"shape [{gates}*H, I] for {cell.name!r}"
+        raise ValueError(f"params weight_ih_l0: expected {expected}, got {list(weight_ih.shape)}")
     hidden = weight_ih.shape[0] // gates
     if weight_hh.ndim != 2 or not weight_hh.size:
-        raise ValueError(f"weight_hh_l0: expected a matrix, got shape {list(weight_hh.shape)}")
+        raise ValueError(f"params weight_hh_l0: expected a matrix, got shape {list(weight_hh.shape)}")
     names, layers = set(params), 1
     while f"weight_ih_l{layers}" in names or f"weight_hh_l{layers}" in names:
         layers += 1
@@ -274,11 +274,11 @@ def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[
         directions=2 if "weight_ih_l0_reverse" in params else 1,
         bias=any(f"{name}_l0" in params for name, *_, is_bias in cell.params if is_bias),
     )
-    return sizes, float_dtype("weight_ih_l0", weight_ih.dtype)
+    return sizes, float_dtype("params weight_ih_l0", weight_ih.dtype)
 
 
 def _checked(
-    params: Mapping[str, Input], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
+    title: str, params: Mapping[str, Input], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
 ) -> dict[str, Array]:
     """Exactly the parameters in `shapes`, C-contiguous; one ValueError lists everything that does not fit."""
     found, problems = {}, []
@@ -293,7 +293,7 @@ def _checked(
             except (TypeError, ValueError) as error:
                 problems.append(str(error))
     if problems:
-        raise ValueError("the parameters do not fit:\n  " + "\n  ".join(problems))
+        raise ValueError(f"{title}: expected other parameters:\n  " + "\n  ".join(problems))
     return {name: contiguous(array) for name, array in found.items()}
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from . import _core
 from ._arrays import batched, bounded, check, contiguous, output, require_memory, require_rows, row_contiguous, vector
 from ._options import flag, integer
-from .packed import unwrapped
+from .packed import Packed, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._arrays import Array, Input
-    from .packed import Packed, State
+    from .packed import State
 
 __all__ = ["Stream"]
 
@@ -68,10 +68,12 @@ class Stream:
     step: Step  # no method, because it is the hot path: a call goes straight to the core
 
     def __init__(self, packed: Packed, batch: int | None = None, batch_first: bool = False, threads: int = 1) -> None:
+        if not isinstance(packed, Packed):
+            raise TypeError(f"packed: expected what functional.pack returns, got {type(packed).__name__}")
         if packed.sizes.directions != 1:
             raise ValueError(
-                "a bidirectional network cannot stream: its reverse direction starts at the last step, so it needs the"
-                " whole sequence before its first output; call the layer instead"
+                "packed: a bidirectional network cannot stream: its reverse direction starts at the last step, so it"
+                " needs the whole sequence before its first output; call the layer instead"
             )
         self._batch = () if batch is None else (integer("batch", batch),)
         self._batch_first = flag("batch_first", batch_first)
@@ -101,8 +103,8 @@ class Stream:
         size, dtype = self._packed.sizes, self._packed.dtype
         axes = (*self._batch, "T") if self._batch_first else ("T", *self._batch)
         x = check("chunk", chunk, dtype, (*axes, size.input))
-        y = output(out, (*x.shape[:-1], size.output), dtype, {"chunk": x})
-        self._stream.run(row_contiguous(batched(x, self._batch_first)), batched(y, self._batch_first))
+        y, written = output(out, (*x.shape[:-1], size.output), dtype, {"chunk": x})
+        self._stream.run(row_contiguous(batched(x, self._batch_first)), batched(written, self._batch_first))
         return y
 
     @property
@@ -151,8 +153,8 @@ def _checked_step(packed: Packed, batch: tuple[int, ...], stream: _core.Stream) 
 
     def step(x: Input, out: Array | None = None) -> Array:
         x = check("x", x, packed.dtype, (*batch, packed.sizes.input))
-        y = output(out, (*batch, packed.sizes.output), packed.dtype, {"x": x})
-        stream.run(row_contiguous(batched(x[None])), batched(y[None]))
+        y, written = output(out, (*batch, packed.sizes.output), packed.dtype, {"x": x})
+        stream.run(row_contiguous(batched(x[None])), batched(written[None]))
         return y
 
     step.__qualname__ = "Stream.step"

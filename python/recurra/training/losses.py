@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._arrays import as_array, bounded, check, vector
+from .._arrays import as_array, bounded, check, require_memory, vector
 from .._options import flag, integer
 from ._checks import checked_axis, floats, is_finite
 
@@ -92,7 +92,9 @@ def step_mask(lengths: Lengths, steps: int) -> Array:
         steps: T.
     """
     count = integer("steps", steps, 0)
-    return np.arange(count)[:, None] < bounded("lengths", vector("lengths", lengths, None), count)
+    valid = bounded("lengths", vector("lengths", lengths, None), count)
+    require_memory("steps", count * (8 + len(valid)))
+    return np.arange(count)[:, None] < valid
 
 
 def last_step(y: Input, lengths: Lengths | None = None) -> tuple[Array, Callable[[Input], Array]]:
@@ -135,6 +137,8 @@ def check_finite(name: str, array: Input, time_axis: int = 0, *, backward: bool 
         backward: the values were computed from the last step to the first, as the gradients of inputs are; so the step
             named is the last bad one, not the first.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a string, got {name!r}")
     values = floats(name, array)
     axis, backwards = checked_axis(time_axis, values.ndim), flag("backward", backward)
     if is_finite(values):
