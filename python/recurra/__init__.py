@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from . import _core, functional
 from ._cells import CELLS
-from ._core import get_num_threads
+from ._core import get_num_threads, release_memory
 from ._options import integer
 from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
@@ -37,6 +37,7 @@ __all__ = [
     "config",
     "functional",
     "get_num_threads",
+    "release_memory",
     "set_num_threads",
     "show_config",
 ]

@@ -108,7 +108,6 @@ class Packed:
         constants: Mapping[str, float] | None,
         precision: str | None = None,
         regularization: Regularization = NO_REGULARIZATION,
-        former: Packed | None = None,
     ) -> None:
         shapes = cell.shapes(sizes)
         parameters = _checked(params, shapes, dtype)
@@ -128,7 +127,6 @@ class Packed:
             list(values.values()),
             precision or "full",
             list(regularization),
-            former.network if former else None,
         )
         fields = {
             "_cell": cell,
@@ -167,7 +165,7 @@ class Packed:
 
     def with_parameters(self, params: Mapping[str, Input]) -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype."""
-        more = (self.constants, self.precision, self.regularization, self)
+        more = (self.constants, self.precision, self.regularization)
         return Packed(self._cell, self.sizes, self.dtype, _mapping(params), *more)
 
     def with_precision(self, precision: str) -> Packed:
