@@ -2,6 +2,7 @@
 // but for plain ones, which steps and calls take as they are or leave to it.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <variant>
 
 #include "arrays.h"
@@ -32,7 +33,9 @@ template <class T>
 class FastStream {
  public:
   FastStream(const Network<T>& network, int64_t batch, bool unbatched, int threads)
-      : stream_(network, batch, threads),
+      : network_(network),
+        batch_(batch),
+        stream_(network, batch, threads),
         dtype_(py::dtype::of<T>()),
         input_(row_or_rows(batch, network.config().input_size, unbatched)),
         output_(row_or_rows(batch, network.config().output_size, unbatched)),
@@ -48,13 +51,18 @@ class FastStream {
   }
 
   void run(const py::array& x, const py::array& out) {
-    const auto from = input<T>(x);
-    const auto to = sequence<T>(out);
+    const NetworkConfig& c = network_.config();
+    const auto from = input<T>("x", x, kAny, batch_, c.input_size);
+    const auto to = sequence<T>("out", out, from.steps, batch_, c.output_size, Use::write);
     without_gil_if(multiplications_ * double(from.steps) > kWorthReleasing, [&] { stream_.run(from, to); });
   }
 
-  void get_state(const Arrays& states) const { stream_.get_state(pointers<T>(states).data()); }
-  void set_state(const Arrays& states) { stream_.set_state(pointers<const T>(states).data()); }
+  void get_state(const Arrays& arrays) const {
+    stream_.get_state(states<T>("states", network_, arrays, batch_, Use::write).data());
+  }
+  void set_state(const Arrays& arrays) {
+    stream_.set_state(states<const T>("states", network_, arrays, batch_, Use::read).data());
+  }
   void reset(const std::optional<Int64Array>& rows) {
     if (rows)
       stream_.reset(rows->data(), rows->size());
@@ -67,6 +75,8 @@ class FastStream {
     return unbatched ? Shape{1, {Py_intptr_t(size)}} : Shape{2, {Py_intptr_t(batch), Py_intptr_t(size)}};
   }
 
+  Network<T> network_;  // as cheap as a pointer
+  int64_t batch_;
   Stream<T> stream_;
   py::dtype dtype_;
   Shape input_, output_;
@@ -136,36 +146,40 @@ class PyStream {
 
 // ---- tapes
 
+template <class T>
+struct Recorded {
+  Network<T> network;
+  int64_t steps, rows;
+  Tape<T> tape;
+
+  void backward(const OptionalArray& dy, const std::vector<OptionalArray>& d_final, const OptionalArray& dx,
+                const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params, bool add) const {
+    const NetworkConfig& c = network.config();
+    const auto final_states = states<const T>("d_final", network, d_final, rows, Use::read);
+    const auto all = parameters<T>(network.cell(), c, params, Use::write);
+    const auto initial = d_initial ? states<T>("d_initial", network, *d_initial, rows, Use::write) : std::vector<T*>();
+    const auto from = dy ? input<T>("dy", *dy, steps, rows, c.directions * c.output_size) : Sequence<const T>{};
+    const auto to = dx ? sequence<T>("dx", *dx, steps, rows, c.input_size, Use::write) : Sequence<T>{};
+    const py::gil_scoped_release release;
+    tape.backward(from, final_states.data(), to, d_initial ? initial.data() : nullptr, all, add);
+  }
+};
+
 class PyTape {
  public:
-  using AnyTape = std::variant<Tape<float>, Tape<double>>;
+  using AnyTape = std::variant<Recorded<float>, Recorded<double>>;
   explicit PyTape(AnyTape tape) : tape_(std::move(tape)) {}
 
   void backward(const OptionalArray& dy, const std::vector<OptionalArray>& d_final, const OptionalArray& dx,
                 const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params, bool add) const {
-    std::visit([&](const auto& tape) { run(tape, dy, d_final, dx, d_initial, params, add); }, tape_);
+    std::visit([&](const auto& recorded) { recorded.backward(dy, d_final, dx, d_initial, params, add); }, tape_);
   }
 
   size_t bytes() const {
-    return std::visit([](const auto& tape) { return tape.bytes(); }, tape_);
+    return std::visit([](const auto& recorded) { return recorded.tape.bytes(); }, tape_);
   }
 
  private:
-  template <class T>
-  static void run(const Tape<T>& tape, const OptionalArray& dy, const std::vector<OptionalArray>& d_final,
-                  const OptionalArray& dx, const std::optional<Arrays>& d_initial,
-                  const std::vector<std::vector<OptionalArray>>& params, bool add) {
-    const auto optional = [](const OptionalArray& array) { return array ? data<T>(*array) : nullptr; };
-    std::vector<const T*> final_states;
-    for (const OptionalArray& array : d_final) final_states.push_back(optional(array));
-    const auto all = nested<T>(params);
-    const auto initial = d_initial ? pointers<T>(*d_initial) : std::vector<T*>();
-    const auto from = dy ? input<T>(*dy) : Sequence<const T>{};
-    const auto to = dx ? sequence<T>(*dx) : Sequence<T>{};
-    const py::gil_scoped_release release;
-    tape.backward(from, final_states.data(), to, d_initial ? initial.data() : nullptr, all, add);
-  }
-
   AnyTape tape_;
 };
 
@@ -173,11 +187,9 @@ class PyTape {
 
 class PyNetwork {
  public:
-  PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
-            const std::optional<PyNetwork>& former)
+  PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params)
       : dtype_(dtype),
-        network_(dtype == "float64" ? AnyNetwork(made<double>(config, params, former))
-                                    : AnyNetwork(made<float>(config, params, former))) {}
+        network_(dtype == "float64" ? AnyNetwork(made<double>(config, params)) : AnyNetwork(made<float>(config, params))) {}
 
   void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
                const py::array& out, const Arrays& hn) const {
@@ -209,18 +221,44 @@ class PyNetwork {
  private:
   using AnyNetwork = std::variant<Network<float>, Network<double>>;
 
+  // A call's arrays, checked.
   template <class T>
-  static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
-                         const std::optional<PyNetwork>& former) {
-    const auto all = nested<const T>(params);
-    const Network<T>* old = former ? std::get_if<Network<T>>(&former->network_) : nullptr;
+  struct Call {
+    Sequence<const T> x;
+    Sequence<T> y;
+    std::vector<const T*> initial;
+    std::vector<T*> final_states;
+    const int64_t* lengths;
+
+    Call(const Network<T>& network, const py::array& given, const std::optional<Arrays>& h0,
+         const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn)
+        : x(input<T>("x", given, kAny, kAny, network.config().input_size)),
+          y(sequence<T>("out", out, x.steps, x.rows, network.config().directions * network.config().output_size, Use::write)),
+          initial(h0 ? states<const T>("h0", network, *h0, x.rows, Use::read) : std::vector<const T*>()),
+          final_states(states<T>("hn", network, hn, x.rows, Use::write)),
+          lengths(lengths ? lengths->data() : nullptr) {
+      if (lengths) check_count("lengths", size_t(x.rows), size_t(lengths->size()));
+    }
+    const T* const* start() const { return initial.empty() ? nullptr : initial.data(); }
+  };
+
+  template <class T>
+  static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params) {
+    const auto& all_cells = recurra::cells();
+    const auto cell = std::find_if(all_cells.begin(), all_cells.end(), [&](const auto& c) { return c.name == config.cell; });
+    if (cell == all_cells.end()) throw py::value_error("cell: there is no cell named '" + config.cell + "'");
+    const auto all = parameters<const T>(*cell, config, params, Use::read);
     const py::gil_scoped_release release;
-    return Network<T>(config, all, old);
+    return Network<T>(config, all);
   }
 
   template <class T>
   static void get(const Network<T>& network, size_t layer, int number, const py::array& out) {
-    T* to = data<T>(out);
+    const NetworkConfig& c = network.config();
+    const auto& params = network.cell().params;
+    if (layer >= size_t(c.layers * c.directions) || number < 0 || number >= int(params.size()))
+      throw py::index_error("get_parameter: there is no such layer or parameter");
+    T* to = parameter<T>(params[size_t(number)], c, layer, out, Use::write);
     const py::gil_scoped_release release;
     network.get_parameter(layer, number, to);
   }
@@ -228,27 +266,21 @@ class PyNetwork {
   template <class T>
   static void run(const Network<T>& network, const py::array& x, const std::optional<Arrays>& h0,
                   const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn) {
-    const auto from = input<T>(x);
-    const auto to = sequence<T>(out);
-    const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
-    const auto final_states = pointers<T>(hn);
-    const double work = network.multiplications_per_step() * double(from.steps) * double(from.rows);
-    without_gil_if(work > kWorthReleasing, [&] {
-      network.forward(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to, final_states.data());
-    });
+    const Call<T> call(network, x, h0, lengths, out, hn);
+    const double work = network.multiplications_per_step() * double(call.x.steps) * double(call.x.rows);
+    without_gil_if(work > kWorthReleasing,
+                   [&] { network.forward(call.x, call.start(), call.lengths, call.y, call.final_states.data()); });
   }
 
   template <class T>
   static PyTape recorded(const Network<T>& network, const py::array& x, const std::optional<Arrays>& h0,
                          const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn, bool recompute,
                          const std::optional<uint64_t>& seed) {
-    const auto from = input<T>(x);
-    const auto to = sequence<T>(out);
-    const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
-    const auto final_states = pointers<T>(hn);
+    const Call<T> call(network, x, h0, lengths, out, hn);
     const py::gil_scoped_release release;
-    return PyTape(network.record(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to,
-                                 final_states.data(), recompute, seed ? &*seed : nullptr));
+    return PyTape(Recorded<T>{network, call.x.steps, call.x.rows,
+                              network.record(call.x, call.start(), call.lengths, call.y, call.final_states.data(), recompute,
+                                             seed ? &*seed : nullptr)});
   }
 
   // From zero states. Python asks before it makes arrays that may be too large for the machine.
@@ -293,45 +325,56 @@ class PyNetwork {
   AnyNetwork network_;
 };
 
-class PyLinear {
+template <class T>
+class CheckedLinear {
  public:
-  PyLinear(const py::array& weight, const OptionalArray& bias)
-      : linear_(weight.itemsize() == sizeof(double) ? AnyLinear(made<double>(weight, bias))
-                                                    : AnyLinear(made<float>(weight, bias))) {}
+  CheckedLinear(const py::array& weight, const OptionalArray& bias)
+      : inputs_(weight.ndim() == 2 ? weight.shape(1) : kAny),
+        outputs_(weight.ndim() == 2 ? weight.shape(0) : kAny),
+        linear_(inputs_, outputs_, data<T>("weight", weight, {outputs_, inputs_}, Layout::whole, Use::read),
+                optional<T>("bias", bias, {outputs_}, Use::read)) {}
 
   void forward(const py::array& x, const py::array& y) const {
-    std::visit([&](const auto& linear) { run_forward(linear, x, y); }, linear_);
+    const T* from = data<T>("x", x, {kAny, inputs_}, Layout::whole, Use::read);
+    const int64_t rows = x.shape(0);
+    T* to = data<T>("y", y, {rows, outputs_}, Layout::whole, Use::write);
+    const py::gil_scoped_release release;
+    linear_.forward(from, rows, to);
   }
+
   void backward(const py::array& x, const py::array& dy, const OptionalArray& dx, const py::array& d_weight,
                 const OptionalArray& d_bias) const {
-    std::visit([&](const auto& linear) { run_backward(linear, x, dy, dx, d_weight, d_bias); }, linear_);
+    const T* from = data<T>("x", x, {kAny, inputs_}, Layout::whole, Use::read);
+    const int64_t rows = x.shape(0);
+    const T* gradient = data<T>("dy", dy, {rows, outputs_}, Layout::whole, Use::read);
+    T* to = optional<T>("dx", dx, {rows, inputs_}, Use::write);
+    T* weight = data<T>("d_weight", d_weight, {outputs_, inputs_}, Layout::whole, Use::write);
+    T* bias = optional<T>("d_bias", d_bias, {outputs_}, Use::write);
+    const py::gil_scoped_release release;
+    linear_.backward(from, gradient, rows, to, weight, bias);
   }
 
  private:
-  using AnyLinear = std::variant<recurra::Linear<float>, recurra::Linear<double>>;
+  int64_t inputs_, outputs_;
+  recurra::Linear<T> linear_;
+};
 
-  template <class T>
-  static recurra::Linear<T> made(const py::array& weight, const OptionalArray& bias) {
-    return {weight.shape(1), weight.shape(0), data<T>(weight), bias ? data<T>(*bias) : nullptr};
+class PyLinear {
+ public:
+  PyLinear(const py::array& weight, const OptionalArray& bias)
+      : linear_(weight.itemsize() == sizeof(double) ? AnyLinear(CheckedLinear<double>(weight, bias))
+                                                    : AnyLinear(CheckedLinear<float>(weight, bias))) {}
+
+  void forward(const py::array& x, const py::array& y) const {
+    std::visit([&](const auto& linear) { linear.forward(x, y); }, linear_);
   }
-  template <class T>
-  static void run_forward(const recurra::Linear<T>& linear, const py::array& x, const py::array& y) {
-    const T* from = data<T>(x);
-    T* to = data<T>(y);
-    const int64_t rows = x.shape(0);
-    const py::gil_scoped_release release;
-    linear.forward(from, rows, to);
-  }
-  template <class T>
-  static void run_backward(const recurra::Linear<T>& linear, const py::array& x, const py::array& dy, const OptionalArray& dx,
-                           const py::array& d_weight, const OptionalArray& d_bias) {
-    const T *from = data<T>(x), *gradient = data<T>(dy);
-    T *to = dx ? data<T>(*dx) : nullptr, *weight = data<T>(d_weight), *bias = d_bias ? data<T>(*d_bias) : nullptr;
-    const int64_t rows = x.shape(0);
-    const py::gil_scoped_release release;
-    linear.backward(from, gradient, rows, to, weight, bias);
+  void backward(const py::array& x, const py::array& dy, const OptionalArray& dx, const py::array& d_weight,
+                const OptionalArray& d_bias) const {
+    std::visit([&](const auto& linear) { linear.backward(x, dy, dx, d_weight, d_bias); }, linear_);
   }
 
+ private:
+  using AnyLinear = std::variant<CheckedLinear<float>, CheckedLinear<double>>;
   AnyLinear linear_;
 };
 
@@ -379,12 +422,28 @@ py::dict together(int threads) {
   return py::dict(py::arg("gain") = together.gain, py::arg("exchange_ns") = together.exchange_ns);
 }
 
+const char* const kNoSubinterpreter =
+    "recurra cannot be imported in a subinterpreter, since NumPy does not support them; import it in the main interpreter, "
+    "or in a process of its own";
+
+bool in_main_interpreter() { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
+
 }  // namespace
 
-PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+// What Python calls. Before 3.12 pybind11 would wait for ever in a subinterpreter, for the lock that its own thread holds.
+extern "C" PYBIND11_EXPORT PyObject* PyInit_engine();
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (in_main_interpreter()) return PyInit_engine();
+  PyErr_SetString(PyExc_ImportError, kNoSubinterpreter);
+  return nullptr;
+}
+
+PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
+  // From 3.13 on Python calls PyInit__core in the main interpreter for all others too.
+  if (!in_main_interpreter()) throw py::import_error(kNoSubinterpreter);
   m.doc() =
-      "The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything, but for what call and "
-      "step take.";
+      "The compiled engine. recurra._arrays has checked and normalised everything, but for what call and step take; what comes "
+      "here all the same and does not fit is refused.";
 
   m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
   m.def("config", config, "What was chosen on this machine.");
@@ -396,6 +455,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "until one sees what another has written. Takes about a millisecond.");
   m.def("get_num_threads", recurra::num_threads, "Threads that one call may use.");
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
+
+  m.def("release_memory", recurra::release_memory, py::call_guard<py::gil_scoped_release>(),
+        "Gives back to the system what calls have left for those to come, and what is free on the heap.");
 
   py::class_<PyStream>(m, "Stream", "The running state of some sequences.")
       .def("step", &PyStream::step, py::arg("otherwise"),
@@ -420,8 +482,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
-                       std::vector<double> constants, const std::string& precision, const std::array<double, 4>& regularization,
-                       const std::optional<PyNetwork>& former) {
+                       std::vector<double> constants, const std::string& precision,
+                       const std::array<double, 4>& regularization) {
              NetworkConfig config;
              config.cell = std::move(cell);
              config.input_size = input_size;
@@ -432,11 +494,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              config.constants = std::move(constants);
              config.precision = precision_named(precision);
              config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};
-             return PyNetwork(dtype, config, params, former);
+             return PyNetwork(dtype, config, params);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"), py::arg("precision"),
-           py::arg("regularization"), py::arg("former"),
+           py::arg("regularization"),
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")

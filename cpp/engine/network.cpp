@@ -45,11 +45,15 @@ int checked_rows(int64_t rows) {
   return int(rows);
 }
 
+void expect(bool good, const char* what) {
+  if (!good) throw std::invalid_argument(what);
+}
+
 }  // namespace
 
 template <class T>
-Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, const Network* former)
-    : model_(std::make_shared<Model<T>>(config, params, former ? former->model_->spare : nullptr)) {}
+Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params)
+    : model_(std::make_shared<Model<T>>(config, params)) {}
 
 template <class T>
 void Network<T>::get_parameter(size_t layer, int i, T* out) const {
@@ -91,9 +95,15 @@ struct Sorted {
     if (!given) return;
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return given[a] > given[b]; });
     for (const int64_t row : order) lengths.push_back(given[row]);
+    expect(!rows || (lengths.front() <= all_steps && lengths.back() >= 0), "lengths: expected 0 to the number of steps");
     steps = rows ? lengths[0] : 0;
   }
 };
+
+template <class T>
+void check_alike(const Sequence<const T>& x, const Sequence<T>& y) {
+  expect(x.steps >= 0 && x.steps == y.steps && x.rows == y.rows, "y: expected the steps and rows of x");
+}
 
 // No output past a row's length.
 template <class T>
@@ -152,6 +162,7 @@ void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const So
 template <class T>
 void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
                          T* const* final_states) const {
+  check_alike(x, y);
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states);
@@ -164,6 +175,7 @@ Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const i
                            T* const* final_states, bool recompute, const uint64_t* seed) const {
   if (model_->config.precision != Precision::full)
     throw std::invalid_argument("record: weights of reduced precision cannot be trained");
+  check_alike(x, y);
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   auto record = std::make_shared<Record<T>>(model_, x.steps, sorted.order, sorted.lengths, recompute, seed);
@@ -176,6 +188,11 @@ void Tape<T>::backward(Sequence<const T> dy, const T* const* d_final, Sequence<T
                        const std::vector<std::vector<T*>>& params, bool add) const {
   const detail::Gradients<T> gradients = {dy, d_final, dx, d_initial, &params, add};
   const int64_t rows = record_->rows(), steps = record_->x.steps;
+  expect(!dy.data || (dy.rows == rows && dy.steps >= steps), "dy: expected the steps and rows of the output");
+  expect(!dx.data || (dx.rows == rows && dx.steps >= steps), "dx: expected the steps and rows of the input");
+  expect(params.size() == record_->tracks.size(), "params: expected one list per layer and direction");
+  for (const auto& lane : params)
+    expect(int(lane.size()) == record_->model->spec->params.size, "params: expected the cell's number of them");
   const double work = 2 * record_->model->multiplications() * double(rows) * double(steps);
   TeamLease team(work < kWorthWakingBackward ? 1 : num_threads());
   detail::Bptt<T> bptt(*record_, gradients, team.size());
@@ -231,6 +248,7 @@ class Use {
 template <class T>
 Stream<T>::Stream(const Network<T>& network, int64_t rows, int threads) {
   if (network.config().directions != 1) throw std::invalid_argument("stream: a bidirectional network needs the whole sequence");
+  expect(threads >= 1, "threads: expected at least 1");
   threads = std::min(threads, num_threads());
   const bool worth = network.multiplications_per_step() * double(rows) >= kWorthBarrier * threads;
   live_ = std::make_unique<Live>(network.model_, checked_rows(rows), worth ? threads : 1);
@@ -250,6 +268,8 @@ void Stream<T>::step(const T* x, T* y) {
 
 template <class T>
 void Stream<T>::run(Sequence<const T> x, Sequence<T> y) {
+  check_alike(x, y);
+  expect(x.rows == live_->plan.rows, "x: expected the rows of the stream");
   const Use use(live_->busy);
   live_->run(x, y);
 }
@@ -275,6 +295,7 @@ void Stream<T>::reset() {
 template <class T>
 void Stream<T>::reset(const int64_t* rows, int64_t count) {
   const Use use(live_->busy);
+  for (int64_t i = 0; i < count; ++i) expect(rows[i] >= 0 && rows[i] < live_->plan.rows, "rows: expected rows of the stream");
   for (int64_t i = 0; i < count; ++i) live_->session.clear_row(int(rows[i]));
 }
 

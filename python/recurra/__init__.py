@@ -36,6 +36,7 @@ __all__ = [
     "config",
     "functional",
     "get_num_threads",
+    "release_memory",
     "set_num_threads",
     "show_config",
 ]
@@ -64,6 +65,12 @@ def show_config() -> None:
 def get_num_threads() -> int:
     """How many threads a call may use."""
     return _core.get_num_threads()
+
+
+def release_memory() -> None:
+    """Give back to the system what calls that are over have left for those to come, at most 64 MB and what the C library
+    keeps. Layers, streams and tapes keep what is theirs."""
+    _core.release_memory()
 
 
 def set_num_threads(n: int) -> None:

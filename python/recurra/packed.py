@@ -73,7 +73,6 @@ class Packed:
         constants: Mapping[str, float] | None,
         precision: str | None = None,
         regularization: Regularization = NO_REGULARIZATION,
-        former: Packed | None = None,
         title: str = "params",
     ) -> None:
         shapes = cell.shapes(sizes)
@@ -95,7 +94,6 @@ class Packed:
             list(values.values()),
             precision or "full",
             list(regularization),
-            former.network if former else None,
         )
         fields = {
             "_cell": cell,
@@ -135,7 +133,7 @@ class Packed:
 
     def with_parameters(self, params: Mapping[str, Input], title: str = "params") -> Packed:
         """The same network with other parameters, of the same names, shapes and dtype; errors call them by a title."""
-        more = (self.constants, self.precision, self.regularization, self, title)
+        more = (self.constants, self.precision, self.regularization, title)
         return Packed(self._cell, self.sizes, self.dtype, params, *more)
 
     def with_precision(self, precision: str) -> Packed:
