@@ -62,7 +62,6 @@ ALSO_NEEDED = {"Tape.backward": "dy"}
 INTERNAL = {
     "Packed.by_layer",
     "Packed.with_parameters",
-    "Packed.values_a_step",
     "Packed.state_shapes",
     "Packed.check_state",
     "Packed.empty_state",

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <variant>
 
+#include "../engine/memory.h"
 #include "arrays.h"
 
 namespace {
@@ -456,6 +457,8 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
   m.def("get_num_threads", recurra::num_threads, "Threads that one call may use.");
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
 
+  m.def("limit_memory", recurra::detail::limit_memory, py::arg("bytes"),
+        "MemoryError where a call, tape, stream or network would take more than that together with all others.");
   m.def("release_memory", recurra::release_memory, py::call_guard<py::gil_scoped_release>(),
         "Gives back to the system what calls have left for those to come, and what is free on the heap.");
 

@@ -1,8 +1,10 @@
 #include "memory.h"
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <string>
 #include <utility>
 
 #if defined(__linux__)
@@ -29,13 +31,41 @@ T* aligned(void* memory, size_t alignment) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + alignment - 1) / alignment * alignment);
 }
 
+std::atomic<size_t> most{SIZE_MAX}, taken{0};
+
+class TooMuch : public std::bad_alloc {
+ public:
+  TooMuch(size_t bytes, size_t beside)
+      : text_("needs " + std::to_string(bytes) + " bytes beside " + std::to_string(beside) + " that are taken, of " +
+              std::to_string(most.load()) + " that there are") {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
+
 }  // namespace
+
+void limit_memory(size_t bytes) { most.store(bytes); }
+
+Taken::Taken(size_t bytes) : bytes_(bytes) {
+  if (!bytes) return;
+  const size_t before = taken.fetch_add(bytes);
+  if (before + bytes <= most.load()) return;
+  taken.fetch_sub(bytes);
+  throw TooMuch(bytes, before);
+}
+
+Taken::~Taken() {
+  if (bytes_) taken.fetch_sub(bytes_);
+}
 
 // mmap and calloc give memory that is known to be zero; an aligned allocation would have to be cleared.
 template <class T>
 Buffer<T>::Buffer(size_t count, bool zeroed) : size_(count) {
   if (count > (SIZE_MAX - kHugePage) / sizeof(T)) throw std::bad_alloc();
   const size_t bytes = count * sizeof(T);
+  taken_ = Taken(bytes >= kHugePage ? bytes : 0);
 #if defined(__linux__)
   if (bytes >= kHugePage) {
     const size_t mapped = bytes + kHugePage;

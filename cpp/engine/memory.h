@@ -3,10 +3,31 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace recurra {
 namespace detail {
+
+// What all blocks of 2 MB and more may take together; at first without a limit. Linux promises memory that is not there and
+// kills the process that comes to use it: with a limit, a call that is too large fails before it has written anything.
+void limit_memory(size_t bytes);
+
+// Bytes that count as taken as long as it lives; std::bad_alloc beyond the limit.
+class Taken {
+ public:
+  Taken() = default;
+  explicit Taken(size_t bytes);
+  Taken(Taken&& other) noexcept : bytes_(std::exchange(other.bytes_, 0)) {}
+  Taken& operator=(Taken&& other) noexcept {
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Taken();
+
+ private:
+  size_t bytes_ = 0;
+};
 
 // Memory aligned to cache lines and, from 2 MB on, to huge pages, which it asks for: a step of LSTM H = 1024 takes two thirds
 // of the time (bench/NOTES.md). Zeroed unless the caller says that he will.
@@ -23,6 +44,7 @@ class Buffer {
     size_t mapped = 0;  // bytes that mmap gave; 0 for calloc's
     void operator()(void* p) const;
   };
+  Taken taken_;
   std::unique_ptr<void, Free> memory_;
   T* data_ = nullptr;
   size_t size_ = 0;

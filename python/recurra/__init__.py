@@ -13,12 +13,15 @@ bit: not on the batch, the threads, the chunks, or which of the FMA instruction 
 from __future__ import annotations
 
 from . import _core, functional
+from ._arrays import machine_memory
 from ._cells import CELLS
 from ._options import integer
 from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
 from .tape import Gradients, Tape
+
+_core.limit_memory(machine_memory())
 
 __version__ = "0.1.0"
 
@@ -68,8 +71,8 @@ def get_num_threads() -> int:
 
 
 def release_memory() -> None:
-    """Give back to the system what calls that are over have left for those to come, at most 64 MB and what the C library
-    keeps. Layers, streams and tapes keep what is theirs."""
+    """Give back to the system what calls that are over have left for those to come, at most 64 MB, and what the C
+    library keeps. Layers, streams and tapes keep what is theirs."""
     _core.release_memory()
 
 

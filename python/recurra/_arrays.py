@@ -173,8 +173,24 @@ def bounded(name: str, array: Array, limit: int) -> Array:
 
 def require_memory(name: str, size: int) -> None:
     """MemoryError if `size` bytes are more than the machine has."""
-    if size > _SMALL_BYTES and size > (memory := _machine_memory()):
+    if size > _SMALL_BYTES and size > (memory := machine_memory()):
         raise MemoryError(f"{name}: needs {size} bytes, this machine has {memory}")
+
+
+class memory_for:  # noqa: N801  (a `with` statement reads so)
+    """What a core call within it asks for; MemoryError that names it if the core gets no memory."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, MemoryError):
+            raise MemoryError(f"{self._name}: {error}") from error
 
 
 def require_rows(name: str, batch: int) -> None:
@@ -194,7 +210,8 @@ def _is_bool(value: object) -> bool:
     return type(value) is not int and np.asarray(value).dtype.kind == "b"
 
 
-def _machine_memory() -> int:
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limits', 'release_memory', 'set_num_threads', 'together']
+__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
 class Stream:
     """
     The running state of some sequences.
@@ -98,6 +98,10 @@ def config() -> dict:
 def get_num_threads() -> int:
     """
     Threads that one call may use.
+    """
+def limit_memory(bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    MemoryError where a call, tape, stream or network would take more than that together with all others.
     """
 def limits(threads: typing.SupportsInt | typing.SupportsIndex) -> dict:
     """

@@ -22,7 +22,6 @@ overlaps an input. Returned states are new arrays.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +34,8 @@ from ._arrays import (
     check_distinct,
     contiguous,
     empty,
+    memory_for,
     output,
-    require_memory,
     require_rows,
     row_contiguous,
     vector,
@@ -84,13 +83,14 @@ def run(
     given = {"x": x} | {f"state {name}": array for name, array in initial.items()}
     y, written = output(out, (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype, given)
     final = packed.empty_state(batch)
-    packed.network.forward(
-        row_contiguous(batched(x, batch_first)),
-        None if state is None else [batched(contiguous(array)) for array in initial.values()],
-        valid,
-        batched(written, batch_first),
-        [batched(array) for array in final],
-    )
+    with memory_for("x"):
+        packed.network.forward(
+            row_contiguous(batched(x, batch_first)),
+            None if state is None else [batched(contiguous(array)) for array in initial.values()],
+            valid,
+            batched(written, batch_first),
+            [batched(array) for array in final],
+        )
     return y, unwrapped(final)
 
 
@@ -112,19 +112,18 @@ def forward(
         )
     again = flag("recompute", recompute)
     seed = _noise_seed(rng)
-    values = packed.values_a_step(again) * math.prod(x.shape[:-1])
-    require_memory("tape", (values + x.size) * packed.dtype.itemsize)
     y = empty("output", (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype)
     final = packed.empty_state(batch)
-    recorded = packed.network.record(
-        row_contiguous(batched(x, batch_first)),
-        None if state is None else [batched(contiguous(array)) for array in initial.values()],
-        valid,
-        batched(y, batch_first),
-        [batched(array) for array in final],
-        again,
-        seed,
-    )
+    with memory_for("tape of x"):
+        recorded = packed.network.record(
+            row_contiguous(batched(x, batch_first)),
+            None if state is None else [batched(contiguous(array)) for array in initial.values()],
+            valid,
+            batched(y, batch_first),
+            [batched(array) for array in final],
+            again,
+            seed,
+        )
     return y, unwrapped(final), Tape(packed, recorded, x.shape, y.shape, batch, batch_first)
 
 

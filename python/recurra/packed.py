@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from ._arrays import as_array, check, contiguous, empty
+from ._arrays import as_array, check, contiguous, empty, memory_for
 from ._cells import CELLS, Cell, Regularization, Sizes
 from ._options import FLOAT_DTYPES, chance, choice, float_dtype, mapping
 
@@ -82,19 +82,20 @@ class Packed:
             parameters = {name: array.copy() for name, array in parameters.items()}
         values = cell.constant_values(constants, dtype)
         _check_precision(precision, dtype, parameters)
-        network = _core.Network(
-            cell.name,
-            FLOAT_DTYPES[dtype],
-            sizes.input,
-            sizes.hidden,
-            sizes.output,
-            sizes.layers,
-            sizes.directions,
-            cell.by_layer(sizes, parameters),
-            list(values.values()),
-            precision or "full",
-            list(regularization),
-        )
+        with memory_for(title):
+            network = _core.Network(
+                cell.name,
+                FLOAT_DTYPES[dtype],
+                sizes.input,
+                sizes.hidden,
+                sizes.output,
+                sizes.layers,
+                sizes.directions,
+                cell.by_layer(sizes, parameters),
+                list(values.values()),
+                precision or "full",
+                list(regularization),
+            )
         fields = {
             "_cell": cell,
             "_states": [(name, sizes.hidden if dim == "hidden" else sizes.output) for name, dim in cell.states],
@@ -145,11 +146,6 @@ class Packed:
     def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
         """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
         return self._cell.by_layer(self.sizes, arrays)
-
-    def values_a_step(self, recompute: bool) -> int:
-        """About what a tape holds of each row and step."""
-        kept = len(self._cell.states) + (0 if recompute else len(self._cell.gates))
-        return self.sizes.layers * self.sizes.directions * kept * self.sizes.hidden
 
     def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Name and shape of each state; `batch` is (B,), or () without a batch axis."""

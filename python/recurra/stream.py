@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from . import _core
-from ._arrays import batched, bounded, check, contiguous, output, require_memory, require_rows, row_contiguous, vector
+from ._arrays import batched, bounded, check, contiguous, memory_for, output, require_rows, row_contiguous, vector
 from ._options import flag, integer
 from .packed import Packed, unwrapped
 
@@ -78,13 +78,11 @@ class Stream:
         self._batch = () if batch is None else (integer("batch", batch),)
         self._batch_first = flag("batch_first", batch_first)
         self._packed = packed
-        size, rows = packed.sizes, self._batch[0] if self._batch else 1
+        rows = self._batch[0] if self._batch else 1
         require_rows("batch", rows)
-        # About what the core will allocate: states, and a row for each layer's input and output.
-        values = (size.layers + 1) * (size.hidden + size.output) + size.input
-        require_memory(f"batch={batch}", values * rows * packed.dtype.itemsize)
         workers = min(integer("threads", threads), _core.get_num_threads())
-        self._stream = packed.network.stream(rows, batch is None, workers)
+        with memory_for(f"batch={batch}"):
+            self._stream = packed.network.stream(rows, batch is None, workers)
         _STEP.__set__(self, self._stream.step(_checked_step(packed, self._batch, self._stream)))
 
     def run(self, chunk: Input, out: Array | None = None) -> Array:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import batched, check, check_distinct, contiguous, empty, own_array, row_contiguous
+from ._arrays import batched, check, check_distinct, contiguous, empty, memory_for, own_array, row_contiguous
 from ._options import flag, mapping
 from .packed import unwrapped
 
@@ -95,14 +95,15 @@ class Tape:
         params = self._new_params() if given is None else self._checked_into(given, gradient, final)
         dx = empty("gradient of x", self._x_shape, packed.dtype) if flag("input_grad", input_grad) else None
         initial = packed.empty_state(self._batch)
-        self._tape.backward(
-            None if gradient is None else row_contiguous(batched(gradient, self._batch_first)),
-            [None if array is None else batched(contiguous(array)) for array in final],
-            None if dx is None else batched(dx, self._batch_first),
-            [batched(array) for array in initial],
-            packed.by_layer(params),
-            into is not None,
-        )
+        with memory_for("backward"):
+            self._tape.backward(
+                None if gradient is None else row_contiguous(batched(gradient, self._batch_first)),
+                [None if array is None else batched(contiguous(array)) for array in final],
+                None if dx is None else batched(dx, self._batch_first),
+                [batched(array) for array in initial],
+                packed.by_layer(params),
+                into is not None,
+            )
         return Gradients(dx, unwrapped(initial), params if given is None else {name: given[name] for name in params})
 
     def _new_params(self) -> dict[str, Array]:
