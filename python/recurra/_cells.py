@@ -89,13 +89,14 @@ class Cell(NamedTuple):
         """All constants of the cell, defaults filled in. Each is positive, and neither zero nor, unless it is so
         already, infinite in `dtype`; an infinite clip is none."""
         values, limits = dict(self.constants), np.finfo(dtype)
+        least, most = float(limits.tiny), float(limits.max)  # below, numbers count as zero
         for name, value in ({} if given is None else mapping("constants", given)).items():
             if name not in values:
                 raise ValueError(f"constants: expected names among {list(values)} for {self.name!r}, got {name!r}")
             values[name] = number = real(f"constants {name}", value)
             if number <= 0:
                 raise ValueError(f"constants {name}: expected a positive number, got {value}")
-            if not (limits.tiny <= number <= limits.max or math.isinf(number)):  # subnormal numbers count as zero
+            if not (least <= number <= most or math.isinf(number)):
                 raise ValueError(f"constants {name}: expected a normal number of {dtype} or infinity, got {value}")
         return values
 
