@@ -1,10 +1,18 @@
 """recurra: fast recurrent networks for deployment.
 
-    layer = recurra.LSTM(input_size=12, hidden_size=64)
-    layer.load_state_dict(torch_lstm.state_dict())
-    y, (h, c) = layer(x)                    # whole sequences
-    s = layer.stream()                      # or as the data arrive
-    y = s.step(frame)
+    >>> import numpy as np
+    >>> import recurra
+    >>> layer = recurra.LSTM(input_size=12, hidden_size=64, seed=0)
+    >>> x = np.random.default_rng(0).standard_normal((100, 8, 12), dtype="float32")  # [T, B, I]
+    >>> y, (h, c) = layer(x)  # whole sequences
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    >>> stream = layer.stream(batch=8)  # or as the data arrive
+    >>> bool((stream.step(x[0]) == y[0]).all())
+    True
+
+`layer.load_state_dict(torch_lstm.state_dict())` takes over trained weights. The examples of other docstrings take these
+two imports, and `from recurra import functional, training`, for granted.
 
 On the CPU an output depends on the weights, its own sequence's inputs and the dtype, and on nothing else, to the last
 bit: not on the batch, the threads, the chunks, or which of the FMA instruction sets ran.

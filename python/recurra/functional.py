@@ -1,8 +1,10 @@
 """The functional core: parameters go in with every call, layers are thin wrappers around it.
 
-    y, (h, c) = functional.lstm(x, params)                 # packs the weights anew at every call
-    packed = functional.pack("lstm", params)               # packs them once ...
-    y, (h, c) = functional.lstm(x, packed)                 # ... for as many calls and threads as you like
+    >>> params = recurra.LSTM(12, 64).state_dict()
+    >>> x = np.zeros((100, 8, 12), "float32")
+    >>> y, (h, c) = functional.lstm(x, params)  # packs the weights anew at every call
+    >>> packed = functional.pack("lstm", params)  # packs them once ...
+    >>> y, (h, c) = functional.lstm(x, packed)  # ... for as many calls and threads as you like
 
 Shapes, in torch's conventions (T steps, B sequences, I = input_size, H = hidden_size, L layers, D directions, O = H or,
 with a projection to P values, O = P):
@@ -67,6 +69,11 @@ def run(
 ) -> tuple[Array, State]:
     """Run a packed network over whole sequences; returns (output, final state). Shapes: module's head.
 
+        >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
+        >>> y, h = functional.run(packed, np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape
+        ((100, 8, 64), (1, 8, 64))
+
     Args:
         packed: made by `pack`.
         x: input.
@@ -104,7 +111,13 @@ def forward(
     recompute: bool = False,
     rng: int | np.random.Generator | None = None,
 ) -> tuple[Array, State, Tape]:
-    """As `run`, for training: returns (output, final state, tape); see `Recurrent.forward`."""
+    """As `run`, for training: returns (output, final state, tape); see `Recurrent.forward`.
+
+    >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
+    >>> y, h, tape = functional.forward(packed, np.ones((100, 8, 12), "float32"))
+    >>> tape.backward(np.ones_like(y)).x.shape
+    (100, 8, 12)
+    """
     x, batch, initial, valid = _checked_call(packed, x, state, lengths, batch_first)
     if packed.precision:
         raise ValueError(
@@ -172,6 +185,11 @@ def lstm(
 ) -> tuple[Array, tuple[Array, Array]]:
     """LSTM over whole sequences; returns (output, (h, c)). Equations, options: `recurra.LSTM`; shapes: module's head.
 
+        >>> params = recurra.LSTM(12, 64, peephole=True).state_dict()
+        >>> y, (h, c) = functional.lstm(np.zeros((100, 8, 12), "float32"), params, cell_clip=5.0)
+        >>> y.shape, h.shape, c.shape
+        ((100, 8, 64), (1, 8, 64), (1, 8, 64))
+
     Peepholes and a projection are used if `params` holds weight_peep_l0, weight_hr_l0. A `Packed` in place of the
     mapping must have been packed for the same cell and constants, else ValueError.
     """
@@ -193,7 +211,13 @@ def gru(
     reset: str = "after",
     update: str = "keep",
 ) -> tuple[Array, Array]:
-    """GRU over whole sequences; returns (output, h). Equations, options: `recurra.GRU`; shapes: module's head."""
+    """GRU over whole sequences; returns (output, h). Equations, options: `recurra.GRU`; shapes: module's head.
+
+    >>> params = recurra.GRU(12, 64).state_dict()
+    >>> y, h = functional.gru(np.zeros((100, 8, 12), "float32"), params, reset="after")
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
     packed = _packed(gru_cell(reset, update), params, out)
     return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
 
@@ -208,7 +232,13 @@ def rnn(
     batch_first: bool = False,
     nonlinearity: str = "tanh",
 ) -> tuple[Array, Array]:
-    """Elman RNN over whole sequences; returns (output, h). Equations: `recurra.RNN`; shapes: module's head."""
+    """Elman RNN over whole sequences; returns (output, h). Equations: `recurra.RNN`; shapes: module's head.
+
+    >>> params = recurra.RNN(12, 64).state_dict()
+    >>> y, h = functional.rnn(np.zeros((100, 8, 12), "float32"), params, nonlinearity="tanh")
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
     packed = _packed(rnn_cell(nonlinearity), params, out)
     return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
 

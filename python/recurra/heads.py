@@ -104,6 +104,14 @@ class _Head(Fixed):
 class Linear(_Head):
     """y = x @ weight^T + bias over the last axis, with torch.nn.Linear's parameters and initial values.
 
+        >>> head = recurra.Linear(64, 9)
+        >>> logits, tape = head.forward(np.ones((100, 8, 64), "float32"))  # or head(x), without a tape
+        >>> gradients = tape.backward(np.ones_like(logits))
+        >>> logits.shape, gradients.x.shape, gradients.params["weight"].shape
+        ((100, 8, 9), (100, 8, 64), (9, 64))
+
+    Fixed once made, but for `load_state_dict`; it pickles as its configuration and parameters.
+
     Each output is one chain of fused multiply-adds over ascending inputs, begun at the bias, so its bits depend on its
     row and the parameters alone; weight gradients sum over rows in order.
 
@@ -115,6 +123,7 @@ class Linear(_Head):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
+        MemoryError: the parameters would not fit this machine; nothing has been allocated.
     """
 
     in_features: int
@@ -191,6 +200,12 @@ class Linear(_Head):
 class Embedding(_Head):
     """Row `index` of a table for every index, with torch.nn.Embedding's parameter and initial values.
 
+        >>> table = recurra.Embedding(27, 16)
+        >>> table(np.array([[0, 3], [26, 3]])).shape
+        (2, 2, 16)
+
+    Fixed once made, but for `load_state_dict`; it pickles as its configuration and parameters.
+
     Args:
         num_embeddings: N. embedding_dim: E. The parameter is weight [N, E].
         dtype: float32 or float64.
@@ -198,6 +213,7 @@ class Embedding(_Head):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
+        MemoryError: the table would not fit this machine; nothing has been allocated.
     """
 
     num_embeddings: int

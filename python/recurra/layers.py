@@ -33,10 +33,16 @@ __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 class Recurrent(Fixed):
     """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM and GRU translate their options to a cell.
 
+        >>> layer = recurra.Recurrent("gru_reset_before_write", 12, 64, num_layers=2)
+        >>> y, h = layer(np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape
+        ((100, 8, 64), (2, 8, 64))
+
     A layer is fixed once made, except that `load_state_dict` replaces all its parameters at once; so one layer serves
     many threads. It pickles as its configuration and plain weights. Parameters have torch's names, shapes and gate
     orders, and are attributes: `layer.weight_ih_l0`, `layer.bias_hh_l1_reverse`, ... These are read-only copies, made
-    anew at every access, since a layer holds its parameters in packed form only.
+    anew at every access, since a layer holds its parameters in packed form only (from its first backward pass on a
+    second time, transposed).
 
     Args:
         cell: name of the cell.
@@ -56,6 +62,8 @@ class Recurrent(Fixed):
         zoneout: chance that in training a unit keeps its old state in a step; a number for all states, or for LSTMs a
             pair (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old state, the
             expectation (Krueger et al. 2017, arXiv:1606.01305).
+            What `forward` leaves out at random depends on the seed, the layer, the step and the row's number in the
+            batch: a row that is run alone has the masks of row 0.
         dtype: float32 or float64, of parameters, inputs and outputs.
         seed: for numpy.random.default_rng; default fresh entropy.
         rng: the numpy.random.Generator to draw from, in place of a seed.
@@ -158,6 +166,13 @@ class Recurrent(Fixed):
     ) -> tuple[Array, State]:
         """Run whole sequences. Any number of threads may do so at once.
 
+            >>> layer = recurra.GRU(12, 64, batch_first=True)
+            >>> x = np.zeros((8, 100, 12), "float32")
+            >>> y, h = layer(x, lengths=[100, 7, 0, 31, 100, 64, 2, 99])
+            >>> y.shape, h.shape
+            ((8, 100, 64), (1, 8, 64))
+            >>> y, h = layer(x, h)  # goes on from that state
+
         Args:
             x: [T, B, I], with batch_first [B, T, I], or [T, I] for one sequence without a batch axis. Of the layer's
                 dtype, NumPy or any DLPack array on the CPU, may be strided and read-only. T and B may be 0.
@@ -188,8 +203,11 @@ class Recurrent(Fixed):
     ) -> tuple[Array, State, Tape]:
         """Run whole sequences for training: as a call, with a tape to go back over.
 
-            y, state, tape = layer.forward(x)
-            gradients = tape.backward(dy)            # .x, .state, .params
+            >>> layer = recurra.GRU(12, 64, dropout=0.1, num_layers=2)
+            >>> y, state, tape = layer.forward(np.ones((100, 8, 12), "float32"), rng=7)
+            >>> gradients = tape.backward(dy=np.ones_like(y))
+            >>> gradients.x.shape, gradients.params["weight_hh_l0"].shape
+            ((100, 8, 12), (192, 64))
 
         Without rng the output has the bits of a call. Gradients depend neither on threads nor on the instruction set,
         and a row's input gradient not on its batch (backpropagation through time: P. Werbos, Proc. IEEE 78(10), 1990).
@@ -218,6 +236,10 @@ class Recurrent(Fixed):
     def stream(self, batch: int | None = None, *, threads: int = 1) -> Stream:
         """A stream through this layer, its state zero: see `recurra.Stream`.
 
+            >>> stream = recurra.GRU(12, 64).stream()
+            >>> stream.step(np.zeros(12, "float32")).shape
+            (64,)
+
         Args:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.
             threads: how many threads a step may use, for wide layers; see `recurra.Stream`.
@@ -227,13 +249,17 @@ class Recurrent(Fixed):
     def quantize(self, precision: str) -> Self:
         """A layer like this one whose packed weights are of reduced precision; inputs, states and outputs stay float32.
 
+            >>> small = recurra.LSTM(12, 64).quantize("int8")
+            >>> small(np.zeros((100, 8, 12), "float32"))[0].dtype
+            dtype('float32')
+
         "bfloat16" rounds weight matrices, and inputs and recurrent vectors where they meet them, to bfloat16 (8 bits of
         precision, ties to even), and adds their products in float32. Machines with AVX512_BF16 do two products at a
         time, others one, with the same bits. "int8" rounds weights to 8 bits with a scale for each unit's row, needs no
         calibration, and multiplies integers: the recurrent vector has the fixed scale 1/127, since it lies in -1..1
         (where it need not, with a projection or relu, it is scaled as the input is); the input has a scale for each row
         and step, its largest value / 127. Biases, peepholes, states and activations stay float32. Both keep the promise
-        of the same bits.
+        of the same bits, on AVX2, AVX-512 and NEON; as in full precision, `generic` has bits of its own.
 
         The unrounded parameters stay: `state_dict` gives them, and `load_state_dict` rounds new ones.
 
@@ -292,6 +318,11 @@ class Recurrent(Fixed):
 
 class LSTM(Recurrent):
     """Long short-term memory, with torch.nn.LSTM's signature, parameters and results.
+
+        >>> layer = recurra.LSTM(input_size=12, hidden_size=64, num_layers=2, bidirectional=True)
+        >>> y, (h, c) = layer(np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape, c.shape
+        ((100, 8, 128), (4, 8, 64), (4, 8, 64))
 
     With A = x @ weight_ih^T + bias_ih + h @ weight_hh^T + bias_hh, cut into blocks of H values in the order i, f, g, o:
 
@@ -370,6 +401,11 @@ class LSTM(Recurrent):
 class GRU(Recurrent):
     """Gated recurrent unit, with torch.nn.GRU's signature, parameters and, by default, results.
 
+        >>> layer = recurra.GRU(input_size=12, hidden_size=64)
+        >>> y, h = layer(np.zeros((100, 12), "float32"))  # one sequence without a batch axis
+        >>> y.shape, h.shape
+        ((100, 64), (1, 64))
+
     With X = x @ weight_ih^T + bias_ih and R = h @ weight_hh^T + bias_hh, cut into blocks of H values, order r, z, n:
 
         r  = sigmoid(X_r + R_r)         z = sigmoid(X_z + R_z)
@@ -415,6 +451,11 @@ class GRU(Recurrent):
 
 class RNN(Recurrent):
     """Elman's recurrent network, with torch.nn.RNN's signature, parameters and results.
+
+        >>> layer = recurra.RNN(input_size=12, hidden_size=64, nonlinearity="relu")
+        >>> y, h = layer(np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape
+        ((100, 8, 64), (1, 8, 64))
 
         h' = f(x @ weight_ih^T + bias_ih + h @ weight_hh^T + bias_hh)
 

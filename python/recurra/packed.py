@@ -194,6 +194,9 @@ def pack(
 ) -> Packed:
     """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection, dtype are read off them.
 
+        >>> functional.pack("lstm", recurra.LSTM(12, 64).state_dict(), {"cell_clip": 5.0}, precision="bfloat16")
+        Packed('lstm', Sizes(input=12, hidden=64, output=64, layers=1, directions=1, bias=True), dtype=float32)
+
     Args:
         cell: one of `recurra.cells()`.
         params: torch's names (weight_ih_l0, weight_hh_l0_reverse, bias_ih_l1, weight_hr_l0, ..., and weight_peep_l0) to

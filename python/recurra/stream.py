@@ -30,6 +30,13 @@ class Step(Protocol):
 class Stream:
     """A network and its running state; made by `layer.stream(batch)`, or from a `functional.Packed`.
 
+        >>> stream = recurra.LSTM(12, 64).stream()
+        >>> y = np.empty(64, "float32")
+        >>> for frame in np.zeros((100, 12), "float32"):
+        ...     _ = stream.step(frame, out=y)  # nothing is allocated
+        >>> h, c = stream.state
+        >>> stream.reset()
+
     Everything a step needs is allocated here, once. Results are those of one call over the whole sequence, bit by bit.
     A stream keeps the parameters it was made with: a later `load_state_dict` of its layer does not change it. It serves
     one thread at a time (a second one gets a RuntimeError); for more, make more streams, which share the parameters.

@@ -71,6 +71,10 @@ class Tape:
     ) -> Gradients:
         """Gradients of a loss, from those of the output and of the final state.
 
+            >>> y, (h, c), tape = recurra.LSTM(12, 64).forward(np.ones((100, 8, 12), "float32"))
+            >>> gradients = tape.backward(dstate=(np.ones_like(h), None))  # of a loss that sees the last h only
+            >>> gradients = tape.backward(np.ones_like(y), into=gradients.params)  # and of another, added up
+
         Args:
             dy: dL/d output, of the output's shape and dtype; values at padded steps are ignored. Default zero.
             dstate: dL/d final state, in the state's form: h, for LSTMs a tuple (h, c) of which one may be None. Default
