@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import Array, arrays, assert_same_bits, states
+from checks import Array, arrays, assert_same_bits, copies, states
 from reference import CELLS, run
 from strategies import DTYPES, TOLERANCE, Problem
 
@@ -63,37 +63,42 @@ def rounding_modes() -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not rounding_modes(), reason="fesetround's values are not known here")
-@ALL_DTYPES
-def test_the_callers_rounding_mode_changes_no_bit_of_a_call_and_is_kept(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "precision"), (("float32", None), ("float32", "bfloat16"), ("float32", "int8"), ("float64", None))
+)
+def test_the_callers_rounding_mode_changes_no_bit_and_is_kept(dtype: str, precision: str | None) -> None:
+    """Of packing, of calls and steps, and of gradients; no constant, rate or weight here is a number of 24 bits."""
     math = ctypes.CDLL(None)
+    rates = functional.Regularization(0.3, 0.1, 0.1, 0.3)
     for cell in sorted(CELLS):
-        clip = 0.1 if cell.startswith("lstm") else None  # which no float has exactly
-        problem = Problem(cell, 7, 17, 5, 3, 5 if CELLS[cell].projected else 0, 2, 2, cell_clip=clip, dtype=dtype)
-        layer, x, state = problem.layer(), problem.x(), problem.state()
-        noise = functional.Regularization(0.1, 0.3, 0.1)
-        linear = recurra.Linear(7, 5, dtype=dtype, seed=0)
+        clip = 0.1 if cell.startswith("lstm") else None
+        proj = 5 if CELLS[cell].projected else 0
+        problem = Problem(cell, 7, 17, 5, 3, proj, 2, with_state=True, cell_clip=clip, dtype=dtype)
+        params, x, state = problem.layer().state_dict(), problem.x(), problem.state()
 
-        def packed() -> functional.Packed:
-            return functional.pack(cell, layer.state_dict(), problem.constants, regularization=noise)  # noqa: B023
+        def pack(cell: str = cell, params: Any = params, constants: Any = problem.constants) -> functional.Packed:
+            return functional.pack(cell, params, constants, precision, rates)
 
-        def results(packed: functional.Packed) -> Any:
-            y, _, tape = functional.forward(packed, x, state, rng=3)  # noqa: B023
-            z, head = linear.forward(x)  # noqa: B023
-            return [y, tape.backward(y), z, head.backward(z), functional.run(packed, x, state)]  # noqa: B023
+        def results(packed: functional.Packed, x: Array = x, state: Any = state) -> list[Array]:
+            found = [functional.run(packed, x, state), recurra.Stream(packed, 3).step(x[0])]
+            if packed.precision is None:
+                y, final, tape = functional.forward(packed, x, state, rng=3)
+                found += [y, final, list(tape.backward(y, final))]
+            return copies(found)
 
-        kept = packed()
+        kept = pack()
         want = results(kept)
         for mode in rounding_modes():
             nearest = math.fegetround()
             assert math.fesetround(mode) == 0
             try:
-                found = [results(kept), results(packed())]
+                found = [results(kept), results(pack())]
                 mode_after = math.fegetround()
             finally:
                 math.fesetround(nearest)
             assert mode_after == mode
-            assert_same_bits(found[0], want)
-            assert_same_bits(found[1], want)
+            for result in found:
+                assert_same_bits(result, want)
 
 
 @ALL_DTYPES

@@ -277,3 +277,35 @@ def test_the_core_does_not_tell_reduced_matrices(precision: str) -> None:
     bias = np.empty(15, np.float32)
     network.get_parameter(0, 2, bias)
     assert_same_bits(bias, layer.bias_ih_l0)
+
+
+MOST_INT8_COLUMNS = (2**31 - 1) // 127**2  # products of two numbers in -127..127, summed in 32 bits
+
+
+def check_int8_at_the_bound() -> None:
+    """Run in processes of their own, one per instruction set: the largest sums there are, of one row and of several."""
+    n = MOST_INT8_COLUMNS
+    ones, random = np.ones(n, np.float32), np.random.default_rng(0).uniform(-1, 1, n).astype(np.float32)
+    random[0] = 1  # so that 1/127 is the scale of all
+    rows = np.stack([ones, -ones, random, np.sign(random)])
+    weight = np.stack([ones, -ones, np.sign(random)])
+    whole = np.rint(rows * np.float32(127)).astype(np.int64) @ np.rint(weight * np.float32(127)).astype(np.int64).T
+    assert whole.max() == 127**2 * n == -whole.min()
+    scale = (np.float32(1) / np.float32(127)) ** 2
+    # Rounded where the core rounds: the sum, the scales' product, and the product of these two (exact in float64).
+    want = np.maximum((whole.astype(np.float32) * np.float64(scale)).astype(np.float32), 0)
+    params = {"weight_ih_l0": weight, "weight_hh_l0": np.zeros((3, 3), np.float32)}
+    packed = functional.pack("rnn_relu", params, precision="int8")
+    for batch in (rows, *np.split(rows, 4)):
+        y, _ = functional.run(packed, batch[None])
+        np.testing.assert_array_equal(y[0], want[[np.flatnonzero((rows == row).all(-1))[0] for row in batch]])
+    print(recurra.config()["isa"])
+
+
+def test_int8_sums_are_exact_up_to_the_size_where_32_bits_end_and_refused_beyond() -> None:
+    for isa in isa_available():
+        assert run_python("import test_quantize as t; t.check_int8_at_the_bound()", RECURRA_ISA=isa).strip() == isa
+    wide = recurra.RNN(MOST_INT8_COLUMNS + 1, 1, seed=0)
+    with pytest.raises(ValueError, match=r"input_size: expected at most 133144 for int8.*got 133145"):
+        wide.quantize("int8")
+    assert wide.quantize("bfloat16").precision == "bfloat16"

@@ -63,7 +63,8 @@ class SpareMemory {
 
  private:
   SpareMemory();
-  static constexpr size_t kMostBytes = 64 << 20;  // of all blocks; the oldest go first
+  // Of all blocks; the oldest go first. With 64 MiB a training whose tapes took 79 MiB lost 5 to 8 %.
+  static constexpr size_t kMostBytes = 128 << 20;
   static constexpr size_t kMostBlocks = 64;
   std::mutex mutex_;
   std::vector<Buffer<char>> blocks_;

@@ -109,7 +109,7 @@ def limits(threads: typing.SupportsInt | typing.SupportsIndex) -> dict:
     """
 def release_memory() -> None:
     """
-    Gives back to the system what calls have left for those to come, and what is free on the heap.
+    Gives back to the system the memory that calls and tapes have left for those to come, at most 128 MiB, and with glibc what is free on its heap. No result depends on it; the next large call has new pages to fetch.
     """
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

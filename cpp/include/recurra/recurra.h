@@ -44,7 +44,7 @@ std::vector<std::string> available_isas();
 int num_threads();
 void set_num_threads(int threads);
 
-// Workspaces and tapes that are over stay for those to come: at most 64 MiB, for the process. This gives them back to the
+// Workspaces and tapes that are over stay for those to come: at most 128 MiB, for the process. This gives them back to the
 // system, and whatever else is free on the heap where the C library can tell (glibc).
 void release_memory();
 
