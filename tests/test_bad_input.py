@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from checks import Array, assert_same_bits, copies
+from checks import CPUS, Array, assert_same_bits, copies
 from numpy.lib.stride_tricks import as_strided
 
 import recurra
@@ -98,6 +98,8 @@ CALLS: list[tuple[str, Call, type[Exception] | tuple[type[Exception], ...], list
     ("lengths NaN", lambda m: m(X, lengths=[4, np.nan]), (TypeError, ValueError), ["lengths", "integer", "float|nan"]),
     ("lengths float", lambda m: m(X, lengths=np.array([4.0, 2.0])), TypeError, ["lengths", "integer", "float64"]),
     ("lengths bool", lambda m: m(X, lengths=[True, False]), TypeError, ["lengths", "integer", "bool"]),
+    ("lengths mixed", lambda m: m(X, lengths=[True, 4]), TypeError, ["lengths", "integers", "both"]),
+    ("lengths mixed 2", lambda m: m(X, lengths=(4, np.array(True))), TypeError, ["lengths", "integers", "both"]),
     ("lengths count", lambda m: m(X, lengths=[4, 4, 4]), ValueError, ["lengths", "2", "3"]),
     ("lengths rank", lambda m: m(X, lengths=[[4, 4]]), ValueError, ["lengths", "2", "1, 2"]),
     ("lengths scalar", lambda m: m(X, lengths=4), TypeError, ["lengths", "int"]),
@@ -111,6 +113,7 @@ CALLS: list[tuple[str, Call, type[Exception] | tuple[type[Exception], ...], list
     ("out on x", call_with_overlap, ValueError, ["out", "overlap", "x"]),
     ("out on state", call_with_state_overlap, ValueError, ["out", "overlap", "c$"]),
     ("out byte order", lambda m: m(X, out=np.zeros((T, B, H), X.dtype.newbyteorder())), TypeError, ["out", "float32"]),
+    ("too many rows", lambda m: m(np.empty((0, 2**31, N), "float32")), ValueError, ["x", "2\\*\\*31", "2147483648"]),
     (
         "beyond memory",
         lambda m: m(np.broadcast_to(f32(1, 1, N), (2**50, 1, N))),
@@ -182,6 +185,7 @@ STREAM_CALLS: list[tuple[str, Call, Any, list[str]]] = [
     ("reset row", lambda s: s.reset([0, B]), ValueError, ["rows", "1", "2"]),
     ("reset negative row", lambda s: s.reset([-1]), ValueError, ["rows", "0", "-1"]),
     ("reset float", lambda s: s.reset([0.5]), TypeError, ["rows", "integer", "float"]),
+    ("reset mixed", lambda s: s.reset([True, 1]), TypeError, ["rows", "integers or booleans", "both"]),
     ("reset mask", lambda s: s.reset(np.array([True])), ValueError, ["rows", "2", "1"]),
 ]
 
@@ -244,18 +248,31 @@ CONSTRUCTIONS: list[tuple[str, Any, dict[str, Any], Any, str]] = [
     ("clip 0", recurra.LSTM, {"cell_clip": 0.0}, ValueError, "cell_clip.*0"),
     ("clip NaN", recurra.LSTM, {"cell_clip": float("nan")}, ValueError, "cell_clip.*(nan|NaN)"),
     ("clip text", recurra.LSTM, {"cell_clip": "1"}, TypeError, "cell_clip.*1"),
+    ("proj array", recurra.LSTM, {"proj_size": np.array([2, 3])}, TypeError, "proj_size.*2, 3"),
+    ("clip vanishes", recurra.LSTM, {"cell_clip": 1e-60}, ValueError, "cell_clip.*float32.*1e-60"),
+    ("clip counts as zero", recurra.LSTM, {"cell_clip": 1e-39}, ValueError, "cell_clip.*float32.*1e-39"),
+    ("clip overflows", recurra.LSTM, {"cell_clip": 1e39}, ValueError, r"cell_clip.*float32.*1e\+39"),
+    ("clip beyond float64", recurra.LSTM, {"cell_clip": 10**400}, ValueError, "cell_clip.*float64.*10000"),
+    ("coupled float", recurra.LSTM, {"coupled": 1.0}, ValueError, r"coupled.*True.*1\.0"),
+    ("coupled 0", recurra.LSTM, {"coupled": 0}, ValueError, "coupled.*False.*got 0"),
     ("coupled", recurra.LSTM, {"coupled": "both"}, ValueError, "coupled.*f_from_i.*both"),
     ("reset", recurra.GRU, {"reset": "middle"}, ValueError, "reset.*after.*before.*middle"),
     ("update", recurra.GRU, {"update": "forget"}, ValueError, "update.*keep.*write.*forget"),
     ("nonlinearity", recurra.RNN, {"nonlinearity": "elu"}, ValueError, "nonlinearity.*tanh.*relu.*elu"),
     ("float16", recurra.LSTM, {"dtype": "float16"}, (TypeError, ValueError), "dtype.*float32.*float16"),
     ("int32", recurra.LSTM, {"dtype": np.int32}, (TypeError, ValueError), "dtype.*float32.*int32"),
+    ("two dtypes", recurra.LSTM, {"dtype": "f4,f4,,"}, TypeError, "dtype.*float32.*f4,f4,,"),
+    ("dtype None", recurra.LSTM, {"dtype": None}, TypeError, "dtype.*float32.*None"),
     ("no dtype", recurra.LSTM, {"dtype": "fast"}, (TypeError, ValueError), "dtype.*float32.*fast"),
     ("seed and rng", recurra.LSTM, {"seed": 1, "rng": np.random.default_rng(1)}, (TypeError, ValueError), "rng.*seed"),
     ("seed", recurra.LSTM, {"seed": "one"}, (TypeError, ValueError), "(?i)seed.*one"),
+    ("seed -1", recurra.LSTM, {"seed": -1}, ValueError, "seed.*-1"),
+    ("seed True", recurra.LSTM, {"seed": True}, TypeError, "seed.*True"),
+    ("seed matrix", recurra.LSTM, {"seed": f32(2, 2).view(np.matrix)}, TypeError, "seed.*matrix"),  # crashes NumPy
     ("rng", recurra.LSTM, {"rng": 3}, TypeError, "rng.*3|rng.*int"),
     ("forget bias", recurra.LSTM, {"forget_bias": "one"}, TypeError, "forget_bias.*one"),
     ("forget bias without bias", recurra.LSTM, {"forget_bias": 1.0, "bias": False}, ValueError, "forget_bias.*1.0"),
+    ("forget bias overflows", recurra.LSTM, {"forget_bias": 1e39}, ValueError, r"forget_bias.*1e\+39"),
     ("forget bias NaN", recurra.LSTM, {"forget_bias": float("nan")}, ValueError, "forget_bias.*(nan|NaN)"),
     ("bidirectional", recurra.LSTM, {"bidirectional": 2}, TypeError, "bidirectional.*2"),
     ("beyond memory", recurra.LSTM, {"hidden_size": 2**24}, (ValueError, MemoryError), "."),
@@ -277,6 +294,7 @@ UNKNOWN: list[tuple[dict[str, Any], list[str]]] = [
     ({"cell": "nonesuch"}, ["cell", "gru", "lstm", "nonesuch"]),
     ({"cell": "lstm", "constants": {"gain": 1.0}}, ["constants", "lstm", "cell_clip", "gain"]),
     ({"cell": "gru", "constants": {"cell_clip": 1.0}}, ["constants", "gru", "cell_clip"]),
+    ({"cell": "lstm", "constants": {"cell_clip": 1e-60}}, ["constants", "cell_clip", "float32", "1e-60"]),
     ({"cell": "gru", "proj_size": 2}, ["proj_size", "gru", "2"]),
     ({"cell": "lstm_projected"}, ["proj_size", "lstm_projected", "0"]),
 ]
@@ -287,6 +305,33 @@ def test_a_cell_or_constant_that_does_not_exist_is_named(change: dict[str, Any],
     with pytest.raises(ValueError, match="expected") as caught:
         recurra.Recurrent(**({"input_size": N, "hidden_size": H} | change))
     check_message(caught.value, parts)
+
+
+@pytest.mark.parametrize("constants", ([1], "abc", {1: 2}))
+def test_constants_that_are_no_mapping_are_refused(constants: Any) -> None:
+    params = recurra.LSTM(N, H, seed=0).state_dict()
+    with pytest.raises(TypeError, match=r"constants: expected"):
+        recurra.Recurrent("lstm", N, H, constants=constants)
+    with pytest.raises(TypeError, match=r"constants: expected"):
+        functional.pack("lstm", params, constants)
+
+
+def test_float64_has_clips_that_float32_has_not() -> None:
+    assert recurra.LSTM(N, H, cell_clip=1e-60, dtype="float64").cell_clip == 1e-60
+    assert recurra.LSTM(N, H, cell_clip=np.inf).cell_clip == np.inf
+
+
+def test_a_layer_is_no_packed_network() -> None:
+    layer: Any = recurra.LSTM(N, H)
+    for call in (lambda: recurra.Stream(layer), lambda: functional.run(layer, X), lambda: functional.forward(layer, X)):
+        with pytest.raises(TypeError, match=r"packed: .*functional\.pack.*LSTM"):
+            call()
+
+
+@pytest.mark.parametrize("rng", (-1, 2**64))
+def test_a_seed_of_noise_out_of_range_is_a_value_error(rng: int) -> None:
+    with pytest.raises(ValueError, match=rf"rng: .*{rng}"):
+        recurra.LSTM(N, H, dropout=0.5).forward(X, rng=rng)
 
 
 def broken_parameters(params: dict[str, Array]) -> dict[str, Array]:
@@ -317,7 +362,9 @@ def test_a_parameter_of_the_wrong_kind_is_named(value: Any, part: str) -> None:
     layer = recurra.LSTM(N, H, seed=0)
     with pytest.raises((TypeError, ValueError), match=f"(?s)weight_hh_l0.*({part})"):
         layer.load_state_dict({**layer.state_dict(), "weight_hh_l0": value})
-    with pytest.raises(TypeError, match="list"):
+    with pytest.raises(TypeError, match=r"state_dict: .*mapping.*str"):
+        layer.load_state_dict("m.onnx")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"state_dict: .*list"):
         layer.load_state_dict([1, 2])  # type: ignore[arg-type]
 
 
@@ -350,3 +397,8 @@ def test_thread_counts_that_make_no_sense_are_refused() -> None:
         with pytest.raises((TypeError, ValueError), match=r"(?i)thread|n:"):
             recurra.set_num_threads(wrong)  # type: ignore[arg-type]
     assert recurra.get_num_threads() >= 1
+
+
+def test_more_threads_than_any_machine_has_are_as_many_as_this_one_has(restore_threads: None) -> None:
+    recurra.set_num_threads(2**31)
+    assert recurra.get_num_threads() == CPUS

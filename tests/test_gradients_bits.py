@@ -403,7 +403,7 @@ CALLS: list[tuple[str, Call, Any, list[str]]] = [
     ("into empty", lambda t, i: t.backward(DY, into={}), ValueError, ["into", "missing", "weight_ih_l0"]),
     ("into missing", with_into(lambda i: i.pop("bias_hh_l0") is None), ValueError, ["into", "missing", "bias_hh_l0"]),
     ("into unexpected", set_to("weight_hr_l0", DY), ValueError, ["into", "unexpected", "weight_hr_l0"]),
-    ("into number name", with_into(lambda i: i | {1: DY}), ValueError, ["into", "unexpected"]),
+    ("into number name", with_into(lambda i: i | {1: DY}), TypeError, ["into", "names", "1"]),
     ("into list", set_to("bias_hh_l0", [0.0] * 4 * H), TypeError, ["bias_hh_l0", "list"]),
     ("into shape", set_to("bias_hh_l0", np.zeros(H, "f4")), ValueError, ["bias_hh_l0", "20", "5"]),
     ("into dtype", set_to("bias_hh_l0", np.zeros(4 * H)), TypeError, ["bias_hh_l0", "float32", "float64"]),

@@ -107,6 +107,53 @@ def test_they_pickle_and_copy(layer: Any) -> None:
         assert not np.array_equal(other(x), layer(x))
 
 
+HEADS: list[Any] = [recurra.Linear(5, 3, seed=0), recurra.Linear(5, 3, False), recurra.Embedding(5, 3, seed=0)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_they_are_fixed_once_made(head: Any) -> None:
+    before = head.state_dict()
+    for name in (*vars(head), "other"):
+        with pytest.raises(AttributeError, match=f"fixed.*{name}"):
+            setattr(head, name, 1)
+        with pytest.raises(AttributeError, match=f"fixed.*{name}"):
+            delattr(head, name)
+    assert_same_bits(head.state_dict(), before)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_pickle_is_checked_as_a_construction_is(head: Any) -> None:
+    kind: Any = type(head)
+    state = head.__getstate__()
+    configuration, parameters = state["configuration"], state["parameters"]
+    changes: list[tuple[Any, type[Exception]]] = [
+        (None, TypeError),
+        ({}, TypeError),
+        ({"configuration": configuration}, TypeError),
+        (vars(head), TypeError),
+        ({**state, "more": 1}, TypeError),
+        ({**state, "configuration": None}, TypeError),
+        ({**state, "parameters": None}, TypeError),
+        ({**state, "parameters": {}}, ValueError),
+        ({**state, "parameters": parameters | {"weight": parameters["weight"][:, 1:]}}, ValueError),
+        ({**state, "parameters": parameters | {"weight": parameters["weight"].astype("float64")}}, TypeError),
+        ({**state, "parameters": parameters | {"weight": parameters["weight"].tolist()}}, TypeError),
+    ]
+    for name in configuration:
+        wrong = ({**configuration, name: value} for value in (None, -1, 2**70, "int8"))
+        changes += [({**state, "configuration": one}, (TypeError, ValueError, MemoryError)) for one in wrong]  # type: ignore[misc]
+        changes.append(({**state, "configuration": {n: v for n, v in configuration.items() if n != name}}, TypeError))
+    for changed, error in changes:
+        other = kind.__new__(kind)
+        with pytest.raises(error):
+            other.__setstate__(changed)
+    same = kind.__new__(kind)
+    same.__setstate__(state)
+    assert repr(same) == repr(head)
+    assert_same_bits(same.state_dict(), parameters)
+    assert not any(np.shares_memory(array, parameters[name]) for name, array in same._parameters.items())
+
+
 LINEAR, TABLE = recurra.Linear(5, 3, seed=0), recurra.Embedding(5, 3, seed=0)
 BAD: tuple[tuple[Any, Any, str], ...] = (
     (lambda: recurra.Linear(0, 3), ValueError, "in_features"),
@@ -123,6 +170,13 @@ BAD: tuple[tuple[Any, Any, str], ...] = (
     (lambda: LINEAR.load_state_dict({"weight": random(3, 5, dtype="float32")}), ValueError, "bias"),
     (lambda: LINEAR.load_state_dict({"weight": random(5, 3), "bias": random(3)}), TypeError, "weight"),
     (lambda: recurra.Embedding(0, 3), ValueError, "num_embeddings"),
+    (lambda: recurra.Linear(2**40, 2**40), MemoryError, "in_features=.*out_features="),
+    (lambda: recurra.Linear(3, 2**50), MemoryError, "out_features=.*needs"),
+    (lambda: recurra.Embedding(2**50, 3), MemoryError, "num_embeddings=.*needs"),
+    (lambda: recurra.Linear(3, 3, seed=-1), ValueError, "seed: .*-1"),
+    (lambda: recurra.Embedding(3, 3, seed=True), TypeError, "seed: .*True"),
+    (lambda: LINEAR.load_state_dict("m.onnx"), TypeError, "state_dict: .*mapping.*str"),  # type: ignore[arg-type]
+    (lambda: TABLE.load_state_dict({1: 2, "weight": 3}), TypeError, "state_dict: .*names.*1"),  # type: ignore[dict-item]
     (lambda: TABLE(np.array([5])), ValueError, "indices"),
     (lambda: TABLE(np.array([-1])), ValueError, "indices"),
     (lambda: TABLE(np.array([1.0])), TypeError, "indices"),

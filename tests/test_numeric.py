@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
-from checks import Array, arrays, assert_same_bits, states
+from checks import Array, arrays, assert_same_bits, copies, states
 from reference import CELLS, run
 from strategies import DTYPES, TOLERANCE, Problem
 
@@ -62,26 +63,42 @@ def rounding_modes() -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not rounding_modes(), reason="fesetround's values are not known here")
-@ALL_DTYPES
-def test_the_callers_rounding_mode_changes_no_bit_of_a_call_and_is_kept(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "precision"), (("float32", None), ("float32", "bfloat16"), ("float32", "int8"), ("float64", None))
+)
+def test_the_callers_rounding_mode_changes_no_bit_and_is_kept(dtype: str, precision: str | None) -> None:
+    """Of packing, of calls and steps, and of gradients; no constant, rate or weight here is a number of 24 bits."""
     math = ctypes.CDLL(None)
+    rates = functional.Regularization(0.3, 0.1, 0.1, 0.3)
     for cell in sorted(CELLS):
-        problem = Problem(cell, 7, 17, 5, 3, 5 if CELLS[cell].projected else 0, with_state=True, dtype=dtype)
-        layer, x, state = problem.layer(), problem.x(), problem.state()
-        want = [layer(x, state), layer.stream(3).step(x[0])]
-        kept = functional.pack(cell, layer.state_dict())
+        clip = 0.1 if cell.startswith("lstm") else None
+        proj = 5 if CELLS[cell].projected else 0
+        problem = Problem(cell, 7, 17, 5, 3, proj, 2, with_state=True, cell_clip=clip, dtype=dtype)
+        params, x, state = problem.layer().state_dict(), problem.x(), problem.state()
+
+        def pack(cell: str = cell, params: Any = params, constants: Any = problem.constants) -> functional.Packed:
+            return functional.pack(cell, params, constants, precision, rates)
+
+        def results(packed: functional.Packed, x: Array = x, state: Any = state) -> list[Array]:
+            found = [functional.run(packed, x, state), recurra.Stream(packed, 3).step(x[0])]
+            if packed.precision is None:
+                y, final, tape = functional.forward(packed, x, state, rng=3)
+                found += [y, final, list(tape.backward(y, final))]
+            return copies(found)
+
+        kept = pack()
+        want = results(kept)
         for mode in rounding_modes():
             nearest = math.fegetround()
             assert math.fesetround(mode) == 0
             try:
-                packed_then = functional.pack(cell, layer.state_dict())
-                results = [[functional.run(p, x, state), recurra.Stream(p, 3).step(x[0])] for p in (kept, packed_then)]
+                found = [results(kept), results(pack())]
                 mode_after = math.fegetround()
             finally:
                 math.fesetround(nearest)
             assert mode_after == mode
-            assert_same_bits(results[0], want)
-            assert_same_bits(results[1], want)
+            for result in found:
+                assert_same_bits(result, want)
 
 
 @ALL_DTYPES

@@ -12,6 +12,7 @@ import reference
 from checks import assert_same_bits, isa_available, run_python
 
 import recurra
+import recurra.packed
 from recurra import functional
 from recurra.demo import vowels
 
@@ -258,13 +259,13 @@ def test_what_is_kept_is_what_was_packed_whatever_is_written_meanwhile(
 ) -> None:
     params = recurra.GRU(3, 5, seed=0).state_dict()
     before = {name: array.copy() for name, array in params.items()}
-    check = functional._check_precision
+    check = recurra.packed._check_precision
 
     def check_and_write(*arguments: Any) -> None:
         check(*arguments)
         params["weight_ih_l0"][:] = np.nan
 
-    monkeypatch.setattr(functional, "_check_precision", check_and_write)
+    monkeypatch.setattr(recurra.packed, "_check_precision", check_and_write)
     packed = functional.pack("gru", params, precision=precision)
     monkeypatch.undo()
     x = np.ones((2, 1, 3), np.float32)
@@ -364,3 +365,35 @@ def test_what_cannot_be_kept_is_refused(keep: Any, kind: type[Exception], words:
         layer.quantize("int8", keep=keep)
     with pytest.raises(kind, match=words):
         functional.pack("gru", layer.state_dict(), precision="int8", keep=keep)
+
+
+MOST_INT8_COLUMNS = (2**31 - 1) // 127**2  # products of two numbers in -127..127, summed in 32 bits
+
+
+def check_int8_at_the_bound() -> None:
+    """Run in processes of their own, one per instruction set: the largest sums there are, of one row and of several."""
+    n = MOST_INT8_COLUMNS
+    ones, random = np.ones(n, np.float32), np.random.default_rng(0).uniform(-1, 1, n).astype(np.float32)
+    random[0] = 1  # so that 1/127 is the scale of all
+    rows = np.stack([ones, -ones, random, np.sign(random)])
+    weight = np.stack([ones, -ones, np.sign(random)])
+    whole = np.rint(rows * np.float32(127)).astype(np.int64) @ np.rint(weight * np.float32(127)).astype(np.int64).T
+    assert whole.max() == 127**2 * n == -whole.min()
+    scale = (np.float32(1) / np.float32(127)) ** 2
+    # Rounded where the core rounds: the sum, the scales' product, and the product of these two (exact in float64).
+    want = np.maximum((whole.astype(np.float32) * np.float64(scale)).astype(np.float32), 0)
+    params = {"weight_ih_l0": weight, "weight_hh_l0": np.zeros((3, 3), np.float32)}
+    packed = functional.pack("rnn_relu", params, precision="int8")
+    for batch in (rows, *np.split(rows, 4)):
+        y, _ = functional.run(packed, batch[None])
+        np.testing.assert_array_equal(y[0], want[[np.flatnonzero((rows == row).all(-1))[0] for row in batch]])
+    print(recurra.config()["isa"])
+
+
+def test_int8_sums_are_exact_up_to_the_size_where_32_bits_end_and_refused_beyond() -> None:
+    for isa in isa_available():
+        assert run_python("import test_quantize as t; t.check_int8_at_the_bound()", RECURRA_ISA=isa).strip() == isa
+    wide = recurra.RNN(MOST_INT8_COLUMNS + 1, 1, seed=0)
+    with pytest.raises(ValueError, match=r"input_size: expected at most 133144 for int8.*got 133145"):
+        wide.quantize("int8")
+    assert wide.quantize("bfloat16").precision == "bfloat16"

@@ -231,6 +231,67 @@ def test_avx2_and_avx512_give_the_same_bits(tmp_path: Path) -> None:
     assert_same_bits_on_avx2_and_avx512("import sys, test_same_bits as t; t.save_isa_results(sys.argv[1])", tmp_path)
 
 
+# ---- NaN: where there is one is promised, its sign and payload are not
+
+
+def one_nan(result: Any) -> list[Array]:
+    """The arrays of a result with one and the same NaN for all."""
+    return [np.where(np.isnan(array), array.dtype.type(np.nan), array) for array in arrays(result)]
+
+
+def nan_problems() -> Iterator[tuple[Problem, str | None, Array]]:
+    """Rows with NaNs of both signs, and infinities that become some, among rows that are clean."""
+    for cell in sorted(CELLS):
+        for dtype, precision in (("float32", None), ("float32", "bfloat16"), ("float32", "int8"), ("float64", None)):
+            proj = 20 if CELLS[cell].projected else 0
+            problem = Problem(cell, 7, 33, 6, 13, proj, 2, with_state=True, dtype=dtype)
+            x = problem.x()
+            for b, value in enumerate((np.nan, -np.nan, np.inf, -np.inf)):
+                x[b % 3, 3 * b, b] = value
+            x[2, 1, :2] = np.nan, -np.nan
+            x[3, 4, :2] = np.inf, -np.inf
+            yield problem, precision, x
+
+
+def nan_results(problem: Problem, precision: str | None, x: Array) -> tuple[Any, list[Array]]:
+    layer = problem.layer().quantize(precision) if precision else problem.layer()
+    found: list[Any] = [layer(x, problem.state())]
+    if not precision:
+        y, final, tape = layer.forward(x, problem.state())
+        found += [y, final, list(tape.backward(y, final))]
+    return layer, one_nan(found)
+
+
+def save_nan_results(path: str) -> None:
+    results = {}
+    for problem, precision, x in nan_problems():
+        for k, array in enumerate(nan_results(problem, precision, x)[1]):
+            results[f"{problem.cell} {problem.dtype} {precision} {k}"] = array
+    save_results(path, results)
+
+
+def test_there_are_nans_in_the_same_places_on_avx2_and_avx512(tmp_path: Path) -> None:
+    assert_same_bits_on_avx2_and_avx512("import sys, test_same_bits as t; t.save_nan_results(sys.argv[1])", tmp_path)
+
+
+def test_there_are_nans_in_the_same_places_whatever_the_batch_the_chunks_and_the_threads(restore_threads: None) -> None:
+    for problem, precision, x in nan_problems():
+        layer, want = nan_results(problem, precision, x)
+        output, *finals = want[: 1 + CELLS[problem.cell].states]
+        assert np.isnan(output[2:, 1]).all()
+        assert np.isfinite(output[:, [2, 5, 7, 8, 10, 11, 12]]).all()
+        for b in range(problem.batch):
+            alone = one_nan(layer(x[:, b : b + 1], row(problem.state(), b)))
+            assert_same_bits(alone, [output[:, b : b + 1], *(final[:, b : b + 1] for final in finals)])
+        stream = layer.stream(problem.batch)
+        stream.state = problem.state()
+        steps = [stream.step(x[0])[None], stream.run(x[1:4]), stream.step(x[4])[None], stream.step(x[5])[None]]
+        assert_same_bits(one_nan([np.concatenate(steps), stream.state]), [output, *finals])
+        for threads in {1, CPUS}:
+            recurra.set_num_threads(threads)
+            assert_same_bits(nan_results(problem, precision, x)[1], want)
+
+
 @pytest.mark.skipif(CPUS < 2, reason="this process may use only one CPU")
 def test_the_thread_count_of_the_environment_is_used() -> None:
     script = "import recurra; print(recurra.get_num_threads())"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import CPUS, Array, arrays, assert_same_bits, copies, run_python
+from checks import CPUS, Array, arrays, assert_same_bits, copies, isa_available, run_python
 from strategies import Problem
 
 import recurra
@@ -268,3 +268,36 @@ stream.step(numpy.zeros(8, "float32"))
 print(len(os.listdir("/proc/self/task")) - before)
 """
     assert run_python(script).strip() == str(threads - 1 if hidden == 240 else 0)
+
+
+def test_the_error_of_an_unknown_instruction_set_says_what_can_be_set() -> None:
+    script = """
+import recurra
+try:
+    recurra.config()
+except RuntimeError as error:
+    print(error)
+"""
+    printed = run_python(script, RECURRA_ISA="nonesuch")
+    for word in ("RECURRA_ISA", *isa_available(), "or nothing", "'nonesuch'"):
+        assert word in printed
+
+
+@pytest.mark.parametrize("first", ("", "import recurra"))
+def test_an_import_in_a_subinterpreter_is_refused(first: str) -> None:
+    """It hung, before or after an import in the main interpreter."""
+    inner = "try:\n    import recurra\nexcept ImportError as error:\n    print(error, flush=True)"
+    script = f"""
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+{first}
+interpreters.run_string(interpreters.create(), f"import sys; sys.path[:] = {{sys.path}}\\n" + {inner!r})
+import recurra
+print(recurra.GRU(3, 5)(__import__("numpy").zeros((1, 3), "float32"))[0].shape)
+"""
+    refusal, shape = run_python(script).splitlines()
+    assert "subinterpreter" in refusal
+    assert shape == "(1, 5)"

@@ -98,7 +98,63 @@ def test_finite_gradients_whose_sum_overflows_are_not_refused() -> None:
     assert_close(params["w"], np.full(4, -3, "float32"), 1e-6)
 
 
+@DTYPES
+def test_adam_refuses_a_gradient_whose_square_it_cannot_hold(dtype: str) -> None:
+    """Its second moment would be infinite, and the parameter stand still for ever."""
+    (params, optimiser), (twins, twin) = ((p, training.Adam(p)) for p in (gradients(0, dtype), gradients(0, dtype)))
+    limit = math.sqrt(np.finfo(dtype).max)
+    spoilt = gradients(1, dtype)
+    spoilt["vector"][3] = -limit * 1.01
+    with pytest.raises(FloatingPointError, match=rf"grads vector: .*squares.*{dtype}.*e\+"):
+        optimiser.step(spoilt)
+    for seed in (2, 3):
+        optimiser.step(gradients(seed, dtype))
+        twin.step(gradients(seed, dtype))
+    assert_same_bits(list(params.values()), list(twins.values()))
+    large = {name: np.full_like(array, limit * 0.99) for name, array in params.items()}  # the sum of squares overflows
+    optimiser.step(large)
+    before = copies(list(params.values()))
+    for seed in range(4, 9):
+        optimiser.step(gradients(seed, dtype))
+    assert all(np.isfinite(array).all() for array in params.values())
+    assert all((array != old).all() for array, old in zip(params.values(), before, strict=True))
+
+
+def test_adam_refuses_an_eps_that_counts_as_zero() -> None:
+    for eps in (1e-46, 1e-38):
+        with pytest.raises(ValueError, match=rf"eps: .*float32.*{eps}"):
+            training.Adam({"v": np.zeros(2), "w": np.zeros(3, "float32")}, eps=eps)
+    training.Adam({"w": np.zeros(3)}, eps=1e-46)
+    for least in (4e-37, 1e-30):
+        params = {"w": np.zeros(3, "float32")}
+        training.Adam(params, eps=least).step({"w": np.zeros(3, "float32")})
+        assert (params["w"] == 0).all()  # 0 / (0 + eps) is no NaN
+
+
+def test_parameters_of_an_optimiser_do_not_overlap() -> None:
+    memory = np.zeros(6)
+    with pytest.raises(ValueError, match=r"params b: .*overlaps params a"):
+        training.SGD({"a": memory[:4], "b": memory[3:]}, 0.1)
+    broadcast: Any = np.lib.stride_tricks.as_strided(memory, (3, 2), (0, 8))
+    with pytest.raises(ValueError, match=r"params a: .*strides"):
+        training.Adam({"a": broadcast})
+    training.SGD({"a": memory[::2], "b": memory[1::2]}, 0.1)
+
+
 # Clipping
+
+
+def test_an_array_that_is_given_twice_counts_once() -> None:
+    g = np.array([3.0, 4.0])
+    assert training.clip_grad_norm([{"a": g}, {"b": g, "c": g[:]}], 1.0) == 5.0
+    assert_close(g, np.array([0.6, 0.8]), 1e-6)
+    for clip in (training.clip_grad_norm, training.clip_grad_value):
+        memory = np.ones(6)
+        with pytest.raises(ValueError, match=r"grads\[1\] b: .*overlaps grads\[0\] a"):
+            clip([{"a": memory[:4]}, {"b": memory[3:]}], 0.1)
+        with pytest.raises(ValueError, match=r"grads a: .*overlaps|grads b: .*overlaps grads a"):
+            clip({"a": memory, "b": memory[::-1]}, 0.1)
+        assert (memory == 1).all()
 
 
 @DTYPES

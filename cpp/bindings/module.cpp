@@ -2,9 +2,14 @@
 // but for plain ones, which steps and calls take as they are or leave to it.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <optional>
 #include <variant>
 
+#include "../engine/memory.h"
 #include "arrays.h"
+#include "linear.h"
+#include "stream.h"
 
 namespace {
 
@@ -12,160 +17,47 @@ using namespace recurra::bindings;
 using recurra::Network;
 using recurra::NetworkConfig;
 using recurra::Sequence;
-using recurra::Stream;
+using recurra::Stop;
 using recurra::Tape;
-
-// Below this many multiply-adds (some 10 microseconds) releasing the GIL can only add latency: taking it back may have to wait
-// for another thread's switch interval.
-constexpr double kWorthReleasing = 5e5;
-
-template <class Work>
-void without_gil_if(bool worth, Work&& work) {
-  if (!worth) return work();
-  const py::gil_scoped_release release;
-  work();
-}
-
-// ---- streams
-
-template <class T>
-class FastStream {
- public:
-  FastStream(const Network<T>& network, int64_t batch, bool unbatched, int threads)
-      : stream_(network, batch, threads),
-        dtype_(py::dtype::of<T>()),
-        input_(row_or_rows(batch, network.config().input_size, unbatched)),
-        output_(row_or_rows(batch, network.config().output_size, unbatched)),
-        multiplications_(network.multiplications_per_step() * double(batch)) {}
-
-  // None, and nothing done, unless the arrays are exactly what a step can use as they are.
-  py::object step(py::handle x, py::handle out) {
-    const T* from = plain<T>(x, dtype_, input_, false);
-    if (!from) return py::none();
-    auto [result, to] = output_array<T>(out, dtype_, output_, from, count_of(input_));
-    if (to) without_gil_if(multiplications_ > kWorthReleasing, [&, to = to] { stream_.step(from, to); });
-    return result;
-  }
-
-  void run(const py::array& x, const py::array& out) {
-    const auto from = input<T>(x);
-    const auto to = sequence<T>(out);
-    without_gil_if(multiplications_ * double(from.steps) > kWorthReleasing, [&] { stream_.run(from, to); });
-  }
-
-  void get_state(const Arrays& states) const { stream_.get_state(pointers<T>(states).data()); }
-  void set_state(const Arrays& states) { stream_.set_state(pointers<const T>(states).data()); }
-  void reset(const std::optional<Int64Array>& rows) {
-    if (rows)
-      stream_.reset(rows->data(), rows->size());
-    else
-      stream_.reset();
-  }
-
- private:
-  static Shape row_or_rows(int64_t batch, int64_t size, bool unbatched) {
-    return unbatched ? Shape{1, {Py_intptr_t(size)}} : Shape{2, {Py_intptr_t(batch), Py_intptr_t(size)}};
-  }
-
-  Stream<T> stream_;
-  py::dtype dtype_;
-  Shape input_, output_;
-  double multiplications_;
-};
-
-using AnyStream = std::variant<FastStream<float>, FastStream<double>>;
-using SharedStream = std::shared_ptr<AnyStream>;
-
-// What a step function works on. `otherwise` takes over, with the same arguments, when they are not plain enough.
-struct Stepping {
-  SharedStream stream;
-  py::object otherwise;
-};
-
-// step(x, out) as a plain C function: pybind11's dispatcher would cost as much as the arithmetic of a small step.
-PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
-  try {
-    const auto& stepping = *static_cast<Stepping*>(PyCapsule_GetPointer(capsule, nullptr));
-    const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
-    const bool names_out = named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "out") == 0;
-    if (count >= 1 && count + named <= 2 && (!named || names_out)) {
-      const py::handle x = arguments[0], out = count + named == 2 ? arguments[1] : Py_None;
-      py::object result = std::visit([&](auto& s) { return s.step(x, out); }, *stepping.stream);
-      if (!result.is_none()) return result.release().ptr();
-    }
-    return PyObject_Vectorcall(stepping.otherwise.ptr(), arguments, size_t(count), names);
-  } catch (py::error_already_set& error) {
-    error.restore();
-  } catch (const py::builtin_exception& error) {
-    error.set_error();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
-}
-
-PyMethodDef step_method = {"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_step)),
-                           METH_FASTCALL | METH_KEYWORDS, "step($self, /, x, out=None)\n--\n\nAdvance all layers by one step."};
-
-class PyStream {
- public:
-  template <class T>
-  explicit PyStream(FastStream<T> stream) : stream_(std::make_shared<AnyStream>(std::move(stream))) {}
-
-  py::object step(py::object otherwise) const {
-    const py::capsule capsule(new Stepping{stream_, std::move(otherwise)},
-                              [](void* owned) { delete static_cast<Stepping*>(owned); });
-    return py::reinterpret_steal<py::object>(PyCFunction_New(&step_method, capsule.ptr()));
-  }
-  void run(const py::array& x, const py::array& out) {
-    std::visit([&](auto& s) { s.run(x, out); }, *stream_);
-  }
-  void get_state(const Arrays& states) const {
-    std::visit([&](auto& s) { s.get_state(states); }, *stream_);
-  }
-  void set_state(const Arrays& states) {
-    std::visit([&](auto& s) { s.set_state(states); }, *stream_);
-  }
-  void reset(const std::optional<Int64Array>& rows) {
-    std::visit([&](auto& s) { s.reset(rows); }, *stream_);
-  }
-
- private:
-  SharedStream stream_;
-};
 
 // ---- tapes
 
+template <class T>
+struct Recorded {
+  Network<T> network;
+  int64_t steps, rows;
+  Tape<T> tape;
+
+  void backward(const OptionalArray& dy, const std::vector<OptionalArray>& d_final, const OptionalArray& dx,
+                const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params, bool add) const {
+    const NetworkConfig& c = network.config();
+    const auto final_states = states<const T>("d_final", network, d_final, rows, Use::read);
+    const auto all = parameters<T>(network.cell(), c, params, Use::write);
+    const auto initial = d_initial ? states<T>("d_initial", network, *d_initial, rows, Use::write) : std::vector<T*>();
+    const auto from = dy ? input<T>("dy", *dy, steps, rows, c.directions * c.output_size) : Sequence<const T>{};
+    const auto to = dx ? sequence<T>("dx", *dx, steps, rows, c.input_size, Use::write) : Sequence<T>{};
+    const double work = 2 * network.multiplications_per_step() * double(steps) * double(rows);
+    until_signal(std::max(work, kWorthReleasing), [&](const Stop& stop) {
+      tape.backward(from, final_states.data(), to, d_initial ? initial.data() : nullptr, all, add, stop);
+    });
+  }
+};
+
 class PyTape {
  public:
-  using AnyTape = std::variant<Tape<float>, Tape<double>>;
+  using AnyTape = std::variant<Recorded<float>, Recorded<double>>;
   explicit PyTape(AnyTape tape) : tape_(std::move(tape)) {}
 
   void backward(const OptionalArray& dy, const std::vector<OptionalArray>& d_final, const OptionalArray& dx,
                 const std::optional<Arrays>& d_initial, const std::vector<std::vector<OptionalArray>>& params, bool add) const {
-    std::visit([&](const auto& tape) { run(tape, dy, d_final, dx, d_initial, params, add); }, tape_);
+    std::visit([&](const auto& recorded) { recorded.backward(dy, d_final, dx, d_initial, params, add); }, tape_);
   }
 
   size_t bytes() const {
-    return std::visit([](const auto& tape) { return tape.bytes(); }, tape_);
+    return std::visit([](const auto& recorded) { return recorded.tape.bytes(); }, tape_);
   }
 
  private:
-  template <class T>
-  static void run(const Tape<T>& tape, const OptionalArray& dy, const std::vector<OptionalArray>& d_final,
-                  const OptionalArray& dx, const std::optional<Arrays>& d_initial,
-                  const std::vector<std::vector<OptionalArray>>& params, bool add) {
-    const auto optional = [](const OptionalArray& array) { return array ? data<T>(*array) : nullptr; };
-    std::vector<const T*> final_states;
-    for (const OptionalArray& array : d_final) final_states.push_back(optional(array));
-    const auto all = nested<T>(params);
-    const auto initial = d_initial ? pointers<T>(*d_initial) : std::vector<T*>();
-    const auto from = dy ? input<T>(*dy) : Sequence<const T>{};
-    const auto to = dx ? sequence<T>(*dx) : Sequence<T>{};
-    const py::gil_scoped_release release;
-    tape.backward(from, final_states.data(), to, d_initial ? initial.data() : nullptr, all, add);
-  }
-
   AnyTape tape_;
 };
 
@@ -173,11 +65,9 @@ class PyTape {
 
 class PyNetwork {
  public:
-  PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
-            const std::optional<PyNetwork>& former)
+  PyNetwork(const std::string& dtype, const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params)
       : dtype_(dtype),
-        network_(dtype == "float64" ? AnyNetwork(made<double>(config, params, former))
-                                    : AnyNetwork(made<float>(config, params, former))) {}
+        network_(dtype == "float64" ? AnyNetwork(made<double>(config, params)) : AnyNetwork(made<float>(config, params))) {}
 
   void forward(const py::array& x, const std::optional<Arrays>& h0, const std::optional<Int64Array>& lengths,
                const py::array& out, const Arrays& hn) const {
@@ -194,8 +84,8 @@ class PyNetwork {
                       network_);
   }
 
-  PyStream stream(int64_t batch, bool unbatched, int threads) const {
-    return std::visit([&](const auto& network) { return PyStream(FastStream(network, batch, unbatched, threads)); }, network_);
+  PyStream stream(int64_t batch, bool unbatched, int threads, const std::optional<PyLinear>& head) const {
+    return std::visit([&](const auto& network) { return made_stream(network, batch, unbatched, threads, head); }, network_);
   }
 
   void get_parameter(size_t layer, int number, const py::array& out) const {
@@ -209,18 +99,50 @@ class PyNetwork {
  private:
   using AnyNetwork = std::variant<Network<float>, Network<double>>;
 
+  // A call's arrays, checked.
   template <class T>
-  static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params,
-                         const std::optional<PyNetwork>& former) {
-    const auto all = nested<const T>(params);
-    const Network<T>* old = former ? std::get_if<Network<T>>(&former->network_) : nullptr;
+  struct Call {
+    Sequence<const T> x;
+    Sequence<T> y;
+    std::vector<const T*> initial;
+    std::vector<T*> final_states;
+    const int64_t* lengths;
+
+    Call(const Network<T>& network, const py::array& given, const std::optional<Arrays>& h0,
+         const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn)
+        : x(input<T>("x", given, kAny, kAny, network.config().input_size)),
+          y(sequence<T>("out", out, x.steps, x.rows, network.config().directions * network.config().output_size, Use::write)),
+          initial(h0 ? states<const T>("h0", network, *h0, x.rows, Use::read) : std::vector<const T*>()),
+          final_states(states<T>("hn", network, hn, x.rows, Use::write)),
+          lengths(lengths ? lengths->data() : nullptr) {
+      if (lengths) check_count("lengths", size_t(x.rows), size_t(lengths->size()));
+    }
+    const T* const* start() const { return initial.empty() ? nullptr : initial.data(); }
+  };
+
+  template <class T>
+  static Network<T> made(const NetworkConfig& config, const std::vector<std::vector<OptionalArray>>& params) {
+    const auto& all_cells = recurra::cells();
+    const auto cell = std::find_if(all_cells.begin(), all_cells.end(), [&](const auto& c) { return c.name == config.cell; });
+    if (cell == all_cells.end()) throw py::value_error("cell: there is no cell named '" + config.cell + "'");
+    const auto all = parameters<const T>(*cell, config, params, Use::read);
     const py::gil_scoped_release release;
-    return Network<T>(config, all, old);
+    return Network<T>(config, all);
+  }
+
+  template <class T>
+  static PyStream made_stream(const Network<T>& network, int64_t batch, bool unbatched, int threads,
+                              const std::optional<PyLinear>& head) {
+    return PyStream(FastStream<T>(network, batch, unbatched, threads, head ? head->as<T>() : nullptr));
   }
 
   template <class T>
   static void get(const Network<T>& network, size_t layer, int number, const py::array& out) {
-    T* to = data<T>(out);
+    const NetworkConfig& c = network.config();
+    const auto& params = network.cell().params;
+    if (layer >= size_t(c.layers * c.directions) || number < 0 || number >= int(params.size()))
+      throw py::index_error("get_parameter: there is no such layer or parameter");
+    T* to = parameter<T>(params[size_t(number)], c, layer, out, Use::write);
     const py::gil_scoped_release release;
     network.get_parameter(layer, number, to);
   }
@@ -228,13 +150,10 @@ class PyNetwork {
   template <class T>
   static void run(const Network<T>& network, const py::array& x, const std::optional<Arrays>& h0,
                   const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn) {
-    const auto from = input<T>(x);
-    const auto to = sequence<T>(out);
-    const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
-    const auto final_states = pointers<T>(hn);
-    const double work = network.multiplications_per_step() * double(from.steps) * double(from.rows);
-    without_gil_if(work > kWorthReleasing, [&] {
-      network.forward(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to, final_states.data());
+    const Call<T> call(network, x, h0, lengths, out, hn);
+    const double work = network.multiplications_per_step() * double(call.x.steps) * double(call.x.rows);
+    until_signal(work, [&](const Stop& stop) {
+      network.forward(call.x, call.start(), call.lengths, call.y, call.final_states.data(), stop);
     });
   }
 
@@ -242,13 +161,14 @@ class PyNetwork {
   static PyTape recorded(const Network<T>& network, const py::array& x, const std::optional<Arrays>& h0,
                          const std::optional<Int64Array>& lengths, const py::array& out, const Arrays& hn, bool recompute,
                          const std::optional<uint64_t>& seed) {
-    const auto from = input<T>(x);
-    const auto to = sequence<T>(out);
-    const auto initial = h0 ? pointers<const T>(*h0) : std::vector<const T*>();
-    const auto final_states = pointers<T>(hn);
-    const py::gil_scoped_release release;
-    return PyTape(network.record(from, h0 ? initial.data() : nullptr, lengths ? lengths->data() : nullptr, to,
-                                 final_states.data(), recompute, seed ? &*seed : nullptr));
+    const Call<T> call(network, x, h0, lengths, out, hn);
+    const double work = network.multiplications_per_step() * double(call.x.steps) * double(call.x.rows);
+    std::optional<Tape<T>> tape;
+    until_signal(work, [&](const Stop& stop) {
+      tape = network.record(call.x, call.start(), call.lengths, call.y, call.final_states.data(), recompute,
+                            seed ? &*seed : nullptr, stop);
+    });
+    return PyTape(Recorded<T>{network, call.x.steps, call.x.rows, std::move(*tape)});
   }
 
   // From zero states. Python asks before it makes arrays that may be too large for the machine.
@@ -285,54 +205,12 @@ class PyNetwork {
     const Sequence<const T> read{from, steps, rows, step * size, row * size};
     const Sequence<T> written{to, steps, rows, step * width, row * width};
     const double work = network.multiplications_per_step() * double(steps) * double(rows);
-    without_gil_if(work > kWorthReleasing, [&] { network.forward(read, nullptr, nullptr, written, final_states.data()); });
+    until_signal(work, [&](const Stop& stop) { network.forward(read, nullptr, nullptr, written, final_states.data(), stop); });
     return py::make_tuple(y, states.size() == 1 ? py::object(states[0]) : py::tuple(states));
   }
 
   py::dtype dtype_;
   AnyNetwork network_;
-};
-
-class PyLinear {
- public:
-  PyLinear(const py::array& weight, const OptionalArray& bias)
-      : linear_(weight.itemsize() == sizeof(double) ? AnyLinear(made<double>(weight, bias))
-                                                    : AnyLinear(made<float>(weight, bias))) {}
-
-  void forward(const py::array& x, const py::array& y) const {
-    std::visit([&](const auto& linear) { run_forward(linear, x, y); }, linear_);
-  }
-  void backward(const py::array& x, const py::array& dy, const OptionalArray& dx, const py::array& d_weight,
-                const OptionalArray& d_bias) const {
-    std::visit([&](const auto& linear) { run_backward(linear, x, dy, dx, d_weight, d_bias); }, linear_);
-  }
-
- private:
-  using AnyLinear = std::variant<recurra::Linear<float>, recurra::Linear<double>>;
-
-  template <class T>
-  static recurra::Linear<T> made(const py::array& weight, const OptionalArray& bias) {
-    return {weight.shape(1), weight.shape(0), data<T>(weight), bias ? data<T>(*bias) : nullptr};
-  }
-  template <class T>
-  static void run_forward(const recurra::Linear<T>& linear, const py::array& x, const py::array& y) {
-    const T* from = data<T>(x);
-    T* to = data<T>(y);
-    const int64_t rows = x.shape(0);
-    const py::gil_scoped_release release;
-    linear.forward(from, rows, to);
-  }
-  template <class T>
-  static void run_backward(const recurra::Linear<T>& linear, const py::array& x, const py::array& dy, const OptionalArray& dx,
-                           const py::array& d_weight, const OptionalArray& d_bias) {
-    const T *from = data<T>(x), *gradient = data<T>(dy);
-    T *to = dx ? data<T>(*dx) : nullptr, *weight = data<T>(d_weight), *bias = d_bias ? data<T>(*d_bias) : nullptr;
-    const int64_t rows = x.shape(0);
-    const py::gil_scoped_release release;
-    linear.backward(from, gradient, rows, to, weight, bias);
-  }
-
-  AnyLinear linear_;
 };
 
 recurra::Precision precision_named(const std::string& name) {
@@ -378,12 +256,28 @@ py::dict together(int threads) {
   return py::dict(py::arg("gain") = together.gain, py::arg("exchange_ns") = together.exchange_ns);
 }
 
+const char* const kNoSubinterpreter =
+    "recurra cannot be imported in a subinterpreter, since NumPy does not support them; import it in the main interpreter, "
+    "or in a process of its own";
+
+bool in_main_interpreter() { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
+
 }  // namespace
 
-PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+// What Python calls. Before 3.12 pybind11 would wait for ever in a subinterpreter, for the lock that its own thread holds.
+extern "C" PYBIND11_EXPORT PyObject* PyInit_engine();
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (in_main_interpreter()) return PyInit_engine();
+  PyErr_SetString(PyExc_ImportError, kNoSubinterpreter);
+  return nullptr;
+}
+
+PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
+  // From 3.13 on Python calls PyInit__core in the main interpreter for all others too.
+  if (!in_main_interpreter()) throw py::import_error(kNoSubinterpreter);
   m.doc() =
-      "The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything, but for what call and "
-      "step take.";
+      "The compiled engine. recurra._arrays has checked and normalised everything, but for what call and step take; what comes "
+      "here all the same and does not fit is refused.";
 
   m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
   m.def("config", config, "What was chosen on this machine.");
@@ -395,6 +289,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "until one sees what another has written. Takes about a millisecond.");
   m.def("get_num_threads", recurra::num_threads, "Threads that one call may use.");
   m.def("set_num_threads", recurra::set_num_threads, py::arg("n"), "At least 1; granted up to the CPUs this process may use.");
+
+  m.def("limit_memory", recurra::detail::limit_memory, py::arg("bytes"),
+        "MemoryError where a call, tape, stream or network would take more than that together with all others.");
+  m.def("release_memory", recurra::release_memory, py::call_guard<py::gil_scoped_release>(),
+        "Gives back to the system the memory that calls and tapes have left for those to come, at most 128 MiB, and with glibc "
+        "what is free on its heap. No result depends on it; the next large call has new pages to fetch.");
 
   py::class_<PyStream>(m, "Stream", "The running state of some sequences.")
       .def("step", &PyStream::step, py::arg("otherwise"),
@@ -420,7 +320,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
                        int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
                        std::vector<double> constants, const std::string& precision, std::vector<int> kept,
-                       const std::array<double, 4>& regularization, const std::optional<PyNetwork>& former) {
+                       const std::array<double, 4>& regularization) {
              NetworkConfig config;
              config.cell = std::move(cell);
              config.input_size = input_size;
@@ -432,11 +332,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              config.precision = precision_named(precision);
              config.kept = std::move(kept);
              config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};
-             return PyNetwork(dtype, config, params, former);
+             return PyNetwork(dtype, config, params);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("params"), py::arg("constants"), py::arg("precision"),
-           py::arg("kept"), py::arg("regularization"), py::arg("former"),
+           py::arg("kept"), py::arg("regularization"),
            "params[layer * directions + direction] in the order of the cell's table, None for an absent bias.")
       .def("forward", &PyNetwork::forward, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            "Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].")
@@ -445,7 +345,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "are.")
       .def("record", &PyNetwork::record, py::arg("x"), py::arg("h0"), py::arg("lengths"), py::arg("out"), py::arg("hn"),
            py::arg("recompute"), py::arg("seed"), "As forward, and returns a tape.")
-      .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"))
+      .def("stream", &PyNetwork::stream, py::arg("batch"), py::arg("unbatched"), py::arg("threads"), py::arg("head").none(true),
+           "head: of every step's output, a Linear of the same dtype, or None.")
       .def("get_parameter", &PyNetwork::get_parameter, py::arg("layer"), py::arg("number"), py::arg("out"),
            "Writes params[layer][number] as it was given; no matrix in reduced precision.")
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);

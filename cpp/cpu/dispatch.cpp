@@ -76,8 +76,8 @@ const Backend& choose() {
   const char* forced = std::getenv("RECURRA_ISA");
   for (const Candidate& c : candidates())
     if (c.runs && (!forced || !*forced || std::string(forced) == c.backend->name)) return *c.backend;
-  throw std::runtime_error(std::string("RECURRA_ISA: this machine cannot run '") + forced + "'; it can run " +
-                           joined(available_isas()));
+  throw std::runtime_error(std::string("RECURRA_ISA: expected an instruction set that this machine can run (") +
+                           joined(available_isas()) + "), or nothing for the best of them, got '" + forced + "'");
 }
 
 }  // namespace

@@ -1,15 +1,12 @@
 #include "model.h"
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include <string>
+#include <utility>
 
 #include "../threads/team.h"
 #include "pack.h"
@@ -18,71 +15,6 @@
 
 namespace recurra {
 namespace detail {
-
-namespace {
-
-constexpr size_t kCacheLine = 64, kHugePage = 2 << 20;
-
-template <class T>
-T* aligned(void* memory, size_t alignment) {
-  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + alignment - 1) / alignment * alignment);
-}
-
-}  // namespace
-
-// mmap and calloc give memory that is known to be zero; an aligned allocation would have to be cleared.
-template <class T>
-Buffer<T>::Buffer(size_t count, bool zeroed) : size_(count) {
-  if (count > (SIZE_MAX - kHugePage) / sizeof(T)) throw std::bad_alloc();
-  const size_t bytes = count * sizeof(T);
-#if defined(__linux__)
-  if (bytes >= kHugePage) {
-    const size_t mapped = bytes + kHugePage;
-    void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    memory_ = {memory, Free{mapped}};
-    data_ = aligned<T>(memory, kHugePage);
-    // A wish: without huge pages all works too, with a page fault every 4 KB and more to look up.
-    madvise(data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-    return;
-  }
-#endif
-  memory_.reset(zeroed ? std::calloc(bytes + kCacheLine, 1) : std::malloc(bytes + kCacheLine));
-  if (!memory_) throw std::bad_alloc();
-  data_ = aligned<T>(memory_.get(), kCacheLine);
-}
-
-template <class T>
-void Buffer<T>::Free::operator()(void* p) const {
-#if defined(__linux__)
-  if (mapped) {
-    munmap(p, mapped);
-    return;
-  }
-#endif
-  std::free(p);
-}
-
-Buffer<char> SpareMemory::take(size_t bytes) {
-  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  if (!lock) return Buffer<char>(bytes);
-  auto best = blocks_.end();
-  for (auto block = blocks_.begin(); block != blocks_.end(); ++block)
-    if (block->size() >= bytes && (best == blocks_.end() || block->size() < best->size())) best = block;
-  if (best == blocks_.end()) return Buffer<char>(bytes);
-  Buffer<char> block = std::move(*best);
-  blocks_.erase(best);
-  return block;
-}
-
-void SpareMemory::give(Buffer<char> block) {
-  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  if (!lock || block.size() > kMostBytes) return;
-  blocks_.push_back(std::move(block));
-  size_t all = 0;
-  for (const Buffer<char>& kept : blocks_) all += kept.size();
-  for (; all > kMostBytes || blocks_.size() > kMostBlocks; blocks_.erase(blocks_.begin())) all -= blocks_.front().size();
-}
 
 namespace {
 
@@ -108,21 +40,44 @@ class Parameters {
   const std::vector<const T*>& params_;
 };
 
+// Who calls from C++ has nobody before the engine who checks.
+void check(const NetworkConfig& c, const CellInfo& cell) {
+  const auto expect = [](bool good, const char* name, const std::string& expected, auto got) {
+    if (!good) throw std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + std::to_string(got));
+  };
+  const auto expect_size = [&](const char* name, int64_t size) {
+    expect(size >= 1 && size <= INT_MAX, name, "1 to 2^31 - 1", size);
+    expect(c.precision != Precision::int8 || size <= kMostInt8Columns, name,
+           "at most " + std::to_string(kMostInt8Columns) + " for int8, whose sums are 32-bit integers", size);
+  };
+  expect_size("input_size", c.input_size);
+  expect_size("hidden_size", c.hidden_size);
+  expect_size("output_size", c.output_size);
+  expect(cell.projected || c.output_size == c.hidden_size, "output_size", "hidden_size without a projection", c.output_size);
+  expect(c.layers >= 1, "layers", "at least 1", c.layers);
+  expect(c.directions == 1 || c.directions == 2, "directions", "1 or 2", c.directions);
+  if (c.layers > 1) expect_size("directions * output_size", c.directions * c.output_size);
+  expect(c.constants.size() == cell.constants.size(), "constants", std::to_string(cell.constants.size()), c.constants.size());
+  const Regularization& r = c.regularization;
+  for (const auto& [name, chance] : {std::pair{"dropout", r.dropout},
+                                     {"recurrent_dropout", r.recurrent_dropout},
+                                     {"zoneout_h", r.zoneout_h},
+                                     {"zoneout_c", r.zoneout_c}})
+    expect(chance >= 0 && chance <= 1, name, "a number in 0 .. 1", chance);
+}
+
 }  // namespace
 
 template <class T>
-Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>& params, std::shared_ptr<SpareMemory> memory)
-    : config(c),
-      spare(memory ? std::move(memory) : std::make_shared<SpareMemory>()),
-      backend(&recurra::backend()),
-      lanes(kernels<T>(*backend).lanes) {
+Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>& params)
+    : config(c), backend(&recurra::backend()), lanes(kernels<T>(*backend).lanes) {
+  const Environment environment(*backend);  // constants and biases are rounded, and the caller may round otherwise
   const int number = cell_number(config.cell);
   info = &cells()[number];
   spec = &spec_of(number);
+  check(config, *info);
   if (config.precision != Precision::full && sizeof(T) != sizeof(float))
     throw std::invalid_argument("precision: only float32 networks can be reduced");
-  if (int(config.constants.size()) != spec->constants.size)
-    throw std::invalid_argument("constants: wrong number for this cell");
   constants.assign(config.constants.begin(), config.constants.end());
   if (int(params.size()) != config.layers * config.directions)
     throw std::invalid_argument("params: expected one list per layer and direction");
@@ -213,6 +168,7 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, std::vector<const T*> giv
   packed.biases.resize(given.size());
   for (size_t i = 0; i < given.size(); ++i) {
     const Param& param = spec->params[int(i)];
+    if (!given[i] && !param.is_bias) throw std::invalid_argument(std::string(param.name) + ": expected values, got null");
     const int64_t count = param.blocks * width(param.rows, layer) * width(param.cols, layer);
     if (packed.precision == Precision::int8 && param.cols != Dim::one && !all_finite(given[i], count))
       throw std::invalid_argument(std::string(param.name) + ": expected finite values for int8");
@@ -222,7 +178,7 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, std::vector<const T*> giv
   }
   TeamLease team(int64_t(packed.weights.size()) < kWorthPacking ? 1 : num_threads());
   auto job = [&](int worker) {
-    const Environment environment(*backend);  // biases are added, and the caller may round otherwise
+    const Environment environment(*backend);
     each_tile(packed, worker, team.size(), [&](T* tile, int p, const TileUnits& units) {
       const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
       std::fill_n(tile, units.valid() < lanes ? tiles.size : tiles.input_at, T(0));  // what is added to, or left out
@@ -328,9 +284,6 @@ double Model<T>::multiplications() const {
   return sum;
 }
 
-template class Buffer<float>;
-template class Buffer<double>;
-template class Buffer<char>;
 template struct Model<float>;
 template struct Model<double>;
 

@@ -5,10 +5,10 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "backend.h"
+#include "memory.h"
 #include "recurra/recurra.h"
 
 namespace recurra {
@@ -59,41 +59,6 @@ void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
   if (at < size) std::memcpy(to.at(row, at), from + at, size_t(size - at) * sizeof(T));
 }
 
-// Memory aligned to cache lines and, from 2 MB on, to huge pages, which it asks for: a step of LSTM H = 1024 takes two thirds
-// of the time (bench/NOTES.md). Zeroed unless the caller says that he will.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(size_t count, bool zeroed = true);
-  T* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  struct Free {
-    size_t mapped = 0;  // bytes that mmap gave; 0 for calloc's
-    void operator()(void* p) const;
-  };
-  std::unique_ptr<void, Free> memory_;
-  T* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-// Memory of calls that are over, for those to come: fresh memory costs a page fault every 4 KB, which is a third of the time of
-// a batch of 32 at H = 64 (bench/NOTES.md). Nobody waits here: a thread that finds another at it goes without.
-class SpareMemory {
- public:
-  SpareMemory() { blocks_.reserve(kMostBlocks + 1); }
-  Buffer<char> take(size_t bytes);
-  void give(Buffer<char> block);
-
- private:
-  static constexpr size_t kMostBytes = 64 << 20;  // of all blocks; the oldest go first
-  static constexpr size_t kMostBlocks = 16;
-  std::mutex mutex_;
-  std::vector<Buffer<char>> blocks_;
-};
-
 // One phase of one layer and direction. The first `inputs` chains have an input product.
 template <class T>
 struct PackedPhase {
@@ -135,7 +100,7 @@ struct TransposedLayer {
 template <class T>
 struct Model {
   NetworkConfig config;
-  std::shared_ptr<SpareMemory> spare;
+  SpareMemory* const spare = &SpareMemory::of_process();
   const CellInfo* info;
   const Spec* spec;
   const Backend* backend;
@@ -143,8 +108,7 @@ struct Model {
   std::vector<T> constants;
   std::vector<PackedLayer<T>> layers;  // [layer * directions + direction]
 
-  // memory: that of a model whose place this one takes, or null.
-  Model(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, std::shared_ptr<SpareMemory> memory);
+  Model(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params);
   ~Model();
 
   int64_t input_size(int layer) const { return layer ? config.directions * config.output_size : config.input_size; }

@@ -1,18 +1,19 @@
 // A call of a network, shared out among threads, and the way back over its tape.
 #include <algorithm>
-#include <climits>
 #include <cstring>
 #include <numeric>
-#include <stdexcept>
-#include <string>
 
+#include "arguments.h"
 #include "bptt.h"
 #include "session.h"
 #include "worth.h"
 
 namespace recurra {
 
+using detail::check_alike;
+using detail::checked_rows;
 using detail::Crew;
+using detail::expect;
 using detail::Model;
 using detail::Record;
 using detail::RowPlan;
@@ -39,17 +40,11 @@ Share share_out(const NetworkConfig& config, double multiplications, int64_t row
   return {int(std::min<int64_t>(threads, rows)), 1};
 }
 
-// The engine counts rows of a step in an int.
-int checked_rows(int64_t rows) {
-  if (rows < 0 || rows > INT_MAX) throw std::invalid_argument("rows: expected 0 to 2^31 - 1, got " + std::to_string(rows));
-  return int(rows);
-}
-
 }  // namespace
 
 template <class T>
-Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, const Network* former)
-    : model_(std::make_shared<Model<T>>(config, params, former ? former->model_->spare : nullptr)) {}
+Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params)
+    : model_(std::make_shared<Model<T>>(config, params)) {}
 
 template <class T>
 void Network<T>::get_parameter(size_t layer, int i, T* out) const {
@@ -91,6 +86,7 @@ struct Sorted {
     if (!given) return;
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return given[a] > given[b]; });
     for (const int64_t row : order) lengths.push_back(given[row]);
+    expect(!rows || (lengths.front() <= all_steps && lengths.back() >= 0), "lengths: expected 0 to the number of steps");
     steps = rows ? lengths[0] : 0;
   }
 };
@@ -154,6 +150,7 @@ void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const So
 template <class T>
 void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
                          T* const* final_states, const Stop& stop) const {
+  check_alike(x, y);
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states, stop);
@@ -166,6 +163,7 @@ Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const i
                            T* const* final_states, bool recompute, const uint64_t* seed, const Stop& stop) const {
   if (model_->config.precision != Precision::full)
     throw std::invalid_argument("record: weights of reduced precision cannot be trained");
+  check_alike(x, y);
   const Sorted sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   auto record = std::make_shared<Record<T>>(model_, x.steps, sorted.order, sorted.lengths, recompute, seed);
@@ -178,6 +176,11 @@ void Tape<T>::backward(Sequence<const T> dy, const T* const* d_final, Sequence<T
                        const std::vector<std::vector<T*>>& params, bool add, const Stop& stop) const {
   const detail::Gradients<T> gradients = {dy, d_final, dx, d_initial, &params, add};
   const int64_t rows = record_->rows(), steps = record_->x.steps;
+  expect(!dy.data || (dy.rows == rows && dy.steps >= steps), "dy: expected the steps and rows of the output");
+  expect(!dx.data || (dx.rows == rows && dx.steps >= steps), "dx: expected the steps and rows of the input");
+  expect(params.size() == record_->tracks.size(), "params: expected one list per layer and direction");
+  for (const auto& lane : params)
+    expect(int(lane.size()) == record_->model->spec->params.size, "params: expected the cell's number of them");
   const double work = 2 * record_->model->multiplications() * double(rows) * double(steps);
   TeamLease team(work < kWorthWakingBackward ? 1 : num_threads());
   Stopper stopper(stop);

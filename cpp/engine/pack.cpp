@@ -55,7 +55,7 @@ void pack_int8_row(float* out, const float* row, int64_t columns, int stride, in
     out[i * stride] = as_number(word);
   }
   out[words * stride] = scale;
-  out[(words + 1) * stride] = as_number(uint32_t(-128 * sum));
+  out[(words + 1) * stride] = as_number(uint32_t(-128) * uint32_t(sum));  // modulo 2^32, as the sums that begin with it
 }
 
 void pack_row(Precision precision, float* out, const float* row, int64_t columns, int stride, int64_t words) {

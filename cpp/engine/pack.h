@@ -8,6 +8,10 @@
 namespace recurra {
 namespace detail {
 
+// A sum of so many products of int8 numbers, 127 * 127 each at the most, is within 32 bits; unsigned bytes, of which one
+// instruction set makes its products, lead there and back without loss.
+constexpr int64_t kMostInt8Columns = INT32_MAX / (127 * 127);
+
 // Numbers of type T that one tile needs for a product of `gates` gate blocks.
 int64_t product_size(Precision precision, int64_t columns, int gates, int lanes);
 

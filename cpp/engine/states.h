@@ -26,17 +26,17 @@ struct RowPlan {
 template <class T>
 class States {
  public:
-  States(const Model<T>& model, int rows);             // live ones
-  States(Record<T>& record, const RowShare& share);    // those of some rows of a record
+  States(const Model<T>& model, int rows);           // live ones
+  States(Record<T>& record, const RowShare& share);  // those of some rows of a record
 
   void deal(Dealer& deal);
-  Place<T> before(size_t lane, int64_t step) const;    // before a step
-  Panel<T> saved(size_t lane, int64_t step) const;     // what backward wants of a step; base is null when it wants nothing
-  Panel<T> result(int direction, size_t lane, int64_t step) const;  // of the first of two phases
+  Place<T> before(size_t lane, int64_t step) const;  // before a step
+  Panel<T> saved(size_t lane, int64_t step) const;   // what backward wants of a step; base is null when it wants nothing
+  Panel<T> result(int direction, size_t lane, int64_t step) const;    // of the first of two phases
   int side(int64_t step) const { return (parity_ ^ int(step)) & 1; }  // of h that a step reads
   void ran(int64_t steps) { parity_ ^= int(steps & 1); }
 
-  ptrdiff_t stride() const { return stride_; }  // of h and of phase results, padded
+  ptrdiff_t stride() const { return stride_; }                                            // of h and of phase results, padded
   ptrdiff_t width() const { return ptrdiff_t(model_->spec->states.size - 1) * hidden_; }  // of the other states
 
   // From and to arrays [lanes, total_rows, width], one per state.

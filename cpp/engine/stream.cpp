@@ -1,17 +1,19 @@
 // Streams: a session that stays, and a head after it.
 #include <algorithm>
 #include <atomic>
-#include <climits>
 #include <stdexcept>
 #include <string>
 
+#include "arguments.h"
 #include "linear.h"
 #include "session.h"
 #include "worth.h"
 
 namespace recurra {
 
+using detail::checked_rows;
 using detail::Crew;
+using detail::expect;
 using detail::Model;
 using detail::RowPlan;
 using detail::Session;
@@ -114,14 +116,14 @@ class Use {
 template <class T>
 Stream<T>::Stream(const Network<T>& network, int64_t rows, int threads, const Linear<T>* head) {
   const NetworkConfig& c = network.config();
-  if (c.directions != 1) throw std::invalid_argument("stream: a bidirectional network needs the whole sequence");
-  if (rows < 0 || rows > INT_MAX) throw std::invalid_argument("rows: expected 0 to 2^31 - 1, got " + std::to_string(rows));
+  expect(c.directions == 1, "stream: a bidirectional network needs the whole sequence");
+  expect(threads >= 1, "threads: expected at least 1");
   if (head && head->inputs() != c.output_size)
     throw std::invalid_argument("head: expected " + std::to_string(c.output_size) + " inputs, got " +
                                 std::to_string(head->inputs()));
   threads = std::min(threads, num_threads());
   const bool worth = network.multiplications_per_step() * double(rows) >= kWorthBarrier * threads;
-  live_ = std::make_unique<Live>(network.model_, int(rows), worth ? threads : 1, head ? head->weights_ : nullptr);
+  live_ = std::make_unique<Live>(network.model_, checked_rows(rows), worth ? threads : 1, head ? head->weights_ : nullptr);
 }
 
 template <class T>
@@ -137,6 +139,8 @@ void Stream<T>::step(const T* x, T* y) {
 
 template <class T>
 void Stream<T>::run(Sequence<const T> x, Sequence<T> y, const Stop& stop) {
+  detail::check_alike(x, y);
+  expect(x.rows == live_->plan.rows, "x: expected the rows of the stream");
   const Use use(live_->busy);
   if (!stop) return live_->run(x, y, stop);
   const std::vector<std::vector<T>> before = live_->copy_of_states();
@@ -171,6 +175,7 @@ void Stream<T>::reset() {
 template <class T>
 void Stream<T>::reset(const int64_t* rows, int64_t count) {
   const Use use(live_->busy);
+  for (int64_t i = 0; i < count; ++i) expect(rows[i] >= 0 && rows[i] < live_->plan.rows, "rows: expected rows of the stream");
   for (int64_t i = 0; i < count; ++i) live_->session.states().clear_row(int(rows[i]));
 }
 

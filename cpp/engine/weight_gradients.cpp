@@ -16,8 +16,7 @@ ptrdiff_t odd_stride(ptrdiff_t width) { return ((width + 15) / 16 | 1) * 16; }
 template <class T>
 WeightGradients<T>::WeightGradients(const Model<T>& model, const std::vector<std::vector<T*>>* params, bool add, int workers)
     : model_(model), params_(params), add_(add), workers_(workers), phases_(size_t(model.spec->phases.size)) {
-  for (size_t p = 0; p < phases_.size(); ++p)
-    phases_[p].width = model.padded(model.width(model.spec->phases[int(p)].units, 0));
+  for (size_t p = 0; p < phases_.size(); ++p) phases_[p].width = model.padded(model.width(model.spec->phases[int(p)].units, 0));
 }
 
 template <class T>

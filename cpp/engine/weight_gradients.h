@@ -13,7 +13,7 @@ class WeightGradients {
     Blocks<T> input, source;
     Blocks<T> da;  // [chains + vectors][width] a row
     int count;
-    bool first;    // of the chunks that are summed up
+    bool first;  // of the chunks that are summed up
   };
 
   // params[lane][i] may be null; with `add` gradients are added to what is there. Null `params`: nobody wants any.

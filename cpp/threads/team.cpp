@@ -1,16 +1,15 @@
 #include "team.h"
 
 #include <algorithm>
-#include <climits>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
-#include <fstream>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
 
+#include "cpus.h"
 #include "recurra/recurra.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -144,23 +143,6 @@ std::atomic<bool> busy{false};
 void forget_team() {
   team = nullptr;
   busy.store(false);
-}
-
-// The CPU time that a container grants, in CPUs: more spinning threads than that stall each other.
-int quota_cpus() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");  // "quota period" or "max period"
-  double quota = 0, period = 0;
-  if (file >> quota >> period && quota > 0 && period > 0) return std::max(1, int(quota / period));
-  return INT_MAX;
-}
-
-int usable_cpus() {
-  int cpus = std::max(1, int(std::thread::hardware_concurrency()));
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
-#endif
-  return std::min(cpus, quota_cpus());
 }
 
 int threads_at_start() {

@@ -1,10 +1,18 @@
 """recurra: fast recurrent networks for deployment.
 
-    layer = recurra.LSTM(input_size=12, hidden_size=64)
-    layer.load_state_dict(torch_lstm.state_dict())
-    y, (h, c) = layer(x)                    # whole sequences
-    s = layer.stream()                      # or as the data arrive
-    y = s.step(frame)
+    >>> import numpy as np
+    >>> import recurra
+    >>> layer = recurra.LSTM(input_size=12, hidden_size=64, seed=0)
+    >>> x = np.random.default_rng(0).standard_normal((100, 8, 12), dtype="float32")  # [T, B, I]
+    >>> y, (h, c) = layer(x)  # whole sequences
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    >>> stream = layer.stream(batch=8)  # or as the data arrive
+    >>> bool((stream.step(x[0]) == y[0]).all())
+    True
+
+`layer.load_state_dict(torch_lstm.state_dict())` takes over trained weights. The examples of other docstrings take these
+two imports, and `from recurra import functional, training`, for granted.
 
 On the CPU an output depends on the weights, its own sequence's inputs and the dtype, and on nothing else, to the last
 bit: not on the batch, the threads, the chunks, or which of the FMA instruction sets ran.
@@ -13,13 +21,15 @@ bit: not on the batch, the threads, the chunks, or which of the FMA instruction 
 from __future__ import annotations
 
 from . import _core, functional
+from ._arrays import machine_memory
 from ._cells import CELLS
-from ._core import get_num_threads
 from ._options import integer
 from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
 from .tape import Gradients, Tape
+
+_core.limit_memory(machine_memory())
 
 __version__ = "0.1.0"
 
@@ -37,6 +47,7 @@ __all__ = [
     "config",
     "functional",
     "get_num_threads",
+    "release_memory",
     "set_num_threads",
     "show_config",
 ]
@@ -62,7 +73,18 @@ def show_config() -> None:
         print(f"{name:<{width}}  {value}")
 
 
+def get_num_threads() -> int:
+    """How many threads a call may use."""
+    return _core.get_num_threads()
+
+
+def release_memory() -> None:
+    """Give back to the system what calls that are over have left for those to come, at most 64 MB, and what the C
+    library keeps. Layers, streams and tapes keep what is theirs."""
+    _core.release_memory()
+
+
 def set_num_threads(n: int) -> None:
     """Let calls, and the packing of large layers, use up to `n` >= 1 threads, and never more than this process may use
     CPUs. No result depends on it."""
-    _core.set_num_threads(integer("n", n))
+    _core.set_num_threads(min(integer("n", n), 2**31 - 1))

@@ -40,23 +40,24 @@ _OVERLAP_WORK = 10_000
 _SMALL_BYTES = 1 << 28
 
 
-def as_array(name: str, value: object) -> Array:
+def as_array(name: str, value: Any) -> Array:
     """`value` as a NumPy array over the same memory: an ndarray, or anything with __dlpack__ on the CPU."""
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ndarray):
-        if isinstance(value, np.ma.MaskedArray):
+    kind_of_value: type = type(value)  # which, unlike __class__, no object can make up
+    if issubclass(kind_of_value, np.ndarray):
+        if issubclass(kind_of_value, np.ma.MaskedArray):
             raise TypeError(f"{name}: expected a plain array, got a masked one (its mask would be lost)")
-        return value.view(np.ndarray)
-    if not hasattr(value, "__dlpack__"):
-        raise TypeError(f"{name}: expected a NumPy or DLPack array, got {type(value).__name__}")
+        plain: Array = np.ndarray.view(value, np.ndarray)  # a subclass may have overridden its own
+        return plain
+    if not _offers_dlpack(value):
+        raise TypeError(f"{name}: expected a NumPy or DLPack array, got {kind_of_value.__name__}")
     try:
-        kind, index = map(int, value.__dlpack_device__())  # type: ignore[attr-defined]
+        kind, index = map(int, value.__dlpack_device__())
         array = np.from_dlpack(value) if kind in _HOST else None
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
         # The reasons are many: it requires grad, NumPy lacks its dtype, there is no memory behind it, ...
-        refusal = ValueError if isinstance(error, ValueError) else TypeError
-        raise refusal(f"{name}: cannot be read through DLPack: {error}") from error
+        raise TypeError(f"{name}: cannot be read through DLPack: {error}") from error
     if array is None:
         device = _DEVICES.get(kind, f"DLPack device type {kind}")
         raise ValueError(f"{name}: expected CPU memory, got {device}:{index}")
@@ -108,21 +109,28 @@ def empty(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         raise MemoryError(f"{name}: cannot allocate shape {_text(shape)}: {error}") from error
 
 
-def output(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Mapping[str, Array]) -> Array:
-    """The array to write: a new one, or the caller's `out` if the core can write it without touching `inputs`."""
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The array to return, a new one or the caller's `out`, and a plain view of it, which the core can write without
+    touching `inputs`."""
     if out is None:
-        return empty("output", shape, dtype)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out: expected a NumPy array, got {type(out).__name__}")
-    array = check("out", out, dtype, shape)
+        array = empty("output", shape, dtype)
+        return array, array
+    array = check("out", own_array("out", out), dtype, shape)
     if not array.flags.writeable:
         raise ValueError("out: expected a writeable array, got a read-only one")
     if not _has_plain_rows(array):
         raise ValueError(f"out: expected aligned data with a contiguous last axis, got strides {array.strides}")
-    if _may_overlap_itself(array):
+    if may_overlap_itself(array):
         raise ValueError(f"out: expected elements that do not overlap each other, got strides {array.strides}")
     check_distinct(array, inputs)
-    return out
+    return out, array
+
+
+def own_array(name: str, value: object) -> Array:
+    """A plain view of an array that is to be written, which must be NumPy's."""
+    if not issubclass(type(value), np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+    return as_array(name, value)
 
 
 def check_distinct(out: Array, inputs: Mapping[str, Array], title: str = "out") -> None:
@@ -134,15 +142,20 @@ def check_distinct(out: Array, inputs: Mapping[str, Array], title: str = "out") 
 
 def vector(name: str, value: object, size: int | None, kinds: str = "iu") -> Array:
     """`value`, an array or a flat sequence, as a 1-D array whose dtype is of one of `kinds`."""
+    wanted = f"integers{' or booleans' if 'b' in kinds else ''}"
     if isinstance(value, (list, tuple, range)):
         try:
             array = np.array(value) if len(value) else np.empty(0, np.int64)
-        except ValueError as error:
-            raise ValueError(f"{name}: expected a flat sequence of integers: {error}") from error
+            mixed = array.dtype.kind in "iu" and any(_is_bool(item) for item in value)
+        except Exception as error:  # ragged, or whatever an element's __array__ raises
+            refusal = ValueError if isinstance(error, ValueError) else TypeError
+            raise refusal(f"{name}: expected a flat sequence of {wanted}: {error}") from error
+        if mixed:
+            raise TypeError(f"{name}: expected {wanted}, got both")
     else:
         array = as_array(name, value)
     if array.dtype.kind not in kinds:
-        raise TypeError(f"{name}: expected integers{' or booleans' if 'b' in kinds else ''}, got {array.dtype}")
+        raise TypeError(f"{name}: expected {wanted}, got {array.dtype}")
     if array.ndim != 1 or size not in (None, len(array)):
         raise ValueError(f"{name}: expected shape [{'any' if size is None else size}], got {_text(array.shape)}")
     return array
@@ -160,8 +173,24 @@ def bounded(name: str, array: Array, limit: int) -> Array:
 
 def require_memory(name: str, size: int) -> None:
     """MemoryError if `size` bytes are more than the machine has."""
-    if size > _SMALL_BYTES and size > (memory := _machine_memory()):
+    if size > _SMALL_BYTES and size > (memory := machine_memory()):
         raise MemoryError(f"{name}: needs {size} bytes, this machine has {memory}")
+
+
+class memory_for:  # noqa: N801  (a `with` statement reads so)
+    """What a core call within it asks for; MemoryError that names it if the core gets no memory."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, MemoryError):
+            raise MemoryError(f"{self._name}: {error}") from error
 
 
 def require_rows(name: str, batch: int) -> None:
@@ -170,7 +199,19 @@ def require_rows(name: str, batch: int) -> None:
         raise ValueError(f"{name}: expected fewer than 2**31 sequences, got {batch}")
 
 
-def _machine_memory() -> int:
+def _offers_dlpack(value: object) -> bool:
+    try:
+        return hasattr(value, "__dlpack__")
+    except Exception:  # whatever the caller's __getattr__ raises
+        return False
+
+
+def _is_bool(value: object) -> bool:
+    return type(value) is not int and np.asarray(value).dtype.kind == "b"
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells
@@ -194,7 +235,7 @@ def _has_plain_rows(array: Array) -> bool:
     return flags.aligned and (flags.c_contiguous or array.shape[-1] == 1 or array.strides[-1] == array.itemsize)
 
 
-def _may_overlap_itself(array: Array) -> bool:
+def may_overlap_itself(array: Array) -> bool:
     """Exact for every view that slicing and transposing can make: each axis must step over all the finer ones."""
     if array.flags.c_contiguous:
         return False

@@ -7,11 +7,15 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from . import _core
-from ._options import chance, choice, flag, real
+from ._options import chance, choice, flag, mapping, real
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import DTypeLike
 
 
 class Sizes(NamedTuple):
@@ -81,15 +85,19 @@ class Cell(NamedTuple):
         first, other = (sum(map(math.prod, self.layer_shapes(sizes, layer).values())) for layer in (0, 1))
         return sizes.directions * (first + (sizes.layers - 1) * other)
 
-    def constant_values(self, given: Mapping[str, float] | None) -> dict[str, float]:
-        """All constants of the cell, defaults filled in. Each is a positive number; an infinite clip is none."""
-        values = dict(self.constants)
-        for name, value in (given or {}).items():
+    def constant_values(self, given: Mapping[str, float] | None, dtype: DTypeLike = "float64") -> dict[str, float]:
+        """All constants of the cell, defaults filled in. Each is positive, and neither zero nor, unless it is so
+        already, infinite in `dtype`; an infinite clip is none."""
+        values, limits = dict(self.constants), np.finfo(dtype)
+        least, most = float(limits.tiny), float(limits.max)  # below, numbers count as zero
+        for name, value in ({} if given is None else mapping("constants", given)).items():
             if name not in values:
                 raise ValueError(f"constants: expected names among {list(values)} for {self.name!r}, got {name!r}")
-            values[name] = real(name, value)
-            if values[name] <= 0:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+            values[name] = number = real(f"constants {name}", value)
+            if number <= 0:
+                raise ValueError(f"constants {name}: expected a positive number, got {value}")
+            if not (least <= number <= most or math.isinf(number)):
+                raise ValueError(f"constants {name}: expected a normal number of {dtype} or infinity, got {value}")
         return values
 
     def regularization(self, dropout: Any, recurrent_dropout: Any, zoneout: Any) -> Regularization:

@@ -1,12 +1,12 @@
 """
-The compiled engine. It trusts its caller: recurra._arrays has checked and normalised everything, but for what call and step take.
+The compiled engine. recurra._arrays has checked and normalised everything, but for what call and step take; what comes here all the same and does not fit is refused.
 """
 from __future__ import annotations
 import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limits', 'set_num_threads', 'together']
+__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
 class Stream:
     """
     The running state of some sequences.
@@ -62,7 +62,7 @@ class Network:
     """
     Packed weights of a stack of layers; immutable.
     """
-    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, kept: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(4)"], former: Network | None) -> None:
+    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, kept: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(4)"]) -> None:
         """
         params[layer * directions + direction] in the order of the cell's table, None for an absent bias.
         """
@@ -82,8 +82,10 @@ class Network:
         """
         As forward, and returns a tape.
         """
-    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool, threads: typing.SupportsInt | typing.SupportsIndex) -> Stream:
-        ...
+    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool, threads: typing.SupportsInt | typing.SupportsIndex, head: Linear | None) -> Stream:
+        """
+        head: of every step's output, a Linear of the same dtype, or None.
+        """
     @property
     def weight_bytes(self) -> int:
         ...
@@ -99,9 +101,17 @@ def get_num_threads() -> int:
     """
     Threads that one call may use.
     """
+def limit_memory(bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    MemoryError where a call, tape, stream or network would take more than that together with all others.
+    """
 def limits(threads: typing.SupportsInt | typing.SupportsIndex, sizes_kib: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> dict:
     """
     What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some seconds, or milliseconds where the sizes of the blocks to be read are named: just now.
+    """
+def release_memory() -> None:
+    """
+    Gives back to the system the memory that calls and tapes have left for those to come, at most 128 MiB, and with glibc what is free on its heap. No result depends on it; the next large call has new pages to fetch.
     """
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

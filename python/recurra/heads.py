@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _core
-from ._arrays import as_array, check, contiguous, empty
-from ._options import flag, float_dtype, integer
+from ._arrays import as_array, check, contiguous, empty, require_memory
+from ._fixed import Fixed
+from ._options import flag, float_dtype, generator, integer, mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import DTypeLike
 
     from ._arrays import Array, Input
+    from ._options import Seed
 
 __all__ = ["Embedding", "HeadGradients", "HeadTape", "Linear"]
 
@@ -57,11 +58,18 @@ class HeadTape:
         return self._backward(contiguous(check("dy", dy, self._dtype, self._shape)), flag("input_grad", input_grad))
 
 
-class _Head:
+class _Head(Fixed):
     """Parameters by name, replaced all at once."""
 
     dtype: np.dtype[Any]
+    _shapes: dict[str, tuple[int, ...]]
     _parameters: dict[str, Array]
+
+    _configure: Callable[..., None]  # checks and keeps all that decides the parameters' names, shapes and dtype
+
+    def _configuration(self) -> dict[str, Any]:
+        """The arguments of `_configure`."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Array]:
         """Names to copies of the parameters."""
@@ -73,23 +81,40 @@ class _Head:
         Raises:
             TypeError, ValueError: something does not fit; nothing is changed.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
-        if set(state_dict) != set(self._parameters):
-            raise ValueError(f"state_dict: expected {sorted(self._parameters)}, got {sorted(state_dict)}")
+        given = mapping("state_dict", state_dict)
+        if set(given) != set(self._shapes):
+            raise ValueError(f"state_dict: expected {sorted(self._shapes)}, got {sorted(given)}")
         self._set(
-            {name: check(name, state_dict[name], self.dtype, old.shape) for name, old in self._parameters.items()}
+            {name: check(f"state_dict {name}", given[name], self.dtype, shape) for name, shape in self._shapes.items()}
         )
 
     def _set(self, parameters: dict[str, Array]) -> None:
-        self._parameters = {name: np.array(array, order="C") for name, array in parameters.items()}
+        self.__dict__["_parameters"] = {name: np.array(array, order="C") for name, array in parameters.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"configuration": self._configuration(), "parameters": self._parameters}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if not isinstance(state, dict) or set(state) != {"configuration", "parameters"}:
+            raise TypeError("state: expected a configuration and parameters")
+        self._configure(**mapping("configuration", state["configuration"]))
+        self.load_state_dict(state["parameters"])
 
 
 class Linear(_Head):
     """y = x @ weight^T + bias over the last axis, with torch.nn.Linear's parameters and initial values.
 
-    Each output is one chain of fused multiply-adds over ascending inputs, begun at the bias, so its bits depend on its
-    row and the parameters alone; weight gradients sum over rows in order.
+        >>> head = recurra.Linear(64, 9)
+        >>> logits, tape = head.forward(np.ones((100, 8, 64), "float32"))  # or head(x), without a tape
+        >>> gradients = tape.backward(np.ones_like(logits))
+        >>> logits.shape, gradients.x.shape, gradients.params["weight"].shape
+        ((100, 8, 9), (100, 8, 64), (9, 64))
+
+    Fixed once made, but for `load_state_dict`; it pickles as its configuration and parameters.
+
+    Each output is the sum of four chains of fused multiply-adds, a quarter of the inputs each, ascending, the first
+    begun at the bias: (0 + 1) + (2 + 3). So its bits depend on its row and the parameters alone; weight gradients sum
+    over rows in order.
 
     Args:
         in_features: I. out_features: O. Parameters are weight [O, I] and bias [O].
@@ -99,22 +124,41 @@ class Linear(_Head):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
+        MemoryError: the parameters would not fit this machine; nothing has been allocated.
     """
 
+    in_features: int
+    out_features: int
+    _affine: _core.Linear
+
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, dtype: DTypeLike = "float32", seed: Any = None
+        self, in_features: int, out_features: int, bias: bool = True, *, dtype: DTypeLike = "float32", seed: Seed = None
     ) -> None:
-        self.in_features, self.out_features = integer("in_features", in_features), integer("out_features", out_features)
-        self.dtype = float_dtype("dtype", dtype)
-        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
-        if flag("bias", bias):
-            shapes["bias"] = (self.out_features,)
-        rng, bound = np.random.default_rng(seed), 1 / math.sqrt(self.in_features)
-        self._set({name: rng.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in shapes.items()})
+        self._configure(in_features=in_features, out_features=out_features, bias=bias, dtype=dtype)
+        random, bound = generator(seed), 1 / math.sqrt(self.in_features)
+        self._set({n: random.uniform(-bound, bound, shape).astype(self.dtype) for n, shape in self._shapes.items()})
+
+    def _configure(self, *, in_features: int, out_features: int, bias: bool, dtype: DTypeLike) -> None:
+        inputs, outputs = integer("in_features", in_features), integer("out_features", out_features)
+        values_dtype = float_dtype("dtype", dtype)
+        shapes = {"weight": (outputs, inputs)} | ({"bias": (outputs,)} if flag("bias", bias) else {})
+        copies = 4  # as drawn, in float64, or by the caller; as kept; packed for forward and for backward
+        require_memory(
+            f"in_features={inputs}, out_features={outputs}", copies * inputs * outputs * values_dtype.itemsize
+        )
+        self.__dict__.update(in_features=inputs, out_features=outputs, dtype=values_dtype, _shapes=shapes)
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": "bias" in self._shapes,
+            "dtype": self.dtype,
+        }
 
     def _set(self, parameters: dict[str, Array]) -> None:
         super()._set(parameters)
-        self._core = _core.Linear(self._parameters["weight"], self._parameters.get("bias"))
+        self.__dict__["_affine"] = _core.Linear(self._parameters["weight"], self._parameters.get("bias"))
 
     def __call__(self, x: Input) -> Array:
         """[..., O] from x [..., I] of the layer's dtype.
@@ -122,11 +166,11 @@ class Linear(_Head):
         Raises:
             TypeError, ValueError: wrong dtype or shape.
         """
-        return self._run(self._rows(x), self._core)
+        return self._run(self._rows(x), self._affine)
 
     def forward(self, x: Input) -> tuple[Array, HeadTape]:
         """As a call, with a tape for backward; x is copied."""
-        core, rows = self._core, self._rows(x).copy()
+        core, rows = self._affine, self._rows(x).copy()
         parameters = self._parameters
         y = self._run(rows, core)
 
@@ -149,20 +193,19 @@ class Linear(_Head):
         core.forward(rows.reshape(-1, self.in_features), y.reshape(-1, self.out_features))
         return y
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_core"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._set(self._parameters)
-
     def __repr__(self) -> str:
-        bias = "" if "bias" in self._parameters else ", bias=False"
+        bias = "" if "bias" in self._shapes else ", bias=False"
         return f"Linear({self.in_features}, {self.out_features}{bias})"
 
 
 class Embedding(_Head):
     """Row `index` of a table for every index, with torch.nn.Embedding's parameter and initial values.
+
+        >>> table = recurra.Embedding(27, 16)
+        >>> table(np.array([[0, 3], [26, 3]])).shape
+        (2, 2, 16)
+
+    Fixed once made, but for `load_state_dict`; it pickles as its configuration and parameters.
 
     Args:
         num_embeddings: N. embedding_dim: E. The parameter is weight [N, E].
@@ -171,16 +214,29 @@ class Embedding(_Head):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
+        MemoryError: the table would not fit this machine; nothing has been allocated.
     """
 
+    num_embeddings: int
+    embedding_dim: int
+
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, *, dtype: DTypeLike = "float32", seed: Any = None
+        self, num_embeddings: int, embedding_dim: int, *, dtype: DTypeLike = "float32", seed: Seed = None
     ) -> None:
-        self.num_embeddings = integer("num_embeddings", num_embeddings)
-        self.embedding_dim = integer("embedding_dim", embedding_dim)
-        self.dtype = float_dtype("dtype", dtype)
-        table = np.random.default_rng(seed).standard_normal((self.num_embeddings, self.embedding_dim))
-        self._set({"weight": table.astype(self.dtype)})
+        self._configure(num_embeddings=num_embeddings, embedding_dim=embedding_dim, dtype=dtype)
+        self._set({"weight": generator(seed).standard_normal(self._shapes["weight"]).astype(self.dtype)})
+
+    def _configure(self, *, num_embeddings: int, embedding_dim: int, dtype: DTypeLike) -> None:
+        rows, size = integer("num_embeddings", num_embeddings), integer("embedding_dim", embedding_dim)
+        values_dtype = float_dtype("dtype", dtype)
+        copies = 2  # as drawn, in float64, or by the caller; as kept
+        require_memory(f"num_embeddings={rows}, embedding_dim={size}", copies * rows * size * values_dtype.itemsize)
+        self.__dict__.update(
+            num_embeddings=rows, embedding_dim=size, dtype=values_dtype, _shapes={"weight": (rows, size)}
+        )
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"num_embeddings": self.num_embeddings, "embedding_dim": self.embedding_dim, "dtype": self.dtype}
 
     def __call__(self, indices: Input) -> Array:
         """[..., E] from integers [...] in 0..N-1.

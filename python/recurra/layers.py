@@ -11,7 +11,9 @@ import numpy as np
 from . import functional
 from ._arrays import require_memory
 from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import choice, flag, float_dtype, integer, real
+from ._fixed import Fixed
+from ._options import choice, flag, float_dtype, generator, integer, mapping, real
+from .packed import Packed
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -21,21 +23,27 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._arrays import Array, Input
-    from .functional import State
+    from ._options import Seed
+    from .heads import Linear
+    from .packed import State
     from .tape import Tape
-
-    Seed = int | Sequence[int] | np.random.SeedSequence | None
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
 
-class Recurrent:
+class Recurrent(Fixed):
     """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM and GRU translate their options to a cell.
+
+        >>> layer = recurra.Recurrent("gru_reset_before_write", 12, 64, num_layers=2)
+        >>> y, h = layer(np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape
+        ((100, 8, 64), (2, 8, 64))
 
     A layer is fixed once made, except that `load_state_dict` replaces all its parameters at once; so one layer serves
     many threads. It pickles as its configuration and plain weights. Parameters have torch's names, shapes and gate
     orders, and are attributes: `layer.weight_ih_l0`, `layer.bias_hh_l1_reverse`, ... These are read-only copies, made
-    anew at every access, since a layer holds its parameters in packed form only.
+    anew at every access, since a layer holds its parameters in packed form only (from its first backward pass on a
+    second time, transposed).
 
     Args:
         cell: name of the cell.
@@ -55,6 +63,8 @@ class Recurrent:
         zoneout: chance that in training a unit keeps its old state in a step; a number for all states, or for LSTMs a
             pair (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old state, the
             expectation (Krueger et al. 2017, arXiv:1606.01305).
+            What `forward` leaves out at random depends on the seed, the layer, the step and the row's number in the
+            batch: a row that is run alone has the masks of row 0.
         dtype: float32 or float64, of parameters, inputs and outputs.
         seed: for numpy.random.default_rng; default fresh entropy.
         rng: the numpy.random.Generator to draw from, in place of a seed.
@@ -81,7 +91,7 @@ class Recurrent:
     dtype: np.dtype[Any]
     precision: str | None
     keep: tuple[int, ...]
-    _packed: functional.Packed
+    _packed: Packed
 
     def __init__(
         self,
@@ -103,6 +113,7 @@ class Recurrent:
         rng: np.random.Generator | None = None,
     ) -> None:
         spec = choice("cell", cell, CELLS)
+        constants = None if constants is None else mapping("constants", constants)
         hidden, proj = integer("hidden_size", hidden_size), integer("proj_size", proj_size, 0)
         if proj >= hidden:
             raise ValueError(f"proj_size: expected less than hidden_size={hidden}, got {proj}")
@@ -131,20 +142,20 @@ class Recurrent:
             "zoneout": zoneout,
             "bidirectional": bool(bidirectional),
             "proj_size": proj,
-            "constants": dict(constants) if constants else None,
+            "constants": constants or None,
             "dtype": values_dtype,
         }
-        spec.constant_values(constants)
-        generator = _generator(seed, rng)
+        spec.constant_values(constants, values_dtype)
+        random = generator(seed, rng)
         what = f"input_size={sizes.input}, hidden_size={sizes.hidden}, num_layers={sizes.layers}"
         copies = 2  # initial and packed
         require_memory(what, copies * spec.parameter_count(sizes) * values_dtype.itemsize)
         bound = 1 / math.sqrt(hidden)
         initial = {
-            name: generator.uniform(-bound, bound, shape).astype(values_dtype)
+            name: random.uniform(-bound, bound, shape).astype(values_dtype)
             for name, shape in spec.shapes(sizes).items()
         }
-        packed = functional.Packed(spec, sizes, values_dtype, initial, constants, None, rates)
+        packed = Packed(spec, sizes, values_dtype, initial, constants, None, rates)
         self.__dict__.update(configuration, precision=None, keep=(), _packed=packed)
 
     def __call__(
@@ -156,6 +167,13 @@ class Recurrent:
         out: Array | None = None,
     ) -> tuple[Array, State]:
         """Run whole sequences. Any number of threads may do so at once.
+
+            >>> layer = recurra.GRU(12, 64, batch_first=True)
+            >>> x = np.zeros((8, 100, 12), "float32")
+            >>> y, h = layer(x, lengths=[100, 7, 0, 31, 100, 64, 2, 99])
+            >>> y.shape, h.shape
+            ((8, 100, 64), (1, 8, 64))
+            >>> y, h = layer(x, h)  # goes on from that state
 
         Args:
             x: [T, B, I], with batch_first [B, T, I], or [T, I] for one sequence without a batch axis. Of the layer's
@@ -187,8 +205,11 @@ class Recurrent:
     ) -> tuple[Array, State, Tape]:
         """Run whole sequences for training: as a call, with a tape to go back over.
 
-            y, state, tape = layer.forward(x)
-            gradients = tape.backward(dy)            # .x, .state, .params
+            >>> layer = recurra.GRU(12, 64, dropout=0.1, num_layers=2)
+            >>> y, state, tape = layer.forward(np.ones((100, 8, 12), "float32"), rng=7)
+            >>> gradients = tape.backward(dy=np.ones_like(y))
+            >>> gradients.x.shape, gradients.params["weight_hh_l0"].shape
+            ((100, 8, 12), (192, 64))
 
         Without rng the output has the bits of a call. Gradients depend neither on threads nor on the instruction set,
         and a row's input gradient not on its batch (backpropagation through time: P. Werbos, Proc. IEEE 78(10), 1990).
@@ -214,17 +235,26 @@ class Recurrent:
             self._packed, x, state, lengths=lengths, batch_first=self.batch_first, recompute=recompute, rng=rng
         )
 
-    def stream(self, batch: int | None = None, *, threads: int = 1) -> Stream:
+    def stream(self, batch: int | None = None, *, threads: int = 1, head: Linear | None = None) -> Stream:
         """A stream through this layer, its state zero: see `recurra.Stream`.
+
+            >>> stream = recurra.GRU(12, 64).stream()
+            >>> stream.step(np.zeros(12, "float32")).shape
+            (64,)
 
         Args:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.
             threads: how many threads a step may use, for wide layers; see `recurra.Stream`.
+            head: a `recurra.Linear` after the last layer, so that both are one call; see `recurra.Stream`.
         """
-        return Stream(self._packed, batch, self.batch_first, threads)
+        return Stream(self._packed, batch, self.batch_first, threads, head)
 
     def quantize(self, precision: str, *, keep: Iterable[int] = ()) -> Self:
         """A layer like this one whose packed weights are of reduced precision; inputs, states and outputs stay float32.
+
+            >>> small = recurra.LSTM(12, 64).quantize("int8")
+            >>> small(np.zeros((100, 8, 12), "float32"))[0].dtype
+            dtype('float32')
 
         "bfloat16" rounds weight matrices, and inputs and recurrent vectors where they meet them, to bfloat16 (8 bits of
         precision, ties to even), and adds their products in float32. Machines with AVX512_BF16 do two products at a
@@ -232,7 +262,7 @@ class Recurrent:
         calibration, and multiplies integers: the recurrent vector has the fixed scale 1/127, since it lies in -1..1
         (where it need not, with a projection or relu, it is scaled as the input is); the input has a scale for each row
         and step, its largest value / 127. Biases, peepholes, states and activations stay float32. Both keep the promise
-        of the same bits.
+        of the same bits, on AVX2, AVX-512 and NEON; as in full precision, `generic` has bits of its own.
 
         The unrounded parameters stay: `state_dict` gives them, and `load_state_dict` rounds new ones.
 
@@ -270,7 +300,7 @@ class Recurrent:
             ValueError: lists all that is missing, unexpected, misshapen or of another dtype; the layer is unchanged.
             TypeError: `state_dict` is not a mapping.
         """
-        self.__dict__["_packed"] = self._packed.with_parameters(state_dict)
+        self.__dict__["_packed"] = self._packed.with_parameters(state_dict, "state_dict")
 
     @property
     def parameter_count(self) -> int:
@@ -283,13 +313,6 @@ class Recurrent:
             array.flags.writeable = False  # what is written to a copy would be lost
             return array.view()  # which, unlike an array that owns its memory, cannot be made writeable again
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        kind = type(self).__name__
-        raise AttributeError(f"{kind} is fixed, cannot set {name!r}; to change parameters, use load_state_dict")
-
-    def __delattr__(self, name: str) -> None:
-        self.__setattr__(name, None)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._packed.shapes]
@@ -309,6 +332,11 @@ class Recurrent:
 
 class LSTM(Recurrent):
     """Long short-term memory, with torch.nn.LSTM's signature, parameters and results.
+
+        >>> layer = recurra.LSTM(input_size=12, hidden_size=64, num_layers=2, bidirectional=True)
+        >>> y, (h, c) = layer(np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape, c.shape
+        ((100, 8, 128), (4, 8, 64), (4, 8, 64))
 
     With A = x @ weight_ih^T + bias_ih + h @ weight_hh^T + bias_hh, cut into blocks of H values in the order i, f, g, o:
 
@@ -358,10 +386,13 @@ class LSTM(Recurrent):
         rng: np.random.Generator | None = None,
     ) -> None:
         if forget_bias is not None:
-            forget_bias = real("forget_bias", forget_bias)
+            forget_bias, largest = real("forget_bias", forget_bias), float(np.finfo(float_dtype("dtype", dtype)).max)
+            if abs(forget_bias) > largest:
+                raise ValueError(f"forget_bias: expected at most {largest:.3g} either way, got {forget_bias}")
             if not flag("bias", bias):
                 raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias}")
-        cell, constants = lstm_cell(coupled, peephole, projected=bool(proj_size)), lstm_constants(cell_clip)
+        cell = lstm_cell(coupled, peephole, projected=integer("proj_size", proj_size, 0) > 0)
+        constants = lstm_constants(cell_clip)
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         noise: dict[str, Any] = {"recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
         super().__init__(cell, *shape, constants=constants, dtype=dtype, seed=seed, rng=rng, **noise)
@@ -383,6 +414,11 @@ class LSTM(Recurrent):
 
 class GRU(Recurrent):
     """Gated recurrent unit, with torch.nn.GRU's signature, parameters and, by default, results.
+
+        >>> layer = recurra.GRU(input_size=12, hidden_size=64)
+        >>> y, h = layer(np.zeros((100, 12), "float32"))  # one sequence without a batch axis
+        >>> y.shape, h.shape
+        ((100, 64), (1, 64))
 
     With X = x @ weight_ih^T + bias_ih and R = h @ weight_hh^T + bias_hh, cut into blocks of H values, order r, z, n:
 
@@ -430,6 +466,11 @@ class GRU(Recurrent):
 class RNN(Recurrent):
     """Elman's recurrent network, with torch.nn.RNN's signature, parameters and results.
 
+        >>> layer = recurra.RNN(input_size=12, hidden_size=64, nonlinearity="relu")
+        >>> y, h = layer(np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape
+        ((100, 8, 64), (1, 8, 64))
+
         h' = f(x @ weight_ih^T + bias_ih + h @ weight_hh^T + bias_hh)
 
     (Elman 1990, Cognitive Science 14(2).)
@@ -461,16 +502,3 @@ class RNN(Recurrent):
         noise: dict[str, Any] = {"recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
         super().__init__(rnn_cell(nonlinearity), *shape, dtype=dtype, seed=seed, rng=rng, **noise)
         self.__dict__.update(nonlinearity=nonlinearity)
-
-
-def _generator(seed: Seed, rng: np.random.Generator | None) -> np.random.Generator:
-    if rng is None:
-        try:
-            return np.random.default_rng(seed)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"seed: {error}") from None
-    if seed is not None:
-        raise ValueError("rng: expected none beside a seed, got both")
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
-    return rng

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from . import _core
-from ._arrays import batched, bounded, check, contiguous, output, require_memory, require_rows, row_contiguous, vector
+from ._arrays import batched, bounded, check, contiguous, memory_for, output, require_rows, row_contiguous, vector
 from ._options import flag, integer
-from .functional import unwrapped
+from .heads import Linear
+from .packed import Packed, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._arrays import Array, Input
-    from .functional import Packed, State
+    from .packed import State
 
 __all__ = ["Stream"]
 
@@ -30,6 +31,17 @@ class Step(Protocol):
 class Stream:
     """A network and its running state; made by `layer.stream(batch)`, or from a `functional.Packed`.
 
+        >>> stream = recurra.LSTM(12, 64).stream()
+        >>> y = np.empty(64, "float32")
+        >>> for frame in np.zeros((100, 12), "float32"):
+        ...     _ = stream.step(frame, out=y)  # nothing is allocated
+        >>> h, c = stream.state
+        >>> stream.reset()
+
+        >>> head = recurra.Linear(64, 1)
+        >>> recurra.LSTM(12, 64).stream(head=head).step(np.zeros(12, "float32")).shape  # layer and head in one call
+        (1,)
+
     Everything a step needs is allocated here, once. Results are those of one call over the whole sequence, bit by bit.
     A stream keeps the parameters it was made with: a later `load_state_dict` of its layer does not change it. It serves
     one thread at a time (a second one gets a RuntimeError); for more, make more streams, which share the parameters.
@@ -41,14 +53,19 @@ class Stream:
         threads: how many threads a step may use, at most `recurra.get_num_threads()`; steps below some ten microseconds
             use one all the same. Between steps the others spin for a moment and then sleep, and waking them is a
             system call; with one thread, the default, no step makes any. No result depends on it.
+        head: a `recurra.Linear` that maps the last layer's h in every step: outputs then have its `out_features` in
+            place of O, and the bits of `head(layer(x)[0])`. A later `load_state_dict` does not change it either.
 
     Raises:
-        ValueError: `batch` or `threads` is less than 1; the network is bidirectional.
+        TypeError: `packed` or `head` is something else.
+        ValueError: `batch` or `threads` is less than 1; the network is bidirectional; the head's `in_features` or dtype
+            are not those of the network's output.
     """
 
     __slots__ = {
         "_batch": None,
         "_batch_first": None,
+        "_outputs": None,
         "_packed": None,
         "_stream": None,
         "step": """step(x, out=None): advance all layers by one step.
@@ -67,23 +84,31 @@ class Stream:
     _stream: _core.Stream
     step: Step  # no method, because it is the hot path: a call goes straight to the core
 
-    def __init__(self, packed: Packed, batch: int | None = None, batch_first: bool = False, threads: int = 1) -> None:
+    def __init__(
+        self,
+        packed: Packed,
+        batch: int | None = None,
+        batch_first: bool = False,
+        threads: int = 1,
+        head: Linear | None = None,
+    ) -> None:
+        if not isinstance(packed, Packed):
+            raise TypeError(f"packed: expected what functional.pack returns, got {type(packed).__name__}")
         if packed.sizes.directions != 1:
             raise ValueError(
-                "a bidirectional network cannot stream: its reverse direction starts at the last step, so it needs the"
-                " whole sequence before its first output; call the layer instead"
+                "packed: a bidirectional network cannot stream: its reverse direction starts at the last step, so it"
+                " needs the whole sequence before its first output; call the layer instead"
             )
         self._batch = () if batch is None else (integer("batch", batch),)
         self._batch_first = flag("batch_first", batch_first)
         self._packed = packed
-        size, rows = packed.sizes, self._batch[0] if self._batch else 1
+        self._outputs = packed.sizes.output if head is None else _checked_head(packed, head).out_features
+        rows = self._batch[0] if self._batch else 1
         require_rows("batch", rows)
-        # About what the core will allocate: states, and a row for each layer's input and output.
-        values = (size.layers + 1) * (size.hidden + size.output) + size.input
-        require_memory(f"batch={batch}", values * rows * packed.dtype.itemsize)
         workers = min(integer("threads", threads), _core.get_num_threads())
-        self._stream = packed.network.stream(rows, batch is None, workers)
-        _STEP.__set__(self, self._stream.step(_checked_step(packed, self._batch, self._stream)))
+        with memory_for(f"batch={batch}"):
+            self._stream = packed.network.stream(rows, batch is None, workers, None if head is None else head._affine)
+        _STEP.__set__(self, self._stream.step(_checked_step(packed, self._batch, self._outputs, self._stream)))
 
     def run(self, chunk: Input, out: Array | None = None) -> Array:
         """Advance by a chunk of any number of steps, none included.
@@ -101,8 +126,8 @@ class Stream:
         size, dtype = self._packed.sizes, self._packed.dtype
         axes = (*self._batch, "T") if self._batch_first else ("T", *self._batch)
         x = check("chunk", chunk, dtype, (*axes, size.input))
-        y = output(out, (*x.shape[:-1], size.output), dtype, {"chunk": x})
-        self._stream.run(row_contiguous(batched(x, self._batch_first)), batched(y, self._batch_first))
+        y, written = output(out, (*x.shape[:-1], self._outputs), dtype, {"chunk": x})
+        self._stream.run(row_contiguous(batched(x, self._batch_first)), batched(written, self._batch_first))
         return y
 
     @property
@@ -146,13 +171,23 @@ class Stream:
 _STEP: Any = Stream.__dict__["step"]  # for __init__: what a subclass calls step is not to be overwritten
 
 
-def _checked_step(packed: Packed, batch: tuple[int, ...], stream: _core.Stream) -> Step:
+def _checked_head(packed: Packed, head: Linear) -> Linear:
+    if not isinstance(head, Linear):
+        raise TypeError(f"head: expected a recurra.Linear, got {type(head).__name__}")
+    if head.in_features != packed.sizes.output:
+        raise ValueError(f"head: expected in_features={packed.sizes.output}, got {head.in_features}")
+    if head.dtype != packed.dtype:
+        raise ValueError(f"head: expected {packed.dtype}, got {head.dtype}")
+    return head
+
+
+def _checked_step(packed: Packed, batch: tuple[int, ...], outputs: int, stream: _core.Stream) -> Step:
     """A step for arrays that have to be normalised or refused; the core takes only plain ones."""
 
     def step(x: Input, out: Array | None = None) -> Array:
         x = check("x", x, packed.dtype, (*batch, packed.sizes.input))
-        y = output(out, (*batch, packed.sizes.output), packed.dtype, {"x": x})
-        stream.run(row_contiguous(batched(x[None])), batched(y[None]))
+        y, written = output(out, (*batch, outputs), packed.dtype, {"x": x})
+        stream.run(row_contiguous(batched(x[None])), batched(written[None]))
         return y
 
     step.__qualname__ = "Stream.step"

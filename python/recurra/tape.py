@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import as_array, batched, check, check_distinct, contiguous, empty, row_contiguous
-from ._options import flag
-from .functional import unwrapped
+from ._arrays import batched, check, check_distinct, contiguous, empty, memory_for, own_array, row_contiguous
+from ._options import flag, mapping
+from .packed import unwrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from . import _core
     from ._arrays import Array, Input
-    from .functional import Packed, State
+    from .packed import Packed, State
 
 __all__ = ["Gradients", "Tape"]
 
@@ -70,6 +71,10 @@ class Tape:
     ) -> Gradients:
         """Gradients of a loss, from those of the output and of the final state.
 
+            >>> y, (h, c), tape = recurra.LSTM(12, 64).forward(np.ones((100, 8, 12), "float32"))
+            >>> gradients = tape.backward(dstate=(np.ones_like(h), None))  # of a loss that sees the last h only
+            >>> gradients = tape.backward(np.ones_like(y), into=gradients.params)  # and of another, added up
+
         Args:
             dy: dL/d output, of the output's shape and dtype; values at padded steps are ignored. Default zero.
             dstate: dL/d final state, in the state's form: h, for LSTMs a tuple (h, c) of which one may be None. Default
@@ -90,18 +95,20 @@ class Tape:
             raise ValueError("dy, dstate: expected at least one of them, got neither")
         gradient = None if dy is None else check("dy", dy, packed.dtype, self._y_shape)
         final = self._checked_dstate(dstate)
-        params = self._new_params() if into is None else self._checked_into(into, gradient, final)
+        given = None if into is None else mapping("into", into)
+        params = self._new_params() if given is None else self._checked_into(given, gradient, final)
         dx = empty("gradient of x", self._x_shape, packed.dtype) if flag("input_grad", input_grad) else None
         initial = packed.empty_state(self._batch)
-        self._tape.backward(
-            None if gradient is None else row_contiguous(batched(gradient, self._batch_first)),
-            [None if array is None else batched(contiguous(array)) for array in final],
-            None if dx is None else batched(dx, self._batch_first),
-            [batched(array) for array in initial],
-            packed.by_layer(params),
-            into is not None,
-        )
-        return Gradients(dx, unwrapped(initial), params)
+        with memory_for("backward"):
+            self._tape.backward(
+                None if gradient is None else row_contiguous(batched(gradient, self._batch_first)),
+                [None if array is None else batched(contiguous(array)) for array in final],
+                None if dx is None else batched(dx, self._batch_first),
+                [batched(array) for array in initial],
+                packed.by_layer(params),
+                into is not None,
+            )
+        return Gradients(dx, unwrapped(initial), params if given is None else {name: given[name] for name in params})
 
     def _new_params(self) -> dict[str, Array]:
         return {name: np.empty(shape, self._packed.dtype) for name, shape in self._packed.shapes.items()}
@@ -122,8 +129,6 @@ class Tape:
 
     def _checked_into(self, into: Mapping[str, Array], dy: Array | None, final: list[Array | None]) -> dict[str, Array]:
         shapes = self._packed.shapes
-        if not isinstance(into, Mapping):
-            raise TypeError(f"into: expected a mapping of names to arrays, got {type(into).__name__}")
         if set(into) != set(shapes):
             missing, unexpected = sorted(set(shapes) - set(into)), sorted(set(into) - set(shapes))
             raise ValueError(f"into: expected all parameters' names, missing {missing}, unexpected {unexpected}")
@@ -132,9 +137,7 @@ class Tape:
         others = {name: array for name, array in zip(names, [dy, *final], strict=True) if array is not None}
         for name, shape in shapes.items():
             title = f"into {name}"
-            if not isinstance(into[name], np.ndarray):
-                raise TypeError(f"{title}: expected a NumPy array, got {type(into[name]).__name__}")
-            array = check(title, as_array(title, into[name]), self._packed.dtype, shape)
+            array = check(title, own_array(title, into[name]), self._packed.dtype, shape)
             if not (array.flags.writeable and array.flags.c_contiguous and array.flags.aligned):
                 raise ValueError(f"{title}: expected a writeable C-contiguous array")
             check_distinct(array, others, title)

@@ -1,7 +1,8 @@
 // recurra: recurrent networks on CPU. The C++ face of the engine; the Python module is one client of it.
 //
 // Arrays are plain memory: sequences [steps, rows, features] whose last axis is contiguous, states [layers * directions, rows,
-// width] wholly contiguous, parameters row-major. Shapes are the caller's duty: nothing here checks them.
+// width] wholly contiguous, parameters row-major. What can be checked is, and refused by a
+// std::invalid_argument that names it; that memory is as large as it has to be is the caller's duty.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -45,6 +46,10 @@ std::vector<std::string> available_isas();
 int num_threads();
 void set_num_threads(int threads);
 
+// Workspaces and tapes that are over stay for those to come: at most 128 MiB, for the process. This gives them back to the
+// system, and whatever else is free on the heap where the C library can tell (glibc).
+void release_memory();
+
 // What this machine can do at best, for benchmarks: one thread, where nothing else is said. A multiply-add counts as two
 // operations.
 struct Limits {
@@ -71,7 +76,7 @@ Together measure_together(int threads);  // of at most num_threads(); about a mi
 
 // How the weights are stored. bfloat16 and int8 are for float only: bfloat16 rounds vectors as it rounds weights and adds their
 // products as floats; int8 has a scale per unit, takes h with a fixed scale where it lies in -1 .. 1 and other vectors with a
-// scale per row.
+// scale per row, and sums products in 32 bits: of vectors of up to 133,144 numbers.
 enum class Precision { full, bfloat16, int8 };
 
 // Chances, 0 .. 1.
@@ -129,8 +134,7 @@ template <class T>
 class Network {
  public:
   // params[layer * directions + direction][i] is parameter i of the cell's list; a bias may be null.
-  // A network that takes the place of `former`, after a step of training, goes on with its workspace.
-  Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params, const Network* former = nullptr);
+  Network(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params);
 
   // y [steps, rows, directions * output_size] and final_states[s] [layers * directions, rows, width of state s] are written;
   // initial[s] likewise is read; initial == null starts from zeros. lengths [rows] may be null: all rows run x.steps steps.
@@ -178,8 +182,8 @@ class Tape {
   std::shared_ptr<const detail::Record<T>> record_;
 };
 
-// y = x W^T + b for many rows, W [outputs, inputs]: each y is one chain from the bias over ascending inputs, as in a cell. All
-// arrays are contiguous. Immutable.
+// y = x W^T + b for many rows, W [outputs, inputs]: each y is the sum of four chains over ascending inputs, a quarter each, of
+// which the first begins at the bias: (0 + 1) + (2 + 3). All arrays are contiguous. Immutable.
 template <class T>
 class Linear {
  public:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._arrays import as_array, bounded, check, vector
+from .._arrays import as_array, bounded, check, require_memory, vector
 from .._options import flag, integer
 from ._checks import checked_axis, floats, is_finite
 
@@ -23,6 +23,10 @@ def softmax_cross_entropy(
     logits: Input, targets: Input, mask: Input | None = None, *, time_axis: int = 0
 ) -> tuple[float, Array]:
     """Mean of -log softmax(logits)[target] over the counted positions, and its gradient, (softmax - one-hot) / count.
+
+        >>> loss, dlogits = training.softmax_cross_entropy(np.zeros((1, 2)), np.array([1]))
+        >>> round(loss, 4), dlogits.tolist()
+        (0.6931, [[0.5, -0.5]])
 
     Args:
         logits: [..., K], float32 or float64.
@@ -61,6 +65,10 @@ def mean_squared_error(
 ) -> tuple[float, Array]:
     """Mean of (y - target)^2 over counted positions and features, and its gradient, 2 (y - target) / (count * F).
 
+        >>> loss, dy = training.mean_squared_error(np.array([[1.0, 3.0]]), np.array([[1.0, 1.0]]))
+        >>> loss, dy.tolist()
+        (2.0, [[0.0, 2.0]])
+
     Args:
         y: [..., F], float32 or float64.
         target: of y's shape and dtype.
@@ -87,16 +95,26 @@ def mean_squared_error(
 def step_mask(lengths: Lengths, steps: int) -> Array:
     """Which steps of each sequence are valid: bool [T, B].
 
+        >>> training.step_mask([2, 0], steps=3).tolist()
+        [[True, False], [True, False], [False, False]]
+
     Args:
         lengths: B integers in 0..T.
         steps: T.
     """
     count = integer("steps", steps, 0)
-    return np.arange(count)[:, None] < bounded("lengths", vector("lengths", lengths, None), count)
+    valid = bounded("lengths", vector("lengths", lengths, None), count)
+    require_memory("steps", count * (8 + len(valid)))
+    return np.arange(count)[:, None] < valid
 
 
 def last_step(y: Input, lengths: Lengths | None = None) -> tuple[Array, Callable[[Input], Array]]:
     """The output of each sequence's last valid step.
+
+        >>> y = np.arange(6.0).reshape(3, 2, 1)
+        >>> pooled, backward = training.last_step(y, lengths=[3, 1])
+        >>> pooled.tolist(), backward(np.ones((2, 1)))[:, 0, 0].tolist()
+        ([[4.0], [1.0]], [0.0, 0.0, 1.0])
 
     Args:
         y: [T, B, F], float32 or float64, T at least 1.
@@ -111,6 +129,11 @@ def last_step(y: Input, lengths: Lengths | None = None) -> tuple[Array, Callable
 
 def max_over_time(y: Input, lengths: Lengths | None = None) -> tuple[Array, Callable[[Input], Array]]:
     """The largest value of each feature over each sequence's valid steps.
+
+        >>> y = np.array([[[1.0]], [[3.0]], [[2.0]]])
+        >>> pooled, backward = training.max_over_time(y)
+        >>> pooled.tolist(), backward(np.ones((1, 1))).ravel().tolist()
+        ([[3.0]], [0.0, 1.0, 0.0])
 
     Args:
         y: [T, B, F], float32 or float64, T at least 1.
@@ -128,6 +151,10 @@ def max_over_time(y: Input, lengths: Lengths | None = None) -> tuple[Array, Call
 def check_finite(name: str, array: Input, time_axis: int = 0, *, backward: bool = False) -> None:
     """Raise FloatingPointError, naming the step at which it arose, if a value is NaN or infinite.
 
+        >>> training.check_finite("y", np.array([[0.0], [1.0], [np.inf]]))
+        Traceback (most recent call last):
+        FloatingPointError: y: expected finite values, got NaN or infinity, which arose at step 2
+
     Args:
         name: what the message is to call the array.
         array: float32 or float64, with at least one axis.
@@ -135,6 +162,8 @@ def check_finite(name: str, array: Input, time_axis: int = 0, *, backward: bool 
         backward: the values were computed from the last step to the first, as the gradients of inputs are; so the step
             named is the last bad one, not the first.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a string, got {name!r}")
     values = floats(name, array)
     axis, backwards = checked_axis(time_axis, values.ndim), flag("backward", backward)
     if is_finite(values):
@@ -159,7 +188,7 @@ def _positions(name: str, value: Input, mask: Input | None, time_axis: int) -> t
 def _mean(losses: Array, counts: Array, time_axis: int) -> float:
     """Mean of the counted losses, float64; FloatingPointError names the first step at which their sum is not finite."""
     counted = np.atleast_1d(np.where(counts, losses, 0.0))
-    mean = float(counted.sum()) / np.count_nonzero(counts)
+    mean = float(counted.sum() / np.count_nonzero(counts))
     if not math.isfinite(mean):
         sums = np.moveaxis(counted, time_axis, 0).reshape(counted.shape[time_axis], -1).sum(axis=1).cumsum()
         step = int((~np.isfinite(sums)).argmax())

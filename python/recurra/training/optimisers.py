@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays import as_array, check
+from .._arrays import check, check_distinct, may_overlap_itself, own_array
+from .._options import mapping
 from ._checks import floats, number, positive, require_finite
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class _Optimizer:
 
     def __init__(self, params: Mapping[str, Array], lr: float, moments: int) -> None:
         self.lr = lr
-        self._params = dict(_writeable("params", params))
+        self._params = {name: array for name, _, array in _writeable("params", params)}
+        _require_apart([(f"params {name}", array) for name, array in self._params.items()])
         arrays = self._params.values()
         sizes = {dtype: max(a.size for a in arrays if a.dtype == dtype) for dtype in {a.dtype for a in arrays}}
         scratch = {dtype: np.empty(size, dtype) for dtype, size in sizes.items()}
@@ -64,19 +66,28 @@ class _Optimizer:
         raise NotImplementedError
 
     def _checked(self, grads: Mapping[str, Input]) -> dict[str, Array]:
-        params = self._params
-        if not isinstance(grads, Mapping):
-            raise TypeError(f"grads: expected a mapping of names to arrays, got {type(grads).__name__}")
-        if set(grads) != set(params):
-            missing, unexpected = sorted(set(params) - set(grads)), sorted(set(grads) - set(params))
+        params, given = self._params, mapping("grads", grads)
+        if set(given) != set(params):
+            missing, unexpected = sorted(set(params) - set(given)), sorted(set(given) - set(params))
             raise ValueError(f"grads: expected all parameters' names, missing {missing}, unexpected {unexpected}")
-        checked = {name: check(f"grads {name}", grads[name], p.dtype, p.shape) for name, p in params.items()}
-        require_finite((f"grads {name}", grad) for name, grad in checked.items())
+        checked = {name: check(f"grads {name}", given[name], p.dtype, p.shape) for name, p in params.items()}
+        for name, grad in checked.items():
+            self._require_usable(f"grads {name}", grad)
         return checked
+
+    def _require_usable(self, name: str, grad: Array) -> None:
+        require_finite([(name, grad)])
 
 
 class SGD(_Optimizer):
-    """Stochastic gradient descent with momentum, as torch.optim.SGD:
+    """Stochastic gradient descent with momentum, as torch.optim.SGD.
+
+        >>> params = {"w": np.ones(2)}
+        >>> training.SGD(params, lr=0.5).step({"w": np.array([1.0, -1.0])})
+        >>> params["w"].tolist()
+        [0.5, 1.5]
+
+    The step is
 
         v = momentum * v + g
         p = p - lr * v
@@ -103,7 +114,16 @@ class SGD(_Optimizer):
 
 
 class Adam(_Optimizer):
-    """Adam with bias correction, as torch.optim.Adam:
+    """Adam with bias correction, as torch.optim.Adam.
+
+        >>> layer = recurra.GRU(12, 64)
+        >>> params = layer.state_dict()
+        >>> optimizer = training.Adam(params, lr=3e-3)
+        >>> y, h, tape = layer.forward(np.ones((100, 8, 12), "float32"))
+        >>> optimizer.step(tape.backward(np.ones_like(y)).params)
+        >>> layer.load_state_dict(params)
+
+    The step is
 
         m = beta1 * m + (1 - beta1) * g           v = beta2 * v + (1 - beta2) * g * g
         p = p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)                 t = 1, 2, ...
@@ -115,6 +135,10 @@ class Adam(_Optimizer):
         lr: learning rate, at least 0; an attribute that may be set. Default 1e-3.
         betas: (beta1, beta2), each in 0 <= beta < 1. Default (0.9, 0.999).
         eps: above 0. Default 1e-8.
+
+    A gradient whose square the dtype does not hold (1.8e19 in float32) is refused like one that is not finite: its v
+    would be infinite, and the parameter stand still for ever. Even an exact v would hold it still for 1e5 steps; clip
+    such a gradient, or skip it.
     """
 
     def __init__(
@@ -129,6 +153,19 @@ class Adam(_Optimizer):
         self._beta1, self._beta2 = (number("betas", beta, below=1) for beta in betas)
         self._eps, self._t = positive("eps", eps), 0
         super().__init__(params, lr, moments=2)
+        for dtype in {array.dtype for array in self._params.values()}:
+            limits, root = np.finfo(dtype), math.sqrt(1 - self._beta2)  # what `_begin` makes of eps is least at t = 1
+            least, most = float(limits.tiny) / root, float(limits.max)
+            if not least <= self._eps <= most:
+                raise ValueError(f"eps: expected {least:.3g} to {most:.3g}, which {dtype} holds, got {eps}")
+
+    def _require_usable(self, name: str, grad: Array) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.vdot(grad, grad)):  # and so every square
+                return
+        super()._require_usable(name, grad)
+        if (largest := float(np.abs(grad).max())) > math.sqrt(np.finfo(grad.dtype).max):
+            raise FloatingPointError(f"{name}: expected values whose squares {grad.dtype} holds, got {largest:.3g}")
 
     def _begin(self) -> None:
         self._t += 1
@@ -152,7 +189,14 @@ class Adam(_Optimizer):
 
 
 def clip_grad_norm(grads: Grads, max_norm: float) -> float:
-    """Scale gradients in place so that their common Euclidean norm is at most `max_norm`; returns the norm before.
+    """Scale gradients in place so that their common Euclidean norm is at most `max_norm`; returns the norm before. An
+    array that is given several times counts once.
+
+        >>> gradients = {"w": np.array([3.0, 4.0])}
+        >>> training.clip_grad_norm(gradients, max_norm=1.0)
+        5.0
+        >>> gradients["w"].round(3).tolist()
+        [0.6, 0.8]
 
         norm = sqrt(sum of all g^2) in float64,    g = g * min(1, max_norm / (norm + 1e-6))
 
@@ -163,6 +207,7 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
         max_norm: above 0; infinity only measures.
 
     Raises:
+        ValueError: different arrays overlap.
         FloatingPointError: the norm is not finite; names the first gradient to blame. Nothing was changed.
     """
     limit, arrays, total = positive("max_norm", max_norm), _writeable_grads(grads), 0.0
@@ -182,6 +227,11 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
 def clip_grad_value(grads: Grads, value: float) -> None:
     """Clamp every gradient to -value..value, in place.
 
+        >>> gradients = {"w": np.array([-3.0, 0.5])}
+        >>> training.clip_grad_value(gradients, 1.0)
+        >>> gradients["w"].tolist()
+        [-1.0, 0.5]
+
     Args:
         grads: names to writeable float32 or float64 arrays, or several such mappings.
         value: above 0.
@@ -195,22 +245,42 @@ def clip_grad_value(grads: Grads, value: float) -> None:
         np.clip(array, -limit, limit, out=array)
 
 
-def _writeable(title: str, arrays: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    if not isinstance(arrays, Mapping):
-        raise TypeError(f"{title}: expected a mapping of names to arrays, got {type(arrays).__name__}")
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{title} {name}: expected a NumPy array, got {type(array).__name__}")
-        if not floats(f"{title} {name}", array).flags.writeable:
-            raise ValueError(f"{title} {name}: expected a writeable array, got a read-only one")
-        yield name, as_array(name, array)
+def _writeable(title: str, arrays: Mapping[str, Array]) -> Iterator[tuple[str, str, Array]]:
+    """Each array's name, what errors call it, and a plain view of it."""
+    for name, given in mapping(title, arrays).items():
+        called = f"{title} {name}"
+        array = floats(called, own_array(called, given))
+        if not array.flags.writeable:
+            raise ValueError(f"{called}: expected a writeable array, got a read-only one")
+        yield name, called, array
 
 
 def _writeable_grads(grads: Grads) -> list[tuple[str, Array]]:
-    """The gradients by the names that errors call them."""
+    """The gradients, each once, by the names that errors call them."""
     if isinstance(grads, Mapping):
-        return [(f"grads {name}", array) for name, array in _writeable("grads", grads)]
-    if not hasattr(grads, "__iter__"):
-        raise TypeError(f"grads: expected a mapping or several of them, got {type(grads).__name__}")
-    titled = ((f"grads[{k}]", mapping) for k, mapping in enumerate(grads))
-    return [(f"{title} {name}", array) for title, mapping in titled for name, array in _writeable(title, mapping)]
+        several = {"grads": grads}
+    else:
+        try:
+            if isinstance(grads, (str, bytes, np.ndarray)):
+                raise TypeError("an empty one would pass")
+            several = {f"grads[{k}]": one for k, one in enumerate(grads)}
+        except Exception as error:  # nothing to iterate over, or whatever the caller's __iter__ raises
+            raise TypeError(f"grads: expected a mapping or several of them, got {type(grads).__name__}") from error
+    distinct: dict[Any, tuple[str, Array]] = {}
+    for title, one in several.items():
+        for _, called, array in _writeable(title, one):
+            layout = array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
+            distinct.setdefault(layout, (called, array))
+    found = list(distinct.values())
+    _require_apart(found)
+    return found
+
+
+def _require_apart(arrays: list[tuple[str, Array]]) -> None:
+    """ValueError unless every number of these arrays, which are to be written, has its own place."""
+    others: dict[str, Array] = {}
+    for name, array in arrays:
+        if may_overlap_itself(array):
+            raise ValueError(f"{name}: expected elements that do not overlap each other, got strides {array.strides}")
+        check_distinct(array, others, name)
+        others[name] = array

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from .._arrays import Array, Input
-    from ..functional import State
+    from ..packed import State
     from ..tape import Gradients, Tape
 
     Lengths = Sequence[int] | Input
@@ -72,10 +72,13 @@ def tbptt(
 ) -> Iterator[Window]:
     """Truncated backpropagation through time: every k1 steps, gradients go back over k2 steps.
 
-        for window in training.tbptt(layer, x, k1=20):
-            loss, dy = training.mean_squared_error(window.y, target[window.start : window.stop])
-            optimizer.step(window.backward(dy).params)
-            layer.load_state_dict(params)
+        >>> layer, x, target = recurra.GRU(1, 4), np.ones((100, 1, 1), "float32"), np.zeros((100, 1, 4), "float32")
+        >>> params = layer.state_dict()
+        >>> optimizer = training.Adam(params)
+        >>> for window in training.tbptt(layer, x, k1=20):
+        ...     loss, dy = training.mean_squared_error(window.y, target[window.start : window.stop])
+        ...     optimizer.step(window.backward(dy).params)
+        ...     layer.load_state_dict(params)
 
     The state is carried forward, gradients are cut. Each window uses the parameters that the layer has when it begins.
     With k2 > k1 it runs the k2 - k1 steps before it again, from the state that was remembered there; as long as
@@ -145,6 +148,10 @@ def _tbptt(
 
 def windows(x: Input, length: int, stride: int | None = None, horizon: int = 0) -> tuple[Array, Array]:
     """Overlapping windows of a series, and the steps that follow each. Split train and test by time before.
+
+        >>> inputs, targets = training.windows(np.arange(6.0)[:, None], length=3, stride=2, horizon=1)
+        >>> inputs[..., 0].tolist(), targets[..., 0].tolist()
+        ([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]], [[3.0], [5.0]])
 
     Args:
         x: [T, F], of any dtype, with T at least length + horizon.

@@ -1,0 +1,107 @@
+"""A signal that arrives during a long call: its handler runs at once, and what it raises ends the call."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_same_bits
+
+import recurra
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+
+
+class Interruption(Exception):  # noqa: N818
+    """What the handler raises."""
+
+
+@contextmanager
+def signal_after(seconds: float) -> Iterator[None]:
+    def handler(number: int, frame: Any) -> None:
+        raise Interruption
+
+    old = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+# Each of these would take minutes.
+def whole_sequence() -> Callable[[], Any]:
+    layer = recurra.LSTM(1, 1024, proj_size=1, seed=0)
+    return lambda: layer(np.ones((4_000_000, 1), "float32"))
+
+
+def shared_by_rows() -> Callable[[], Any]:
+    layer = recurra.LSTM(1, 256, proj_size=1, seed=0)
+    return lambda: layer(np.ones((100_000, 64, 1), "float32"))
+
+
+def both_directions_with_lengths() -> Callable[[], Any]:
+    layer = recurra.GRU(1, 512, num_layers=2, bidirectional=True, seed=0)
+    return lambda: layer(np.ones((60_000, 4, 1), "float32"), lengths=[60_000, 7, 0, 59_000])
+
+
+def recording() -> Callable[[], Any]:
+    layer = recurra.LSTM(1, 1024, proj_size=1, seed=0)
+    return lambda: layer.forward(np.ones((400_000, 1), "float32"), recompute=True)
+
+
+CALLS = [whole_sequence, shared_by_rows, both_directions_with_lengths, recording]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("make", CALLS, ids=lambda make: make.__name__)
+def test_a_long_call_is_ended_by_what_a_signal_handler_raises(make: Any, threads: int) -> None:
+    recurra.set_num_threads(threads)
+    call = make()
+    with pytest.raises(Interruption), signal_after(0.2):
+        call()
+    layer = recurra.GRU(3, 5, seed=0)  # and the library works on
+    assert np.isfinite(layer(np.ones((4, 3), "float32"))[0]).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_backward_is_ended_too_and_may_be_called_again(threads: int) -> None:
+    recurra.set_num_threads(threads)
+    layer = recurra.LSTM(64, 512, seed=0)
+    y, _, tape = layer.forward(np.ones((150, 64, 64), "float32"))
+    dy = np.ones_like(y)
+    whole = tape.backward(dy).x
+    with pytest.raises(Interruption), signal_after(0.1):
+        while True:
+            tape.backward(dy)
+    assert_same_bits(tape.backward(dy).x, whole)
+
+
+def test_an_interrupted_run_of_a_stream_leaves_its_state() -> None:
+    layer = recurra.LSTM(1, 1024, proj_size=1, seed=0)
+    stream = layer.stream()
+    stream.run(np.ones((5, 1), "float32"))
+    before = stream.state
+    with pytest.raises(Interruption), signal_after(0.2):
+        stream.run(np.ones((4_000_000, 1), "float32"))
+    for old, new in zip(before, stream.state, strict=True):
+        assert_same_bits(new, old)
+    assert_same_bits(stream.run(np.ones((3, 1), "float32")), layer(np.ones((8, 1), "float32"))[0][5:])
+
+
+def test_signals_wait_for_nothing_in_a_thread_that_is_not_the_main_one() -> None:
+    """Handlers run in the main thread: the call of another one goes on."""
+    layer, results = recurra.LSTM(1, 512, seed=0), []
+    thread = threading.Thread(target=lambda: results.append(layer(np.ones((20_000, 1), "float32"))[0]))
+    with pytest.raises(Interruption), signal_after(0.05):
+        thread.start()
+        time.sleep(60)
+    thread.join()
+    assert_same_bits(results[0], layer(np.ones((20_000, 1), "float32"))[0])

@@ -1,0 +1,430 @@
+"""Every public function and method, with every kind of wrong value for each argument: TypeError, ValueError or
+MemoryError that name the argument, and nothing else.
+
+What there is to call is found by inspection. A new function whose parameters have names that others use already is
+tested without an edit here; for a new name this file wants one valid value, and what of WRONG is right for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from checks import Array
+
+import recurra
+from recurra import functional, training
+from recurra.heads import HeadTape
+
+Make = Callable[[], Any]
+T, B, N, H = 4, 2, 3, 5  # steps, batch, input and hidden size
+
+
+def f32(*shape: int) -> Array:
+    return np.full(shape, 0.5, "float32")
+
+
+def lstm() -> recurra.LSTM:
+    return recurra.LSTM(N, H, seed=0)
+
+
+# What can be called
+
+
+def pooled(pool: Any) -> Any:
+    return pool(f32(T, B, N))[1]
+
+
+def head_tape() -> HeadTape:
+    return recurra.Linear(N, H, seed=0).forward(f32(2, N))[1]
+
+
+# Objects whose methods are tested; the classes of `recurra` that are missing here are made by their constructors.
+OBJECTS: dict[str, Make] = {
+    "Tape": lambda: lstm().forward(f32(T, B, N))[2],
+    "HeadTape": head_tape,
+    "Packed": lambda: functional.pack("lstm", lstm().state_dict()),
+    "Window": lambda: next(training.tbptt(lstm(), f32(T, B, N), T)),
+    "Stream": lambda: lstm().stream(B),
+}
+# Made by the package only, and values that it checks where they are used.
+VALUES = {"Gradients", "Regularization"}
+NOT_FOR_CALLERS = {"Packed", "Tape", "Window"} | VALUES
+# Of two, neither of which must be given, one must.
+ALSO_NEEDED = {"Tape.backward": "dy"}
+# How the package's modules ask each other.
+INTERNAL = {
+    "Packed.by_layer",
+    "Packed.with_parameters",
+    "Packed.state_shapes",
+    "Packed.check_state",
+    "Packed.empty_state",
+}
+
+
+class Target(NamedTuple):
+    """Something to call: its name, what gives it, and the names of its parameters that must be given."""
+
+    name: str
+    get: Callable[[], Callable[..., Any]]
+    parameters: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+def target(name: str, get: Callable[[], Callable[..., Any]]) -> Target:
+    parameters = inspect.signature(get()).parameters.values()
+    required = tuple(p.name for p in parameters if p.default is p.empty or ALSO_NEEDED.get(name) == p.name)
+    return Target(name, get, tuple(p.name for p in parameters), required)
+
+
+def methods(name: str, make: Make) -> Iterator[Target]:
+    """Public methods, calls, and properties that can be set."""
+    cls = type(make())
+    own = {n: v for base in cls.__mro__[::-1] if base.__module__.startswith("recurra") for n, v in vars(base).items()}
+    for attribute, value in own.items():
+        full = f"{name}.{attribute}"
+        if full in INTERNAL or (attribute.startswith("_") and attribute != "__call__"):
+            continue
+        if isinstance(value, property):
+            if value.fset:
+                yield Target(full, partial(setter, make, attribute), (attribute,), (attribute,))
+        elif callable(getattr(make(), attribute)):
+            yield target(full, partial(method, make, attribute))
+
+
+def method(make: Make, attribute: str) -> Any:
+    return getattr(make(), attribute)
+
+
+def setter(make: Make, attribute: str) -> Callable[..., None]:
+    return lambda **given: setattr(make(), attribute, given[attribute])
+
+
+def targets(*modules: Any) -> Iterator[Target]:
+    for module in modules:
+        for name in module.__all__:
+            value = getattr(module, name)
+            if callable(value) and name not in NOT_FOR_CALLERS:
+                yield target(f"{module.__name__}.{name}", partial(getattr, module, name))
+            if inspect.isclass(value) and name not in VALUES:
+                yield from methods(name, OBJECTS.get(name) or partial(made, value))
+
+
+def made(cls: Any) -> Any:
+    return cls(**valid(cls.__name__, target("", lambda: cls).required))
+
+
+# Right values by the parameter's name, and where one function's differ
+
+PARAMS: dict[str, Make] = {
+    "layer": lstm,
+    "cell": lambda: "lstm",
+    "packed": lambda: functional.pack("lstm", lstm().state_dict()),
+    "params": lambda: lstm().state_dict(),
+    "state_dict": lambda: lstm().state_dict(),
+    "x": lambda: f32(T, B, N),
+    "state": lambda: (f32(1, B, H), f32(1, B, H)),
+    "chunk": lambda: f32(T, B, N),
+    "input_size": lambda: N,
+    "hidden_size": lambda: H,
+    "in_features": lambda: N,
+    "out_features": lambda: H,
+    "num_embeddings": lambda: 7,
+    "embedding_dim": lambda: N,
+    "indices": lambda: np.array([1, 2]),
+    "precision": lambda: "int8",
+    "keep": lambda: [0],
+    "n": lambda: 1,
+    "dy": lambda: f32(T, B, H),
+    "name": lambda: "y",
+    "array": lambda: f32(T, B, N),
+    "grads": lambda: {"w": f32(3)},
+    "max_norm": lambda: 1.0,
+    "value": lambda: 1.0,
+    "lr": lambda: 0.1,
+    "y": lambda: f32(T, B, N),
+    "target": lambda: f32(T, B, N),
+    "logits": lambda: f32(B, N),
+    "targets": lambda: np.array([0, 1]),
+    "lengths": lambda: [1, 2],
+    "steps": lambda: T,
+    "k1": lambda: 2,
+    "length": lambda: 2,
+    "dpooled": lambda: f32(B, N),
+}
+PARTICULAR: dict[str, Make] = {
+    "recurra.functional.gru params": lambda: recurra.GRU(N, H, seed=0).state_dict(),
+    "recurra.functional.rnn params": lambda: recurra.RNN(N, H, seed=0).state_dict(),
+    "GRU.load_state_dict state_dict": lambda: recurra.GRU(N, H, seed=0).state_dict(),
+    "RNN.load_state_dict state_dict": lambda: recurra.RNN(N, H, seed=0).state_dict(),
+    "Linear.load_state_dict state_dict": lambda: recurra.Linear(N, H, seed=0).state_dict(),
+    "Embedding.load_state_dict state_dict": lambda: recurra.Embedding(7, N, seed=0).state_dict(),
+    "Stream.step x": lambda: f32(B, N),
+    "recurra.training.SGD params": lambda: {"w": f32(3)},
+    "recurra.training.Adam params": lambda: {"w": f32(3)},
+    "SGD params": lambda: {"w": f32(3)},
+    "Adam params": lambda: {"w": f32(3)},
+    "HeadTape.backward dy": lambda: f32(2, H),
+    "Packed.parameter name": lambda: "weight_ih_l0",
+    "recurra.training.windows x": lambda: f32(T, N),
+}
+
+
+# What errors call an argument instead; and arguments that a wrong value may make wrong, being right itself.
+CALLED = {"recurra.training.check_finite array": "y"}
+DISAGREES = {"y": "target", "logits": "targets", "steps": "lengths", "array": "time_axis"}
+
+
+def valid(name: str, parameters: tuple[str, ...]) -> dict[str, Any]:
+    missing = [p for p in parameters if f"{name} {p}" not in PARTICULAR and p not in PARAMS]
+    assert not missing, f"{name}: what is a valid {missing}? PARAMS, please"
+    return {p: PARTICULAR.get(f"{name} {p}", PARAMS.get(p, object))() for p in parameters}
+
+
+# Wrong values
+
+
+class AngryError(Exception):
+    """An exception of the caller's own."""
+
+
+def hostile(*names: str, **more: Any) -> Make:
+    """An object whose special methods raise what nobody expects."""
+
+    def rage(self: Any, *_: Any, **__: Any) -> Any:
+        raise AngryError("no")
+
+    return type("Hostile", (), {name: rage for name in names} | more)
+
+
+class Unruly(Mapping[str, Any]):
+    """A mapping that cannot be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        raise AngryError("no")
+
+    def __getitem__(self, name: str) -> Any:
+        raise AngryError("no")
+
+
+class Vanishing(Unruly):
+    """A mapping that has lost what it has just named."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["weight_ih_l0", "w"])
+
+
+HOST = {"__dlpack_device__": lambda self: (1, 0)}
+WRONG: dict[str, Make] = {
+    "None": lambda: None,
+    "True": lambda: True,
+    "False": lambda: False,
+    "np.True_": lambda: np.True_,
+    "text": lambda: "abc",
+    "empty text": str,
+    "bytes": lambda: b"abc",
+    "-1": lambda: -1,
+    "0": lambda: 0,
+    "2**40": lambda: 2**40,
+    "2**70": lambda: 2**70,
+    "10**400": lambda: 10**400,
+    "-(2**70)": lambda: -(2**70),
+    "1.0": lambda: 1.0,
+    "-0.5": lambda: -0.5,
+    "1e-60": lambda: 1e-60,
+    "nan": lambda: math.nan,
+    "inf": lambda: math.inf,
+    "-inf": lambda: -math.inf,
+    "complex": lambda: 1j,
+    "int type": lambda: int,
+    "object": object,
+    "function": lambda: len,
+    "slice": lambda: slice(None),
+    "set": lambda: {1, 2},
+    "generator": lambda: iter([1, 2]),
+    "empty list": list,
+    "empty tuple": tuple,
+    "empty mapping": dict,
+    "list of one": lambda: [1],
+    "list of bool and int": lambda: [True, 1],
+    "list of floats": lambda: [1.0, 2.0],
+    "list of text": lambda: ["a", "b"],
+    "list of huge": lambda: [2**70, -(2**70)],
+    "list of None": lambda: [None, None],
+    "ragged list": lambda: [[1], [1, 2]],
+    "pair": lambda: (None, None),
+    "pair of 2": lambda: (2.0, 2.0),
+    "mapping of text": lambda: {"w": "abc", "cell_clip": "abc"},
+    "mapping of numbers": lambda: {1: 2, "w": 0},
+    "mapping of huge": lambda: {"cell_clip": 10**400},
+    "unruly mapping": Unruly,
+    "vanishing mapping": Vanishing,
+    "list of unruly mappings": lambda: [Unruly()],
+    "0-d": lambda: np.zeros((), "float32"),
+    "0-d int": lambda: np.zeros((), "int64"),
+    "vector": lambda: f32(7),
+    "matrix": lambda: f32(7, 7),
+    "3-d": lambda: f32(7, 7, 7),
+    "7-d": lambda: f32(*[1] * 7),
+    "empty": lambda: f32(0),
+    "empty 3-d": lambda: f32(0, 0, 0),
+    "two floats": lambda: np.array([2.0, 3.0]),
+    "two integers": lambda: np.array([2, 3]),
+    "two negative": lambda: np.array([-1, -(2**40)]),
+    "two uint64": lambda: np.array([2**64 - 1, 2**63], "uint64"),
+    "two booleans": lambda: np.array([True, False]),
+    "float16": lambda: f32(T, B, N).astype("float16"),
+    "float64": lambda: np.ones((T, B, N)),
+    "longdouble": lambda: np.ones((T, B, N), "longdouble"),
+    "complex array": lambda: np.ones((T, B, N), "complex64"),
+    "other byte order": lambda: np.ones((T, B, N), np.dtype("float32").newbyteorder()),
+    "objects": lambda: np.full((T, B, N), None),
+    "texts": lambda: np.array(["a", "b"]),
+    "dates": lambda: np.array(["2020-01-01", "2020-01-02"], "datetime64[D]"),
+    "structured": lambda: np.zeros(2, "f4,f4"),
+    "masked": lambda: np.ma.masked_less(f32(T, B, N), 1),
+    "masked integers": lambda: np.ma.masked_less(np.array([1, 2]), 2),
+    "matrix object": lambda: np.ones((2, 2), "float16").view(np.matrix),
+    "dtype": lambda: "f4,f4,,",
+    "structured dtype": lambda: np.dtype("f4,f4"),
+    "nameless dlpack": hostile("__dlpack__"),
+    "hostile dlpack": hostile("__dlpack__", **HOST),
+    "hostile device": hostile("__dlpack_device__", __dlpack__=None),
+    "no device": hostile(__dlpack__=None, __dlpack_device__=lambda self: None),
+    "strange device": hostile(__dlpack__=None, __dlpack_device__=lambda self: (99, 1)),
+    "capsule of nothing": hostile(__dlpack__=lambda self, **_: object(), **HOST),
+    "hostile index": hostile("__index__", "__int__", "__float__"),
+    "index of text": hostile(__index__=lambda self: "abc"),
+    "hostile array": hostile("__array__", "__array_interface__", "__array_struct__"),
+    "list of hostile": lambda: [hostile("__array__", "__index__")(), 1],
+    "hostile bool": hostile("__bool__", "__len__"),
+    "hostile eq": hostile("__eq__", "__hash__"),
+    "hostile iter": hostile("__iter__", "__len__", "__getitem__"),
+    "hostile attributes": hostile("__getattr__"),
+    "disguised as an array": hostile(__class__=property(lambda self: np.ndarray)),
+}
+
+# Which of them are right: for every parameter of a name, somewhere.
+NONE, ZERO = {"None"}, {"0"}
+FLAG = {"True", "False", "np.True_"}
+COUNT = {"2**40", "2**70", "10**400"}  # as many as there are
+CHANCE = {"0", "1.0", "1e-60"}
+POSITIVE = {"1.0", "1e-60", "2**40", "2**70"}
+RIGHT: dict[str, set[str]] = {
+    **dict.fromkeys(("backward", "batch_first", "bias", "bidirectional", "input_grad", "peephole", "recompute"), FLAG),
+    **dict.fromkeys(("dropout", "recurrent_dropout", "zoneout"), CHANCE),
+    **dict.fromkeys(("batch", "head", "into", "out", "state", "precision"), NONE),
+    **dict.fromkeys(("horizon", "proj_size", "time_axis"), ZERO),
+    **dict.fromkeys(("lr", "momentum"), POSITIVE | {"0"}),
+    **dict.fromkeys(("n", "threads", "k1"), COUNT),
+    **dict.fromkeys(("k2", "stride"), COUNT | {"None"}),
+    "value": POSITIVE | {"inf"},
+    "max_norm": POSITIVE | {"inf"},
+    "eps": POSITIVE - {"1e-60"},
+    "cell_clip": POSITIVE - {"1e-60"} | {"inf", "None"},
+    "constants": {"None", "empty mapping"},
+    "coupled": FLAG,
+    "forget_bias": POSITIVE | {"0", "-1", "-0.5", "-(2**70)", "None"},
+    "grads": {"empty mapping", "empty list", "empty tuple"},  # nothing to clip
+    "params": {"empty mapping"},  # of an optimiser
+    "rng": {"None", "0", "2**40"},
+    "seed": {"None", "0", *COUNT, "empty list", "empty tuple", "list of one"},
+    "keep": {"empty list", "empty tuple"},
+    "lengths": {"None", "two integers", "list of one", "empty list", "empty tuple"},  # as many as `step_mask` is given
+    "rows": {"None", "two booleans", "list of one", "empty list", "empty tuple"},
+    "mask": {"None", "two booleans"},
+    "indices": {"0-d int", "two integers"},
+    "dstate": {"None", "pair", "list of None"},  # beside a dy
+    "dtype": set(),
+    "name": {"text", "empty text", "dtype"},  # what `check_finite` is to call an array
+    "array": {"vector", "matrix", "3-d", "7-d", "empty", "empty 3-d", "two floats", "float64"},
+    "x": {"matrix", "matrix object"},  # of `windows`, which takes any dtype
+    "y": {"3-d", "float64"},  # of poolings
+}
+
+
+def fault(t: Target, parameter: str, label: str, make: Make, right: set[tuple[str, str]]) -> str | None:
+    """What is wrong with the answer to one value, if anything."""
+    arguments = valid(t.name, t.required) | {parameter: make()}
+    call = f"{t.name}({parameter}={label})"
+    try:
+        result = t.get()(**arguments)
+        if inspect.isgenerator(result):
+            next(result, None)
+    except (TypeError, ValueError, MemoryError) as error:
+        names = {parameter, CALLED.get(f"{t.name} {parameter}"), DISAGREES.get(parameter)} - {None}
+        named = parameter in str(error) or any(str(error).startswith(f"{name}:") for name in names)
+        return None if named else f"{call}: {type(error).__name__} names no {parameter}: {error}"
+    except Exception as error:
+        return f"{call}: {type(error).__name__}: {error}"
+    if label not in RIGHT.get(parameter, ()):
+        return f"{call}: taken"
+    right.add((parameter, label))
+    return None
+
+
+def faults(found: list[Target]) -> tuple[list[str], set[tuple[str, str]]]:
+    """All faults, and the values that were taken as right."""
+    right: set[tuple[str, str]] = set()
+    answers = (
+        fault(t, parameter, label, make, right)
+        for t in found
+        for parameter in t.parameters
+        for label, make in WRONG.items()
+    )
+    return [answer for answer in answers if answer], right
+
+
+EVERYTHING = [
+    *targets(recurra, functional, training),
+    *methods("HeadTape", head_tape),
+    target("last_step backward", lambda: pooled(training.last_step)),
+    target("max_over_time backward", lambda: pooled(training.max_over_time)),
+]
+
+
+@pytest.mark.parametrize("t", EVERYTHING, ids=[t.name for t in EVERYTHING])
+def test_right_values_are_taken_and_wrong_ones_refused_by_name(t: Target, restore_threads: None) -> None:
+    t.get()(**valid(t.name, t.required))
+    assert not faults([t])[0]
+
+
+def test_no_value_is_called_right_that_none_takes(restore_threads: None) -> None:
+    _, right = faults(EVERYTHING)
+    assert {(parameter, label) for parameter, labels in RIGHT.items() for label in labels} == right
+
+
+def careless(x: Any, k1: int = 1, dropout: float = 0.0) -> Any:
+    """What a new function may get wrong: it takes what it should refuse, and lets errors through that tell nothing."""
+    return np.asarray(x) * k1 * math.sqrt(dropout)
+
+
+def test_a_careless_function_is_caught() -> None:
+    with np.errstate(invalid="ignore"):
+        found, _ = faults([target("careless", lambda: careless)])
+    for wanted in (
+        r"careless\(x=None\): TypeError names no x",
+        r"careless\(x=list of floats\): taken",
+        r"careless\(k1=True\): taken",
+        r"careless\(k1=nan\): taken",
+        r"careless\(dropout=-0.5\): ValueError names no dropout",
+        r"careless\(dropout=hostile index\): AngryError",
+        r"careless\(dropout=10\*\*400\): OverflowError",
+    ):
+        assert any(re.match(wanted, line) for line in found), wanted
+
+
+def test_everything_public_is_called() -> None:
+    names = {t.name for t in EVERYTHING}
+    assert {"recurra.LSTM", "LSTM.__call__", "Stream.step", "Stream.state", "Adam.lr", "Tape.backward"} <= names
+    assert {f"recurra.functional.{n}" for n in functional.__all__ if n not in NOT_FOR_CALLERS} <= names
+    assert {f"recurra.training.{n}" for n in training.__all__ if n not in NOT_FOR_CALLERS} <= names
