@@ -418,7 +418,6 @@ Panel<const T> Session<T>::step(const T* x, T* y) {
   std::vector<Ready>& calls = ready_[states_.side(0)];
   for (size_t p = 0; p < model_->layers[0].phases.size(); ++p) calls[p].call.x.rows.base = x;
   calls.back().call.y.base = y;
-  const Environment environment(*model_->backend);
   for (const Ready& ready : calls) ready.run(ready.call);
   states_.ran(1);
   return read_only(calls.back().call.result);

@@ -44,7 +44,8 @@ class Session {
   void run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan, Stopper& stopper);
 
   // One step of all rows, x [rows, input_size] and y [rows, output_size] contiguous; y may be null. It is the same calls every
-  // time but for x, y and the side of h, so they are made ready once. Returns the last layer's h, padded.
+  // time but for x, y and the side of h, so they are made ready once. Inside an Environment. Returns the last layer's h,
+  // padded.
   void make_ready();
   bool ready() const { return !ready_[0].empty(); }
   Panel<const T> step(const T* x, T* y);

@@ -31,18 +31,31 @@ struct Stream<T>::Live {
       outputs = detail::Buffer<T>(size_t(kPiece * rows * head->inputs));
       head_step = head->affine({nullptr, session.states().stride()}, rows, {nullptr, head->outputs});
     }
+    by_steps = session.ready() && (rows > 1 || pays_by_steps());
     const TeamLease starts_threads(threads);
   }
 
+  // Whether a run of one row does nothing better than one step after another: where all weights stay near, or those of the
+  // input, which it could read once for many steps, are few. (Of several rows none does, bench/NOTES.md.)
+  bool pays_by_steps() const {
+    const Model<T>& model = session.model();
+    size_t bytes = 0;
+    for (const auto& layer : model.layers) bytes += layer.weights.size() * sizeof(T);
+    return ptrdiff_t(bytes) <= first_level_cache ||
+           (model.config.layers == 1 && 16 * model.config.input_size <= model.config.hidden_size);
+  }
+
+  int64_t width() const { return head ? head->outputs : session.model().config.output_size; }  // of y
   const Backend& backend() const { return *session.model().backend; }
 
   void step(const T* x, T* y) {
-    const NetworkConfig& c = session.model().config;
-    if (!session.ready()) {
-      const ptrdiff_t rows = plan.rows, width = head ? head->outputs : c.output_size;
-      return run({x, 1, rows, 0, ptrdiff_t(c.input_size)}, {y, 1, rows, 0, width}, {});
-    }
+    const ptrdiff_t rows = plan.rows, inputs = session.model().config.input_size;
+    if (!session.ready()) return run({x, 1, rows, 0, inputs}, {y, 1, rows, 0, width()}, {});
     const Environment environment(backend());
+    ready_step(x, y);
+  }
+
+  void ready_step(const T* x, T* y) {
     const Panel<const T> h = session.step(x, head ? nullptr : y);
     if (!head) return;
     head_step.x.base = h.base;
@@ -52,20 +65,29 @@ struct Stream<T>::Live {
 
   void run(const Sequence<const T>& x, const Sequence<T>& y, const Stop& stop) {
     Stopper stopper(stop);
-    if (!head) run_layers(x, y, stopper);
-    for (int64_t first = 0; head && first < x.steps && !stopper.stopped(); first += kPiece) {
-      const int64_t steps = std::min(kPiece, x.steps - first), rows = plan.rows, width = head->inputs;
-      run_layers(detail::from_step(x, first, steps), {outputs.data(), steps, rows, rows * width, width}, stopper);
-      const Environment environment(backend());
-      T* to = y.data + first * y.step_stride;
-      if (rows == 1) {
-        head->run(head->affine({outputs.data(), width}, steps, {to, y.step_stride}));
-        continue;
-      }
-      for (int64_t t = 0; t < steps; ++t)
-        head->run(head->affine({outputs.data() + t * rows * width, width}, rows, {to + t * y.step_stride, y.row_stride}));
+    const bool plain = plan.rows == 1 || (x.row_stride == session.model().config.input_size && y.row_stride == width());
+    for (int64_t first = 0; first < x.steps && !stopper.stopped(); first += kPiece) {
+      const int64_t steps = std::min(kPiece, x.steps - first);
+      run_piece(detail::from_step(x, first, steps), detail::from_step(y, first, steps), by_steps && plain, stopper);
+      stopper.poll();
     }
     stopper.check();
+  }
+
+  void run_piece(const Sequence<const T>& x, const Sequence<T>& y, bool step_by_step, Stopper& stopper) {
+    const ptrdiff_t rows = plan.rows;
+    if (step_by_step) {
+      const Environment environment(backend());
+      for (int64_t t = 0; t < x.steps; ++t) ready_step(x.data + t * x.step_stride, y.data + t * y.step_stride);
+      return;
+    }
+    if (!head) return run_layers(x, y, stopper);
+    const ptrdiff_t inputs = head->inputs;
+    run_layers(x, {outputs.data(), x.steps, rows, rows * inputs, inputs}, stopper);
+    const Environment environment(backend());
+    if (rows == 1) return head->run(head->affine({outputs.data(), inputs}, x.steps, {y.data, y.step_stride}));
+    for (int64_t t = 0; t < x.steps; ++t)
+      head->run(head->affine({outputs.data() + t * rows * inputs, inputs}, rows, {y.data + t * y.step_stride, y.row_stride}));
   }
 
   void run_layers(const Sequence<const T>& x, const Sequence<T>& y, Stopper& stopper) {
@@ -94,6 +116,7 @@ struct Stream<T>::Live {
   Head head;
   AffineCall<T> head_step;    // but for its arrays
   detail::Buffer<T> outputs;  // of the layers, for the head
+  bool by_steps;              // how a run is done
   std::atomic<bool> busy{false};
 };
 

@@ -98,6 +98,7 @@ class Trial {
                 directions,
                 {},
                 precision,
+                {},
                 {}},
         steps_(random_int(1, 80)),
         rows_(random_int(1, 40)) {

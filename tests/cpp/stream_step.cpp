@@ -69,24 +69,28 @@ template <class T>
 class Example {
  public:
   Example(const recurra::CellInfo& cell, recurra::Precision precision)
-      : network_(make(cell, precision)), stream_(network_, kRows) {
+      : network_(make(cell, precision)), stream_(network_, kRows), with_head_(network_, kRows, 1, &head_) {
     for (T& x : x_) x = T(random_());
   }
 
   void run(int steps) {
-    for (int s = 0; s < steps; ++s) stream_.step(x_, y_);
+    for (int s = 0; s < steps; ++s) {
+      stream_.step(x_, y_);
+      with_head_.step(x_, of_head_);
+    }
   }
 
   double sum() const {
     double sum = 0;
     for (T y : y_) sum += double(y);
+    for (T y : of_head_) sum += double(y);
     return sum;
   }
 
  private:
   recurra::Network<T> make(const recurra::CellInfo& cell, recurra::Precision precision) {
-    recurra::NetworkConfig config{cell.name, kInput,    kHidden, cell.projected ? kOutput : kHidden, kLayers, 1,
-                                  {},        precision, {}};
+    recurra::NetworkConfig config{cell.name, kInput, kHidden, cell.projected ? kOutput : kHidden, kLayers, 1, {},
+                                  precision, {},     {}};
     for (const auto& constant : cell.constants) config.constants.push_back(constant.second);
     std::vector<std::vector<T>> storage;
     std::vector<std::vector<const T*>> params(kLayers);
@@ -104,9 +108,12 @@ class Example {
   std::mt19937 engine_{1};
   std::uniform_real_distribution<double> uniform_{-1, 1};
   recurra::Network<T> network_;
-  recurra::Stream<T> stream_;
+  std::vector<T> weight_ = std::vector<T>(2 * kHidden, T(0.1));
+  recurra::Linear<T> head_{network_.config().output_size, 2, weight_.data(), nullptr};
+  recurra::Stream<T> stream_, with_head_;
   T x_[kRows * kInput] = {};
   T y_[kRows * kHidden] = {};
+  T of_head_[kRows * 2] = {};
 };
 
 // True when the child lived through the steps without a system call.

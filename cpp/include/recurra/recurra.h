@@ -97,8 +97,8 @@ struct NetworkConfig {
   int directions = 1;             // 2: every layer runs both ways, outputs side by side
   std::vector<double> constants;  // as CellInfo::constants
   Precision precision = Precision::full;
-  std::vector<int> kept;  // layers, from 0, that are in full precision whatever `precision` says
   Regularization regularization;
+  std::vector<int> kept;  // layers, from 0, that are in full precision whatever `precision` says
 };
 
 template <class T>
