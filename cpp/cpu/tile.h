@@ -110,11 +110,8 @@ struct PhaseBlock {
     W::template add<RecurrentOf<P>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size, ahead);
 
     // A small layer's step is one chain of dependent operations: sending the sums through memory is 5 % of it.
-    if constexpr (R == 1 && N <= 2)
-      if (!call.saved.base) {
-        for (int n = 0; n < N; ++n) finish_unit<false>(call, row, tile + n, acc[n][0]);
-        return;
-      }
+    if constexpr (R == 1 && N == 1)
+      if (!call.saved.base) return finish_unit<false>(call, row, tile, acc[0][0]);
     Vec<T> spilled[N * R][chains];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
@@ -214,7 +211,7 @@ RECURRA_FN bool goes_backwards(const Call& call) {
 // and a cache of more than 32 KiB does not help them. Beyond that cache more than two tiles are too many streams, if fewer have
 // chains enough. (bench/NOTES.md, "Tiles of a single row")
 template <class Block, class Call>
-__attribute__((noinline)) void sweep_row(const Call& call) {
+RECURRA_FN void sweep_row(const Call& call) {
   constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
   constexpr int wanted = Block::Weights::chains_to_read, had = few * Block::summed;
   const ptrdiff_t tile = Block::bytes_of_tile(call), room = had >= wanted ? first_level_cache : (32 << 10) * had / wanted;
@@ -227,8 +224,9 @@ __attribute__((noinline)) void sweep_row(const Call& call) {
 }
 
 template <class Block, class Call>
-__attribute__((noinline)) void sweep_rows(const Call& call) {
+__attribute__((noinline)) void sweep_all(const Call& call) {
   constexpr int N = Block::Shape::tiles;
+  if (call.rows == 1) return sweep_row<Block>(call);
   const bool backwards = goes_backwards<Block>(call);
   int begin = call.tile_begin, end = call.tile_end;
   for (; begin + N <= end; backwards ? end -= N : begin += N) run_tiles<Block, N>(call, backwards ? end - N : begin);
@@ -244,6 +242,5 @@ __attribute__((noinline)) void sweep_one(const Call& call) {
 // processor works on while it waits for the first.
 template <class Block, class Call>
 void sweep(const Call& call) {
-  if (call.rows == 1) return call.tile_end - call.tile_begin == 1 ? sweep_one<Block>(call) : sweep_row<Block>(call);
-  sweep_rows<Block>(call);
+  call.rows == 1 && call.tile_end - call.tile_begin == 1 ? sweep_one<Block>(call) : sweep_all<Block>(call);
 }

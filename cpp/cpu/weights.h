@@ -79,18 +79,12 @@ struct FullWeights {
     point_to_rows(rows, x.rows, row);
     point_to_weights(weights, tiles, tile, at);
     const auto next = Ahead<T>::template part<R, N, G>(ahead, row, tiles, tile, at, size);
-    const auto add_one = [&](ptrdiff_t k) __attribute__((always_inline)) {
+    for (ptrdiff_t k = 0; k < size; ++k) {
       Vec<T> w[N][G];
       if (R > 1) next.ask(k);
       load_weights<R>(w, weights, k);
       multiply_add<Gates, Vec<T>>(acc, w, rows, k);
-    };
-    ptrdiff_t k = 0;
-    if constexpr (R == 1 && N <= 2)
-      for (; k + 4 <= size; k += 4)
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) add_one(k + i);
-    for (; k < size; ++k) add_one(k);
+    }
   }
 };
 

@@ -274,7 +274,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
   const Place<T> old = states_.before(pass.lane, now), next = states_.before(pass.lane, now + 1);
   const Panel<T> result = states_.result(pass.direction, pass.lane, now), saved = states_.saved(pass.lane, now);
   const size_t last = pass.layer->phases.size() - 1;
-  const bool stopped = pass.stopper->stopped();
+  const bool stopped = pass.stopper->stopped(), zones_out = regularizer_.zones_out();
   Operand<T> x;
   if (before_row < 0)
     x = operand(pass.layer->precision, {pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows,
@@ -298,9 +298,9 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     if (before_row >= 0 && phase.inputs) call.before = {pass.scratch->before[p][before_row], pass.scratch->before[p].stride};
     call.y = p < last ? Rows<T>() : Rows<T>{pass.y.data + place * pass.y.step_stride, pass.offsets.y};
     if (!stopped) {
-      regularizer_.keep_old(call, p, pass.scratch->old_states);
+      if (zones_out) regularizer_.keep_old(call, p, pass.scratch->old_states);
       phase.run(call);
-      regularizer_.zone_out(call, p, p == last, pass.scratch->old_states, pass.lane, pass.rows, now);
+      if (zones_out) regularizer_.zone_out(call, p, p == last, pass.scratch->old_states, pass.lane, pass.rows, now);
     }
     if (pass.size > 1) pass.barrier->wait(pass.rank);
   }

@@ -32,26 +32,6 @@ void States<T>::deal(Dealer& deal) {
 }
 
 template <class T>
-Place<T> States<T>::before(size_t lane, int64_t step) const {
-  if (!record_) return {lanes_[lane].h[side(step)], lanes_[lane].states};
-  const Track<T>& track = record_->tracks[lane];
-  const int64_t row = record_->before(step) + share_.first;
-  return {every(track.h, row, share_.stride), every(track.states, row, share_.stride)};
-}
-
-template <class T>
-Panel<T> States<T>::saved(size_t lane, int64_t step) const {
-  if (!record_ || !record_->tracks[lane].saved.base) return {};
-  return every(record_->tracks[lane].saved, record_->at(step) + share_.first, share_.stride);
-}
-
-template <class T>
-Panel<T> States<T>::result(int direction, size_t lane, int64_t step) const {
-  if (!record_ || !record_->tracks[lane].result.base) return result_[direction];
-  return every(record_->tracks[lane].result, record_->at(step) + share_.first, share_.stride);
-}
-
-template <class T>
 void States<T>::load(const T* const* from, const RowPlan& plan, int64_t total_rows) {
   const Spec& spec = *model_->spec;
   for (size_t lane = 0; lane < lanes_.size(); ++lane)

@@ -30,9 +30,21 @@ class States {
   States(Record<T>& record, const RowShare& share);  // those of some rows of a record
 
   void deal(Dealer& deal);
-  Place<T> before(size_t lane, int64_t step) const;  // before a step
-  Panel<T> saved(size_t lane, int64_t step) const;   // what backward wants of a step; base is null when it wants nothing
-  Panel<T> result(int direction, size_t lane, int64_t step) const;    // of the first of two phases
+  // Here, since the time loop asks in every step.
+  Place<T> before(size_t lane, int64_t step) const {  // before a step
+    if (!record_) return {lanes_[lane].h[side(step)], lanes_[lane].states};
+    const Track<T>& track = record_->tracks[lane];
+    const int64_t row = record_->before(step) + share_.first;
+    return {every(track.h, row, share_.stride), every(track.states, row, share_.stride)};
+  }
+  Panel<T> saved(size_t lane, int64_t step) const {  // what backward wants of a step; base is null when it wants nothing
+    if (!record_ || !record_->tracks[lane].saved.base) return {};
+    return every(record_->tracks[lane].saved, record_->at(step) + share_.first, share_.stride);
+  }
+  Panel<T> result(int direction, size_t lane, int64_t step) const {  // of the first of two phases
+    if (!record_ || !record_->tracks[lane].result.base) return result_[direction];
+    return every(record_->tracks[lane].result, record_->at(step) + share_.first, share_.stride);
+  }
   int side(int64_t step) const { return (parity_ ^ int(step)) & 1; }  // of h that a step reads
   void ran(int64_t steps) { parity_ ^= int(steps & 1); }
 
