@@ -39,7 +39,7 @@ RECURRA_FN ptrdiff_t bytes_to_read(const Call& call) {
 }
 
 // Whether blocks of rows ask for the next tiles: weights from far away reach the first block as slowly as they come, while
-// those after it find them near. (bench/NOTES.md, "The next tiles asked for by a batch")
+// those after it find them near. (bench/NOTES.md, "Prefetching the next tiles for a batch")
 template <class Block, class Call>
 RECURRA_FN bool asks_ahead(const Call& call) {
   constexpr ptrdiff_t enough = 64 << 20;  // bytes, times rows
