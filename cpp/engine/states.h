@@ -30,8 +30,8 @@ class States {
   States(Record<T>& record, const RowShare& share);  // those of some rows of a record
 
   void deal(Dealer& deal);
-  Place<T> before(size_t lane, int64_t step) const;  // before a step
-  Panel<T> saved(size_t lane, int64_t step) const;   // what backward wants of a step; base is null when it wants nothing
+  Place<T> before(size_t lane, int64_t step) const;                   // before a step
+  Panel<T> saved(size_t lane, int64_t step) const;                    // what backward needs of a step; base is null if nothing
   Panel<T> result(int direction, size_t lane, int64_t step) const;    // of the first of two phases
   int side(int64_t step) const { return (parity_ ^ int(step)) & 1; }  // of h that a step reads
   void ran(int64_t steps) { parity_ ^= int(steps & 1); }

@@ -46,11 +46,11 @@ std::vector<std::string> available_isas();
 int num_threads();
 void set_num_threads(int threads);
 
-// Workspaces and tapes that are over stay for those to come: at most 128 MiB, for the process. This gives them back to the
-// system, and whatever else is free on the heap where the C library can tell (glibc).
+// Memory of workspaces and tapes that are gone is kept for later ones: at most 128 MiB, for the whole process. This gives it
+// back to the system, and with glibc whatever else is free on the heap.
 void release_memory();
 
-// What this machine can do at best, for benchmarks: one thread, where nothing else is said. A multiply-add counts as two
+// What this machine can do at best, for benchmarks: with one thread, unless noted otherwise. A multiply-add counts as two
 // operations.
 struct Limits {
   double f32_gflops = 0;
@@ -64,8 +64,8 @@ struct Limits {
 // milliseconds for reading blocks of those sizes alone, and briefly: what the machine can do just now.
 Limits measure_limits(int threads, const std::vector<int>& sizes_kib = {});
 
-// What several threads have of each other just now: a virtual machine's cores may be two threads of one core, or far apart, and
-// that changes from second to second.
+// What several threads gain from each other just now: a virtual machine's cores may be two threads of one core, or far apart,
+// and that changes from second to second.
 struct Together {
   double gain = 1;         // multiply-adds of all at once, in those of one alone; the best of several bursts
   double exchange_ns = 0;  // until one sees what another has written: half a round trip
@@ -111,7 +111,7 @@ struct Sequence {
 };
 
 // A long call asks it now and then, on the thread that made the call, and is given up when the answer is true: it then throws
-// Stopped, and what it was to write holds nothing of use.
+// Stopped, and what it was to write is undefined.
 using Stop = std::function<bool()>;
 
 struct Stopped : std::runtime_error {
@@ -147,7 +147,7 @@ class Network {
                  bool recompute, const uint64_t* seed, const Stop& stop = {}) const;
 
   // Parameter i of the cell's list, params[layer][i], out of the packed weights: the bits that were given. A bias that was null
-  // leaves `out` as it is. Matrices in reduced precision cannot be told: std::logic_error.
+  // leaves `out` as it is. Matrices in reduced precision cannot be read back: std::logic_error.
   void get_parameter(size_t layer, int i, T* out) const;
 
   const NetworkConfig& config() const;
@@ -206,7 +206,8 @@ class Linear {
 template <class T>
 class Stream {
  public:
-  // A head maps the last layer's h in every step: y then has its outputs in place of output_size. It may be let go afterwards.
+  // A head maps the last layer's h in every step: y then has its outputs in place of output_size. It may be destroyed
+  // afterwards.
   // Steps of some microseconds and more may use up to `threads` threads (and num_threads()). Those that wait for a step
   // longer than a moment sleep, and waking them is a system call: with one thread, the default, no step makes any.
   Stream(const Network<T>& network, int64_t rows, int threads = 1, const Linear<T>* head = nullptr);
