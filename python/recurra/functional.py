@@ -2,7 +2,7 @@
 
     >>> params = recurra.LSTM(12, 64).state_dict()
     >>> x = np.zeros((100, 8, 12), "float32")
-    >>> y, (h, c) = functional.lstm(x, params)  # packs the weights anew at every call
+    >>> y, (h, c) = functional.lstm(x, params)  # packs the weights again at every call
     >>> packed = functional.pack("lstm", params)  # packs them once ...
     >>> y, (h, c) = functional.lstm(x, packed)  # ... for as many calls and threads as you like
 

@@ -42,7 +42,7 @@ class Recurrent(Fixed):
     A layer is fixed once made, except that `load_state_dict` replaces all its parameters at once; so one layer serves
     many threads. It pickles as its configuration and plain weights. Parameters have torch's names, shapes and gate
     orders, and are attributes: `layer.weight_ih_l0`, `layer.bias_hh_l1_reverse`, ... These are read-only copies, made
-    anew at every access, since a layer holds its parameters in packed form only (from its first backward pass on a
+    at every access, since a layer holds its parameters in packed form only (and from its first backward pass on a
     second time, transposed).
 
     Args:
@@ -221,7 +221,7 @@ class Recurrent(Fixed):
             x, state, lengths: as of a call. x is copied.
             recompute: keep only the states of all steps and compute gates again in backward, to the same bits: 2
                 values a unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time. (With
-                lengths, dropout or both directions a stack also keeps what each layer hands to the next.)
+                lengths, dropout or both directions a stack also keeps what each layer passes to the next.)
             rng: what dropout and zoneout draw from: a Generator, or a seed in 0..2**64-1, which draws the same every
                 time. Default None: nothing is left out. Draws are hashes of their place, not stored.
 
@@ -266,15 +266,15 @@ class Recurrent(Fixed):
 
         The unrounded parameters stay: `state_dict` gives them, and `load_state_dict` rounds new ones.
 
-        What a layer's input spans decides what int8 does to it: of numbers far below the largest of their step little
-        is left. Where the first layer reads such a thing, powers in frequency bands for example, `keep=[0]` mends
+        How much int8 loses depends on the range of a layer's input: little is left of numbers far below the largest of
+        their step. Where the first layer reads such numbers, powers in frequency bands for example, `keep=[0]` removes
         most of the error at a part of the cost.
 
             small = lstm.quantize("int8", keep=[0])
 
         Args:
             precision: "bfloat16" or "int8".
-            keep: numbers, from 0, of the layers that stay in float32, in both directions; default none.
+            keep: the layers, counted from 0, that stay in float32, in both directions; default none.
 
         Raises:
             ValueError: another precision, a float64 layer, parameters that are not finite (int8), no such layer to

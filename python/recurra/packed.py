@@ -28,7 +28,7 @@ NO_REGULARIZATION = Regularization()
 class Packed:
     """Parameters laid out for this machine's instruction set. Immutable, so many threads may use one at once.
 
-    Made by `pack`. It pickles as plain weights and is packed anew, for the machine it wakes up on, when it is loaded.
+    Made by `pack`. It pickles as plain weights and is packed again, for the machine at hand, when it is loaded.
 
     Attributes:
         cell: name of the cell, one of `recurra.cells()`.

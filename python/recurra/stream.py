@@ -51,8 +51,8 @@ class Stream:
         batch: None for one sequence without a batch axis, or the number of sequences that advance together.
         batch_first: axis order of `run`.
         threads: how many threads a step may use, at most `recurra.get_num_threads()`; steps below some ten microseconds
-            use one all the same. Between steps the others spin for a moment and then sleep, and waking them is a
-            system call; with one thread, the default, no step makes any. No result depends on it.
+            use one all the same. Between steps the other threads spin for a moment and then sleep, and waking them is
+            a system call; with one thread, the default, a step makes none. No result depends on it.
         head: a `recurra.Linear` that maps the last layer's h in every step: outputs then have its `out_features` in
             place of O, and the bits of `head(layer(x)[0])`. A later `load_state_dict` does not change it either.
 
@@ -149,7 +149,7 @@ class Stream:
         """Set the state to zero, of all sequences or of some.
 
         Args:
-            rows: which sequences of the batch start anew: their indices, or a mask of `batch` booleans. Default all.
+            rows: which sequences of the batch to reset: their indices, or a mask of `batch` booleans. Default all.
         """
         if rows is None:
             self._stream.reset(None)

@@ -46,7 +46,7 @@ class Progress:
             self._bar.advance(self._task)
 
     def report(self, text: str, keep: bool = True) -> None:
-        """Show how it stands: a line, or, where there is a bar and the line need not be kept, beside the bar."""
+        """Show the state of things: a line, or, where there is a bar and the line need not be kept, next to the bar."""
         if self._bar is None:
             print(f"{self._what}: {text}", flush=True)
             return
