@@ -11,8 +11,8 @@
     >>> bool((stream.step(x[0]) == y[0]).all())
     True
 
-`layer.load_state_dict(torch_lstm.state_dict())` loads trained weights. The examples of other docstrings take these
-two imports, and `from recurra import functional, training`, for granted.
+`layer.load_state_dict(torch_lstm.state_dict())` loads trained weights. The examples in other docstrings assume
+these two imports and `from recurra import functional, training`.
 
 On the CPU an output depends on the weights, its own sequence's inputs and the dtype, and on nothing else, to the last
 bit: not on the batch, the threads, the chunks, or which of the FMA instruction sets ran.
@@ -66,7 +66,7 @@ def config() -> dict[str, object]:
 
 
 def show_config() -> None:
-    """Print `config()`, a line each."""
+    """Print `config()`, one entry a line."""
     lines = config()
     width = max(map(len, lines))
     for name, value in lines.items():

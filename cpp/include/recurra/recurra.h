@@ -1,5 +1,13 @@
 // recurra: recurrent networks on CPU. The C++ face of the engine; the Python module is one client of it.
 //
+//   recurra::NetworkConfig config;
+//   config.cell = "gru";  // cells() lists them all, with their parameters, states and constants
+//   config.input_size = 12;
+//   config.hidden_size = config.output_size = 64;
+//   const recurra::Network<float> network(config, {{weight_ih, weight_hh, bias_ih, bias_hh}});  // const float*, as torch's
+//   recurra::Stream<float> stream(network, 1);
+//   while (read_frame(x)) stream.step(x, y);  // float x[12], y[64]
+//
 // Arrays are plain memory: sequences [steps, rows, features] whose last axis is contiguous, states [layers * directions, rows,
 // width] wholly contiguous, parameters row-major. What can be checked is, and refused by a
 // std::invalid_argument that names it; that memory is as large as it has to be is the caller's duty.
@@ -79,9 +87,9 @@ Together measure_together(int threads);  // of at most num_threads(); about a mi
 // scale per row, and sums products in 32 bits: of vectors of up to 133,144 numbers.
 enum class Precision { full, bfloat16, int8 };
 
-// Chances, 0 .. 1.
+// Probabilities, 0 .. 1.
 struct Regularization {
-  double dropout = 0;  // in training: that a number on its way from layer to layer becomes 0
+  double dropout = 0;  // in training: that a number passed from layer to layer becomes 0
   double recurrent_dropout =
       0;                 // in training: that a number of h(t-1) counts as 0 in recurrent products, in all steps of a row
   double zoneout_h = 0;  // that a unit keeps its old h in a step; outside of training, its share of the old h
