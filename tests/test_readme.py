@@ -115,6 +115,18 @@ print(quantized, mebibytes() - before - quantized)
     assert linear == pytest.approx(3 * 16, abs=4)
 
 
+@ON_LINUX
+def test_streams_of_one_layer_share_its_weights() -> None:
+    script = """
+layer = recurra.LSTM(1024, 1024, seed=0)
+weights = mebibytes() - before
+streams = [layer.stream() for _ in range(4)]
+print(weights, mebibytes() - before - weights)
+"""
+    weights, streams = map(float, run_python(MEASURE + script).split())
+    assert streams < weights / 4
+
+
 def test_a_row_alone_has_the_masks_of_row_0() -> None:
     layer = recurra.GRU(3, 8, recurrent_dropout=0.5, seed=0)
     x = np.random.default_rng(0).standard_normal((6, 1, 3), dtype=np.float32)
