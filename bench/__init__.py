@@ -5,6 +5,6 @@
   describes it and watches how busy others keep it; `results.py` keeps, saves and compares what came out; `report.py`
   and `plots.py` show it; `cli.py` is the command line.
 
-Everything else in this folder is not installed: `NOTES.md`, `properties.py` with the models of `trained.py`, and
-`subnormals.py`.
+Everything else in this folder is not installed: `NOTES.md`, `properties.py` with the models of `trained.py`,
+`subnormals.py`, and `steps.cpp`, the micro-benchmark of single steps in C++.
 """

@@ -1,4 +1,4 @@
-// NumPy arrays as the engine's views; and those that need no checks in Python, for calls that shall cost little.
+// NumPy arrays as the engine's views; and those that need no checks in Python, for calls that must be cheap.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -22,8 +22,8 @@ using Arrays = std::vector<py::array>;
 using OptionalArray = std::optional<py::array>;
 using Int64Array = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
-// ---- arrays that Python has checked and normalised. What the engine would take on trust is looked at all the same: objects
-// may have been tampered with on the way, and a wrong array must not become a wrong address.
+// ---- arrays that Python has checked and normalised. What the engine relies on is checked again here: objects may have been
+// tampered with on the way, and a wrong array must not become a wrong address.
 
 enum class Use { read, write };
 enum class Layout { whole, rows };  // C-contiguous, or the last axis only
@@ -158,7 +158,7 @@ inline int64_t count_of(const Shape& shape) {
   return count;
 }
 
-// An array to write, and its data; None and null if there is none to be had.
+// An array to write, and its data; None and null if there is none.
 template <class T>
 struct Output {
   py::object array;

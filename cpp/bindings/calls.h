@@ -1,4 +1,4 @@
-// How long work is done: without the GIL, and with an eye on signals.
+// How long work is done: without the GIL, and watching for signals.
 #pragma once
 #include "arrays.h"
 
@@ -16,7 +16,7 @@ void without_gil_if(bool worth, Work&& work) {
   work();
 }
 
-// Ctrl-C ends a call that takes longer than a moment with a KeyboardInterrupt. work(stop) hands `stop` to the engine.
+// Ctrl-C ends a call that takes longer than a moment with a KeyboardInterrupt. work(stop) passes `stop` to the engine.
 template <class Work>
 void until_signal(double multiplications, Work&& work) {
   constexpr double kWorthWatching = 1e9;  // some 20 milliseconds

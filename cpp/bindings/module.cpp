@@ -1,5 +1,5 @@
 // The Python module. It turns arrays into views and nothing else: recurra/_arrays.py has checked and normalised them already,
-// but for plain ones, which steps and calls take as they are or leave to it.
+// except for plain ones, which steps and calls take as they are or else leave to it.
 #include <pybind11/stl.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Streams, and the way of a step into the core.
+// Streams, and how a step gets into the core.
 #pragma once
 #include <variant>
 
@@ -65,7 +65,7 @@ class FastStream {
 using AnyStream = std::variant<FastStream<float>, FastStream<double>>;
 using SharedStream = std::shared_ptr<AnyStream>;
 
-// What a step function works on. `otherwise` takes over, with the same arguments, when they are not plain enough.
+// What a step function works on. `otherwise` is called, with the same arguments, when they are not plain arrays.
 struct Stepping {
   SharedStream stream;
   py::object otherwise;

@@ -65,7 +65,7 @@ struct AffineBlock {
     for (int n = 0; n < N; ++n) sum[n][0] = fma(value, Vec<T>::load(weights[n] + (1 + k) * width), sum[n][0]);
   }
 
-  // A part after another: a block of rows has multiply-adds enough in each.
+  // One part after another: a block of rows has enough multiply-adds in each.
   template <int R, int N>
   static RECURRA_FN void one_by_one(Vec<T> (&sum)[parts][N][R], const AffineCall<T>& call, int row,
                                     const T* const (&weights)[N]) {

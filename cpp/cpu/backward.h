@@ -29,7 +29,7 @@ void backward(const BackwardCall<T>& call) {
   for (int row = 0; row < call.rows; ++row)
     for (int tile = call.tile_begin; tile < call.tile_end; ++tile) {
       const ptrdiff_t at = ptrdiff_t(tile) * U;
-      // The tape is larger than any cache that is near; the next row of it is asked for while this one is worked on.
+      // The tape is larger than the near caches; its next row is prefetched while this one is worked on.
       const bool new_line = at * ptrdiff_t(sizeof(T)) % 64 == 0;
       for (ptrdiff_t i = at; new_line && i < call.saved_width && row + 1 < call.rows; i += call.padded)
         __builtin_prefetch(call.saved[row + 1] + i);
@@ -74,7 +74,7 @@ struct TransposedBlock {
         const ptrdiff_t column = call.chain[g] * call.width + k, left_of_block = block - column % block;
         size = call.summed - k < left_of_block ? call.summed - k : left_of_block;
         const Plain a = {{call.a.at(0, column), call.a.row}};
-        // The next block is far away, where the machine does not look ahead.
+        // The next block is too far away for the hardware prefetcher.
         for (int r = 0; size == block && r < R; ++r)
           for (ptrdiff_t i = 0; i < block; i += 64 / ptrdiff_t(sizeof(T)))
             __builtin_prefetch(call.a.at(row + r, column + size) + i);
@@ -117,8 +117,8 @@ void outer_block(const OuterCall<T>& call, ptrdiff_t k, ptrdiff_t column, const 
   const T *a = call.a.at(0, call.first + k), *x = call.x.at(0, column);
   const int last = call.rows < kAhead ? call.rows : kAhead;
   add_rows(acc, a, call.a.row, x, call.x.row, call.rows - last);
-  // They lie in the second-level cache or further, and what is asked for too early has left the first-level cache again when it
-  // is wanted.
+  // They are in the second-level cache or further, and what is prefetched too early has left the first-level cache again when
+  // it is needed.
   for (ptrdiff_t m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) __builtin_prefetch(next + m * stride + n * U, 1);

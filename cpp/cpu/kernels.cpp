@@ -1,6 +1,6 @@
 // Every CPU kernel. This file is compiled once per instruction set, with RECURRA_ISA naming it. Everything in it has internal
 // linkage except the tables at the end: a shared inline function compiled here for AVX-512 could otherwise be the copy the
-// linker keeps for everybody (tests/cpp/symbols.cmake checks the object files).
+// linker keeps for all callers (tests/cpp/symbols.cmake checks the object files).
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)

@@ -160,14 +160,15 @@ double giga_operations(const Arithmetic& arithmetic, const Effort& effort) {
   return double(effort.rounds) * arithmetic.operations / best / 1e9;
 }
 
-// From its beginning, or to and fro in pieces, which finds in the cache the end of a block that is too large for it.
+// In order, or in pieces whose order alternates, which finds in the cache the end of a block that is too large for it.
 void read_twice(Read read, const float* data, size_t count, bool to_and_fro) {
   if (!to_and_fro) return read(data, count), read(data, count);
   for (size_t at = 0; at < count; at += kPiece) read(data + at, kPiece);
   for (size_t at = count; at > 0; at -= kPiece) read(data + at - kPiece, kPiece);
 }
 
-// GB/s of reading a block again and again, each thread its part of it, by the best of two orders and two ways of fetching.
+// GB/s of reading a block again and again, each thread its own part, by the better of two orders, with and without software
+// prefetch.
 double read_rate(const Read (&reads)[2], const float* data, size_t count, int base_runs, TeamLease& team) {
   Barrier barrier(team.size());
   const size_t part = count / size_t(team.size()) / kPiece * kPiece;
@@ -186,7 +187,7 @@ double read_rate(const Read (&reads)[2], const float* data, size_t count, int ba
   return 2.0 * repeats * double(part) * team.size() * sizeof(float) / best / 1e9;
 }
 
-// Blocks that grow by less and less, since a little more than a cache holds is much slower.
+// Blocks of sizes that lie close together, since a little more than a cache holds is much slower.
 std::vector<int> every_size(int threads) {
   std::vector<int> sizes;
   for (int kib = 16 * threads; kib <= kMostKib; kib += kib < 1024 ? kib : 1 << (int(std::log2(kib)) - 3)) sizes.push_back(kib);

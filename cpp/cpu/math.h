@@ -3,7 +3,7 @@
 // NaN gives NaN. Subnormal numbers count as zero, as everywhere in the engine (Backend::enter), and so do results below the
 // smallest normal number. Included by kernels.cpp after simd.h, in the same namespace.
 //
-// Both stand on exp(t) = 2^n (1 + p), with n = round(t / ln 2), r = t - n ln 2 and p = expm1(r) = r + r^2 q(r). Of all such
+// Both are built on exp(t) = 2^n (1 + p), with n = round(t / ln 2), r = t - n ln 2 and p = expm1(r) = r + r^2 q(r). Of all such
 // polynomials q, before its rounding, has the least largest error relative to p over |r| <= ln(2) / 2: a quarter of an ulp, in
 // float64 next to nothing.
 

@@ -89,7 +89,7 @@ struct Vec {
 };
 
 // Keeps v in its register: left alone, GCC reads weights anew for each of two or three rows, and reading becomes the limit.
-// Where there are 16 registers, there is none to spare.
+// With 16 registers there is none to spare.
 template <class T>
 RECURRA_FN void pin(Vec<T>& v) {
 #if defined(__AVX512VNNI__)
@@ -143,7 +143,7 @@ RECURRA_FN Vec<float> to_float(Vec<float>::Bits integers) { return __builtin_con
 // Four int8 numbers of a row, to be multiplied with the four weights in each word of a vector and added to `sum`.
 #if defined(__AVX512VNNI__)
 struct FourBytes {
-  // The instruction wants one side unsigned, so x + 128 is multiplied, and sums start at -128 times the sum of the weights.
+  // The instruction takes one side unsigned, so x + 128 is multiplied, and sums start at -128 times the sum of the weights.
   static constexpr bool shifted = true;
   __m512i x;
   RECURRA_FN explicit FourBytes(int word) : x(_mm512_set1_epi32(word ^ int(0x80808080))) {}

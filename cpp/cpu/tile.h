@@ -38,8 +38,8 @@ RECURRA_FN ptrdiff_t bytes_to_read(const Call& call) {
   return Block::bytes_of_tile(call) * (call.tile_end - call.tile_begin);
 }
 
-// Whether blocks of rows ask for the next tiles: weights from far away reach the first block as slowly as they come, while
-// those after it find them near. (bench/NOTES.md, "The next tiles asked for by a batch")
+// Whether blocks of rows prefetch the next tiles: weights from memory or an outer cache keep the first block waiting, while
+// those after it find them near. (bench/NOTES.md, "Prefetching the next tiles for a batch")
 template <class Block, class Call>
 RECURRA_FN bool asks_ahead(const Call& call) {
   constexpr ptrdiff_t enough = 64 << 20;  // bytes, times rows
@@ -97,7 +97,7 @@ struct PhaseBlock {
   static void run(const PhaseCall<T>& call, int row, int tile) {
     constexpr Phase phase = P::phase;
     const Tiles<T>& tiles = call.tiles;
-    // Written in a batch's own order, which no prefetcher foresees when lengths differ (2 to 3 % there).
+    // Written in the batch's order, which no hardware prefetcher predicts when lengths differ (2 to 3 % there).
     if (R > 1 && call.y.base)
       for (int r = row; r < row + R; ++r)
         for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
@@ -133,7 +133,7 @@ struct PhaseBlock {
     if (call.y.base) result.store(call.y[row] + at, call.tiles.units - at);
   }
 
-  // The cell on the chains of a block; out of line, so that its code exists twice and not for every R and N.
+  // The cell on the chains of a block; out of line, so that its code exists twice rather than for every R and N.
   template <bool saves>
   static __attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row, int rows, int tile, int tiles,
                                                         const Vec<T> (*spilled)[chains]) {
@@ -191,25 +191,25 @@ RECURRA_FN void run_tiles(const Call& call, int tile) {
   }
 }
 
-// Tiles begin .. end-1 of a single row, N at a time and the rest in halves of that, forwards or from the end.
+// Tiles begin .. end-1 of a single row, N at a time, then the rest by N / 2 and so on, forwards or backwards.
 template <class Block, int N, class Call>
 RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
   for (; begin + N <= end; backwards ? end -= N : begin += N) Block::template run<1, N>(call, 0, backwards ? end - N : begin);
   if constexpr (N > 1) walk<Block, N / 2>(call, backwards, begin, end);
 }
 
-// Tiles are visited to and fro on alternate steps, so that a step begins with what the one before read last (1 to 7 % for 2 to
-// 8 rows), except where blocks ask for the tiles that follow, and in memory, which is read 6 % faster in order.
+// The order of tiles alternates from step to step, so that a step begins with what the one before read last (1 to 7 % for 2 to
+// 8 rows), except where blocks prefetch the tiles that follow, and in memory, which is read 6 % faster in order.
 template <class Block, class Call>
 RECURRA_FN bool goes_backwards(const Call& call) {
   constexpr ptrdiff_t memory = 48 << 20;  // bytes of one worker (bench/NOTES.md, "Memory is read in order")
   return call.backwards && !asks_ahead<Block>(call) && bytes_to_read<Block>(call) < memory;
 }
 
-// A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles stay in
-// the first-level cache until the next step and many do not. Few that have fewer chains than wanted must be smaller by as much,
-// and a cache of more than 32 KiB does not help them. Beyond that cache more than two tiles are too many streams, if fewer have
-// chains enough. (bench/NOTES.md, "Tiles of a single row")
+// A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles would stay
+// in the first-level cache until the next step and many would not. If the few have fewer chains than wanted, they must be
+// smaller in proportion, and a cache of more than 32 KiB does not help them. Beyond that cache more than two tiles are too many
+// streams, if fewer have enough chains. (bench/NOTES.md, "Tiles of a single row")
 template <class Block, class Call>
 RECURRA_FN void sweep_row(const Call& call) {
   constexpr int many = Block::Shape::single_row_tiles, few = (many + 1) / 2;
@@ -238,8 +238,8 @@ __attribute__((noinline)) void sweep_one(const Call& call) {
   Block::template run<1, 1>(call, 0, call.tile_begin);
 }
 
-// Small steps first: the fewer instructions stand between the sums of one step and those of the next, the more of them a
-// processor works on while it waits for the first.
+// Small steps first: the fewer instructions there are between the sums of one step and those of the next, the earlier a
+// processor can begin the next ones while it waits.
 template <class Block, class Call>
 void sweep(const Call& call) {
   call.rows == 1 && call.tile_end - call.tile_begin == 1 ? sweep_one<Block>(call) : sweep_all<Block>(call);

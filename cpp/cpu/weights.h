@@ -10,7 +10,7 @@ RECURRA_FN void point_to_rows(const T* (&pointers)[R], const From& rows, int row
 
 typedef int Word __attribute__((may_alias));  // some numbers of a reduced row
 
-// Rows in the form that reduced weights want; it is made of whole words.
+// Rows in the form that reduced weights expect, which is made of whole words.
 template <int R, class Number>
 RECURRA_FN void point_to_reduced(const Number* (&pointers)[R], const Panel<const char>& rows, int row) {
 #pragma GCC unroll 8
@@ -35,7 +35,7 @@ RECURRA_FN void load_weights(Vec<T> (&w)[N][G], const T* const (&weights)[N], pt
     }
 }
 
-// While a block of rows reads its N tiles, it asks for a part of the next N, a vector for every word of its own.
+// While a block of rows reads its N tiles, it prefetches a part of the next N, one vector for every word of its own.
 template <class T>
 struct Ahead {
   const T* from;
@@ -44,7 +44,7 @@ struct Ahead {
   template <int R, int N, int G>
   static RECURRA_FN Ahead part(bool wanted, int row, const Tiles<T>& tiles, int tile, ptrdiff_t at, ptrdiff_t words) {
     const int part = (row + R - 1) / R % (N * G);  // of this block: those before it have R or R - 1 rows
-    if (!wanted) return {tiles.base, 0};           // asking for what is near costs less than a branch for each word
+    if (!wanted) return {tiles.base, 0};           // prefetching what is near costs less than a branch for each word
     return {tiles.base + (tile + N + part / G) * tiles.size + at + part % G * words * Vec<T>::lanes, Vec<T>::lanes};
   }
   RECURRA_FN void ask(ptrdiff_t word) const { __builtin_prefetch(from + word * step); }
@@ -69,7 +69,7 @@ RECURRA_FN void multiply_add(Vec<T> (&acc)[N][R][C], const Vec<T> (&w)[N][G], co
 
 // Numbers of the layer's own type: [k][gate][lane].
 struct FullWeights {
-  static constexpr int chains_to_read = 4;  // so many side by side, and products take no longer than reading their weights
+  static constexpr int chains_to_read = 4;  // with so many side by side a product takes no longer than reading its weights
 
   template <class Gates, class T, class X, int R, int N, int C>
   static RECURRA_FN void add(Vec<T> (&acc)[N][R][C], const X& x, int row, const Tiles<T>& tiles, int tile, ptrdiff_t at,
@@ -214,7 +214,7 @@ RECURRA_FN Vec<float> load_row(const float* x, ptrdiff_t i, ptrdiff_t size) {
 // The largest size of a row's numbers; infinite when one is infinite or NaN.
 RECURRA_FN float largest(const float* x, ptrdiff_t size) {
   using V = Vec<float>;
-  V most(0), unordered(0);  // x - x is 0, but NaN for NaN and infinity, and so is every sum with it
+  V most(0), unordered(0);  // x - x is 0, but NaN for NaN and infinity, and then so is every sum with it
   for (ptrdiff_t i = 0; i < size; i += V::lanes) {
     const V v = load_row(x, i, size);
     most = max(abs(v), most);
@@ -228,7 +228,7 @@ RECURRA_FN float largest(const float* x, ptrdiff_t size) {
   return strange == 0 ? all : __builtin_inff();
 }
 
-// Those of a vector's reduced numbers for which there is room.
+// As many of a vector's reduced numbers as there is room for.
 template <class Number, int lanes>
 RECURRA_FN void store_numbers(Number* out, const Number (&numbers)[lanes], ptrdiff_t room) {
   if (room >= lanes)

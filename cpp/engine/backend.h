@@ -51,8 +51,8 @@ struct Blocks {
   }
 };
 
-// A product's vectors: the rows themselves and, for reduced weights, the same rows as these want them: rounded to bfloat16, or
-// as integers, row r being scale[r] times them.
+// A product's vectors: the rows themselves and, for reduced weights, the same rows in the form these expect: rounded to
+// bfloat16, or as integers, row r being scale[r] times them.
 template <class T>
 struct Operand {
   Rows<const T> rows;
@@ -89,7 +89,7 @@ struct PhaseCall {
   Operand<T> source;      // the recurrent product's vector
   Rows<const T> h;        // h(t-1)
   Panel<T> result;        // what the phase returns
-  Rows<T> y;              // a second, unpadded home of the result: the layer's output; base may be null
+  Rows<T> y;              // where the result also goes, unpadded: the layer's output; base may be null
   Panel<const T> states;  // the states after h, [state][padded units] a row, before the step
   Panel<T> new_states;    // and after it; may be the same memory
   Panel<T> kept;          // [kept][padded units] a row
@@ -123,7 +123,7 @@ struct BackwardCall {
   Panel<const T> h;       // h(t-1)
   Panel<const T> states;  // as in PhaseCall
   Panel<const T> saved;
-  ptrdiff_t saved_width = 0;  // numbers of a row to ask for ahead
+  ptrdiff_t saved_width = 0;  // numbers of a row to prefetch
   Panel<T> d_states;          // of the states after the step; then of those before it
   Panel<T> d_kept;
   Blocks<T> da;           // [chains + vectors][d_width] a row: gradients of chains, and each row's share of the vectors'
@@ -166,7 +166,7 @@ struct OuterCall {
 // y = x W^T + b, an affine map. Its sums are of four parts, one quarter of the inputs each, since a single chain would be the
 // longest of a small step; the first begins at the bias, and y = (part 0 + part 1) + (part 2 + part 3). A tile holds the bias
 // [width], then the weights [input][width], where width is `lanes`, or the number of units if those are fewer: what a vector
-// then reads beyond them ends up in lanes that nobody stores.
+// then reads beyond them ends up in lanes that are not stored.
 template <class T>
 struct AffineCall {
   Tiles<T> tiles;  // base, size, units
@@ -178,7 +178,7 @@ struct AffineCall {
   Panel<T> y;  // unpadded
 };
 
-// Rows as Operand wants them for reduced weights.
+// Rows in the form that Operand has for reduced weights.
 struct ReduceCall {
   int rows = 0;
   ptrdiff_t size = 0;
@@ -218,7 +218,7 @@ struct Backend {
   void (*leave)(unsigned long) = nullptr;
 };
 
-// Between construction and destruction this thread computes as the backend wants it.
+// Between construction and destruction this thread computes in the backend's floating-point environment.
 class Environment {
  public:
   explicit Environment(const Backend& backend) : backend_(backend), saved_(backend.enter()) {}

@@ -9,7 +9,7 @@ namespace recurra {
 namespace detail {
 namespace {
 
-// Rows of a chunk: enough that reading and writing a weight's gradient once a chunk is little beside its multiply-adds.
+// Rows of a chunk: enough that reading and writing a weight's gradient once per chunk is cheap next to its multiply-adds.
 constexpr int64_t kChunkRows = 256;
 
 }  // namespace
@@ -123,7 +123,7 @@ void Bptt<T>::run_pass(const Pass& pass, int worker) {
   begin(pass, worker);
   barrier_.wait(worker);
   const int64_t steps = record_.x.steps;
-  // Without any step there is still a chunk, of no rows: its sums are zero.
+  // Without any step there is still one chunk, of no rows: its sums are zero.
   for (int64_t from = std::max<int64_t>(steps - 1, 0) / chunk_steps_ * chunk_steps_; from >= 0 && !given_up_;
        from -= chunk_steps_) {
     const int64_t to = std::min(steps, from + chunk_steps_);

@@ -19,9 +19,9 @@ struct Gradients {
   bool add = false;
 };
 
-// One backward pass. Steps are walked in chunks from the last to the first; a chunk's rows meet the weights together. The sums
-// of weight gradients run over chunks, last first, and within a chunk over its rows, first first: an order that depends on T, B
-// and the lengths only.
+// One backward pass. Steps are walked in chunks from the last to the first; a chunk's rows are multiplied with the weights
+// together. The sums of weight gradients run over the chunks from the last to the first, and within a chunk over its rows in
+// ascending order, which depends on T, B and the lengths only.
 template <class T>
 class Bptt {
  public:
@@ -30,7 +30,7 @@ class Bptt {
   void run(int worker);  // every worker calls it once
 
  private:
-  enum class Split { rows, tiles, none };  // how the time loop is shared out
+  enum class Split { rows, tiles, none };  // how the time loop is divided among workers
   struct Pass {
     size_t lane;
     bool reverse;
@@ -67,12 +67,12 @@ class Bptt {
   void finish(const Pass& pass, int worker);
   void clear_padding(int worker);
 
-  // Whose steps a worker walks: some rows, or with all others all of them.
+  // The rows whose steps a worker walks: some of them, or, together with all other workers, all.
   RowShare rows_of(int worker) const {
     if (split_ != Split::rows) return RowShare(record_.rows());
     return RowShare(record_.rows(), record_.lengths.empty(), worker, workers_);
   }
-  bool walks(int worker) const { return split_ == Split::rows || worker == 0; }  // by itself, nobody else has its rows
+  bool walks(int worker) const { return split_ == Split::rows || worker == 0; }  // by itself: no other worker has its rows
   int64_t share(int64_t count, int worker) const { return count * worker / workers_; }
   // Where row r's step lies in a sequence, which the reverse direction reads from the row's last step on.
   template <class S>
@@ -103,7 +103,7 @@ class Bptt {
   Panel<T> d_h_, d_states_, d_kept_, d_result_;  // running gradients
   Panel<T> masked_h_;                            // h(t-1) of the chunk after variational dropout
   Panel<T> mask_, d_masked_;                     // of h(t-1), a row each; the gradient of h(t-1) so masked
-  Place<T> past_;                                // gradients that pass a step by, in zoneout
+  Place<T> past_;                                // gradients that bypass a step, in zoneout
   Panel<T> between_[2];                          // gradients on their way from layer to layer
   ptrdiff_t* tables_ = nullptr;
 };

@@ -1,4 +1,4 @@
-// An affine map of rows made ready, on the products of backpropagation.
+// An affine map of rows, packed; it uses the products of backpropagation.
 #pragma once
 #include "model.h"
 

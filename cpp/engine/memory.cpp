@@ -73,7 +73,7 @@ Buffer<T>::Buffer(size_t count, bool zeroed) : size_(count) {
     if (memory == MAP_FAILED) throw std::bad_alloc();
     memory_ = {memory, Free{mapped}};
     data_ = aligned<T>(memory, kHugePage);
-    // A wish: without huge pages all works too, with a page fault every 4 KB and more to look up.
+    // Only a request: without huge pages everything works, with a page fault every 4 KB and more TLB misses.
     madvise(data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
     return;
   }
@@ -102,13 +102,13 @@ SpareMemory& SpareMemory::of_process() {
 SpareMemory::SpareMemory() {
   blocks_.reserve(kMostBlocks + 1);
 #if defined(__unix__) || defined(__APPLE__)
-  // A child forked while another thread is at the store would find it locked for ever.
+  // A child forked while another thread is using the store would find it locked for ever.
   pthread_atfork([] { of_process().mutex_.lock(); }, [] { of_process().mutex_.unlock(); },
                  [] { of_process().mutex_.unlock(); });
 #endif
 }
 
-// The smallest block that will do, unless most of it would lie idle: a stream holds its block as long as it lives.
+// The smallest block that is large enough, unless most of it would be unused: a stream holds its block as long as it lives.
 Buffer<char> SpareMemory::take(size_t bytes) {
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (!lock) return Buffer<char>(bytes);

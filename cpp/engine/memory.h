@@ -9,8 +9,8 @@
 namespace recurra {
 namespace detail {
 
-// What all blocks of 2 MB and more may take together; at first without a limit. Linux promises memory that is not there and
-// kills the process that comes to use it: with a limit, a call that is too large fails before it has written anything.
+// What all blocks of 2 MB and more may take together; unlimited at first. Linux promises memory that does not exist and kills
+// the process that tries to use it: with a limit, a call that is too large fails before it has written anything.
 void limit_memory(size_t bytes);
 
 // Bytes that count as taken as long as it lives; std::bad_alloc beyond the limit.
@@ -29,8 +29,8 @@ class Taken {
   size_t bytes_ = 0;
 };
 
-// Memory aligned to cache lines and, from 2 MB on, to huge pages, which it asks for: a step of LSTM H = 1024 takes two thirds
-// of the time (bench/NOTES.md). Zeroed unless the caller says that he will.
+// Memory aligned to cache lines and, from 2 MB on, to huge pages, which it requests: a step of LSTM H = 1024 takes two thirds
+// of the time (bench/NOTES.md). Zeroed, unless the caller promises to do it.
 template <class T>
 class Buffer {
  public:
@@ -52,7 +52,7 @@ class Buffer {
 
 // Memory of calls that are over, for those to come: fresh memory costs a page fault every 4 KB, which is a third of the time of
 // a batch of 32 at H = 64 (bench/NOTES.md). One store for the process, so that what is kept does not grow with the number of
-// layers. Calls do not wait for each other here: a thread that finds another at it goes without.
+// layers. Calls do not wait for each other here: a thread that finds the store in use allocates for itself.
 class SpareMemory {
  public:
   static SpareMemory& of_process();  // never destroyed: layers may outlive any static object
@@ -63,7 +63,7 @@ class SpareMemory {
 
  private:
   SpareMemory();
-  // Of all blocks; the oldest go first. With 64 MiB a training whose tapes took 79 MiB lost 5 to 8 %.
+  // Of all blocks; the oldest go first. With 64 MiB a training whose tapes took 79 MiB lost 4 to 8 %.
   static constexpr size_t kMostBytes = 128 << 20;
   static constexpr size_t kMostBlocks = 64;
   std::mutex mutex_;

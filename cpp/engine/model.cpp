@@ -40,7 +40,7 @@ class Parameters {
   const std::vector<const T*>& params_;
 };
 
-// Who calls from C++ has nobody before the engine who checks.
+// A call from C++ has not been checked by anyone before it reaches the engine.
 void check(const NetworkConfig& c, const CellInfo& cell) {
   const auto expect = [](bool good, const char* name, const std::string& expected, auto got) {
     if (!good) throw std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + std::to_string(got));
@@ -71,7 +71,7 @@ void check(const NetworkConfig& c, const CellInfo& cell) {
 template <class T>
 Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>& params)
     : config(c), backend(&recurra::backend()), lanes(kernels<T>(*backend).lanes) {
-  const Environment environment(*backend);  // constants and biases are rounded, and the caller may round otherwise
+  const Environment environment(*backend);  // constants and biases are rounded, and the caller's rounding mode may differ
   const int number = cell_number(config.cell);
   info = &cells()[number];
   spec = &spec_of(number);
@@ -208,8 +208,8 @@ void Model<T>::get_parameter(size_t layer, int number, T* out) const {
   });
 }
 
-// Threads that come here together each make the tiles, and the first to be done is kept: a child forked meanwhile would wait
-// for ever for a thread that it has not got.
+// Threads that get here at the same time each make the tiles, and the first result is kept: with a lock, a child forked
+// meanwhile would wait for ever for a thread that it does not have.
 template <class T>
 const std::vector<TransposedLayer<T>>& Model<T>::transposed() const {
   const std::vector<TransposedLayer<T>>* kept = transposed_.load(std::memory_order_acquire);

@@ -1,4 +1,4 @@
-// A stack of layers made ready: sizes resolved, weights packed for the backend in use.
+// A stack of layers, ready to run: sizes resolved, weights packed for the backend in use.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -18,7 +18,7 @@ int cell_number(const std::string& name);  // std::invalid_argument when there i
 
 namespace detail {
 
-// Deals out one block of memory in cache lines. A first round, without a block, finds out how much it takes.
+// Divides one block of memory up, in cache lines. A first pass, without a block, finds out how much is needed.
 struct Dealer {
   char* block = nullptr;
   size_t used = 0;
@@ -33,8 +33,8 @@ struct Dealer {
     panel.stride = stride;
     take(panel.base, stride * rows);
   }
-  // From block to block a page and a cache line more than they take: the parts of some rows would otherwise all fall into the
-  // same few lines of the first-level cache, or of the second.
+  // Blocks are a page and a cache line further apart than their size: the parts of some rows would otherwise all fall into the
+  // same few sets of the first-level cache, or of the second.
   template <class T>
   void blocks(Blocks<T>& blocks, ptrdiff_t columns, int64_t rows) {
     blocks.row = blocks.width;
@@ -43,8 +43,8 @@ struct Dealer {
   }
 };
 
-// A row into the blocks it belongs to, whole ones line by line: GCC makes of a memcpy this short a `rep movsq`, which took more
-// than twice as long (bench/NOTES.md).
+// Copies a row into the blocks it belongs to, whole blocks line by line: GCC turns a memcpy this short into a `rep movsq`,
+// which took more than twice as long (bench/NOTES.md).
 template <class T>
 void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
   typedef char Line __attribute__((vector_size(64), aligned(alignof(T)), may_alias));

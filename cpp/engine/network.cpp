@@ -1,4 +1,4 @@
-// A call of a network, shared out among threads, and the way back over its tape.
+// A call of a network, divided among threads, and the backward pass over its tape.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -23,7 +23,7 @@ using detail::Stopper;
 
 namespace {
 
-// How a call is shared out: `parts` sessions that never meet, each run by `workers` workers.
+// How a call is divided: into `parts` sessions that never wait for each other, each run by `workers` workers.
 struct Share {
   int parts = 1, workers = 1;
 };
@@ -91,7 +91,7 @@ struct Sorted {
   }
 };
 
-// No output past a row's length.
+// Zeros the output past each row's length.
 template <class T>
 void clear_padding(const Sequence<T>& y, int64_t size, const RowPlan& plan) {
   for (int r = 0; plan.lengths && r < plan.rows; ++r)
@@ -99,7 +99,7 @@ void clear_padding(const Sequence<T>& y, int64_t size, const RowPlan& plan) {
       std::memset(y.data + step * y.step_stride + plan.source(r) * y.row_stride, 0, size_t(size) * sizeof(T));
 }
 
-// Runs a call, shared out among threads; into a record if there is one.
+// Runs a call, divided among threads; into a record if there is one.
 template <class T>
 void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const Sorted& sorted, Sequence<const T> x,
               const T* const* initial, Sequence<T> y, T* const* final_states, const Stop& stop) {

@@ -51,7 +51,7 @@ class Noise {
     }
   }
 
-  // Its gradient: d, of the state after the step, is divided into what passes it by and what reaches the cell.
+  // Its gradient: d, of the state after the step, is divided into what bypasses the step and what reaches the cell.
   template <class T>
   void zone_out_backward(T* d, T* past, int64_t begin, int64_t end, int state, size_t lane, int64_t caller_row,
                          int64_t step) const {

@@ -24,11 +24,11 @@ struct TileUnits {
   int64_t valid() const { return units - first < lanes ? units - first : lanes; }
 };
 
-// The product's gate blocks of `weight` [blocks * units, columns]. Reduced precision wants T = float; int8, finite numbers.
+// The product's gate blocks of `weight` [blocks * units, columns]. Reduced precision needs T = float; int8, finite numbers.
 template <class T>
 void pack_product(Precision precision, T* out, const T* weight, const Product& product, int64_t columns, const TileUnits& tile);
 
-// The way back, in full precision.
+// The reverse, in full precision.
 template <class T>
 void unpack_product(T* weight, const T* packed, const Product& product, int64_t columns, const TileUnits& tile);
 

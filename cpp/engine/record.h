@@ -12,7 +12,7 @@ namespace detail {
 
 // Which of all rows one of several workers has, longest first too. Where all rows run equally long it is a block of them: what
 // a cache fetches ahead of one worker's rows is then not what another is writing, 10 % of a small layer's steps backward
-// (bench/NOTES.md). Otherwise every stride-th, so that everybody has long and short ones.
+// (bench/NOTES.md). Otherwise every stride-th, so that every worker has long and short ones.
 struct RowShare {
   int first = 0, stride = 1, count = 0;
   int place = 0;  // of its first row where the rows of each worker lie side by side
@@ -49,7 +49,7 @@ struct Record {
   const std::vector<int64_t> lengths;  // of row r; empty when all run x.steps steps
   const bool recompute;
   const Noise noise;
-  Sequence<T> x;                   // a copy of the caller's, rows in his order; steps past a row's length are never written
+  Sequence<T> x;                   // a copy of the caller's, in the same order; steps past a row's length are never written
   std::vector<Track<T>> tracks;    // [layer * directions + direction]
   std::vector<Buffer<T>> between;  // [layer]: what the layer above reads, [step][row][directions * output], if not h
   ptrdiff_t stride, state_width, saved_width;

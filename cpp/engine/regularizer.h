@@ -1,5 +1,5 @@
 // Dropout and zoneout on the rows of a step, forward and backward: `Noise` draws, this knows where the numbers lie. Every
-// function returns at once when what it does is switched off, so the schedules of session.cpp and bptt.cpp call them all.
+// function returns at once when what it does is switched off, so session.cpp and bptt.cpp call them unconditionally.
 #pragma once
 #include "states.h"
 
@@ -33,8 +33,8 @@ class Regularizer {
   void zone_out(const PhaseCall<T>& call, size_t phase, bool last, const Panel<T>& old_states, size_t lane,
                 const CallerRows& rows, int64_t step) const;
 
-  // Backward, of a phase that made a state: before it, the state's gradient is divided into what passes the step by, which is
-  // put into `past`, and what reaches the cell; after it, both are one again. Afterwards dy is within d_result.
+  // Backward, of a phase that made a state: before it, the state's gradient is divided into what bypasses the step, which is
+  // put into `past`, and what reaches the cell; after it, both are added up. From then on dy is included in d_result.
   void divide(BackwardCall<T>& call, size_t phase, const Place<T>& past, size_t lane, const CallerRows& rows,
               int64_t step) const;
   void reunite(const BackwardCall<T>& call, size_t phase, const Place<T>& past) const;
@@ -44,7 +44,7 @@ class Regularizer {
     noise_.drop_between(row, begin, end, lane, caller_row, t);
   }
 
-  // Memory, no rows of it for what is switched off.
+  // Rows of memory that are needed: none for what is switched off.
   int64_t masked_rows(int64_t rows) const { return noise_.drops_recurrent() ? rows : 0; }
   int64_t zoned_rows(int state, int64_t rows) const { return noise_.zones_out(state) ? rows : 0; }
 

@@ -13,10 +13,10 @@ constexpr int64_t kChunkBytes = 256 << 10;
 constexpr int64_t kMostChunkBytes = 1 << 20;
 constexpr int64_t kChunkRows = 64;
 constexpr int64_t kSpanBytes = 1 << 20;
-constexpr int64_t kFetchBytes = 128 << 10;  // of input rows asked for at once: a part of the second-level cache
+constexpr int64_t kFetchBytes = 128 << 10;  // of input rows prefetched at once: a part of the second-level cache
 constexpr int64_t kMostSteps = 64;
 
-// Bytes that a row may need in the form that reduced weights want: integers are one byte each, bfloat16 numbers two or four.
+// Bytes that a row may need in the form that reduced weights expect: integers are one byte each, bfloat16 numbers two or four.
 int64_t reduced_bytes(Precision precision, int64_t size) {
   return precision == Precision::full ? 0 : (size * (precision == Precision::int8 ? 1 : 4) + 63) / 64 * 64;
 }
@@ -25,8 +25,8 @@ int64_t steps_within(int64_t budget, int64_t bytes_a_step) {
   return std::clamp<int64_t>(budget / std::max<int64_t>(bytes_a_step, 1), 1, kMostSteps);
 }
 
-// Asks for rows that are far away, new ones or such as other workers have just written, all cache lines at once: the product
-// would wait for them one by one.
+// Prefetches rows that are not in a near cache, new ones or those that other workers have just written, all cache lines at
+// once: the product would wait for them one by one.
 template <class T>
 void fetch(const Rows<const T>& rows, int count, int64_t size) {
   for (int r = 0; r < count; ++r)
@@ -96,7 +96,7 @@ void Session<T>::size(int64_t steps) {
   if (c.layers == 1 || c.directions == 2) span_ = std::max(span_, steps);
 }
 
-// One block of memory, dealt out in order; the first round finds out how much it takes.
+// One block of memory, divided up in order; the first pass finds out how much is needed.
 template <class T>
 void Session<T>::deal(int64_t batch) {
   const Model<T>& m = *model_;
@@ -314,7 +314,7 @@ Rows<const T> Session<T>::masked(const Pass& pass, const Panel<T>& h, int rows) 
   return {pass.masked.h.base, pass.offsets.masked};
 }
 
-// Dropout on a layer's output, once it is complete.
+// Dropout on a layer's output, once the output is complete.
 template <class T>
 void Session<T>::drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const {
   if (!regularizer_.drops_between()) return;
@@ -351,7 +351,7 @@ typename Session<T>::Reduced Session<T>::reduced_of(int worker) const {
           scales + batch * chunk_};
 }
 
-// Rows as a product wants them.
+// Rows in the form that a product reads.
 template <class T>
 Operand<T> Session<T>::operand(Precision precision, Rows<const T> rows, int count, int64_t size, bool unit_range,
                                const Panel<char>& reduced, float* scale) const {

@@ -1,4 +1,4 @@
-// How a long call is stopped on the way.
+// How a long call is stopped before its end.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -9,13 +9,13 @@
 namespace recurra {
 namespace detail {
 
-// The calling thread asks now and then; whoever finds the call stopped leaves its work out and still comes to every barrier,
+// The calling thread asks now and then; a worker that finds the call stopped skips its work but still waits at every barrier,
 // so that workers need not agree on the moment.
 class Stopper {
  public:
   explicit Stopper(const Stop& ask) : ask_(ask), asked_(ask ? Clock::now() : Clock::time_point()) {}
 
-  // Does nothing on other threads than the call's, which the caller's function may depend on.
+  // Does nothing on threads other than the caller's, on which its function may depend.
   void poll() {
     if (!ask_ || stopped() || std::this_thread::get_id() != caller_) return;
     const auto now = Clock::now();

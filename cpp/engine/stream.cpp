@@ -35,8 +35,9 @@ struct Stream<T>::Live {
     const TeamLease starts_threads(threads);
   }
 
-  // Whether a run of one row does nothing better than one step after another: where all weights stay near, or those of the
-  // input, which it could read once for many steps, are few. (Of several rows none does, bench/NOTES.md.)
+  // Whether a run of one row gains nothing over one step after another: where all weights stay in the first-level cache, or
+  // where those of the input, which a run reads once for many steps, are few. (Runs of several rows never gain: bench/NOTES.md,
+  // "Runs step by step".)
   bool pays_by_steps() const {
     const Model<T>& model = session.model();
     size_t bytes = 0;

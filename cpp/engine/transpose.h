@@ -1,4 +1,4 @@
-// Matrices turned on their side, four rows and columns at a time in registers: between a caller's weights, packed tiles and
+// Matrices transposed, four rows and columns at a time in registers: between a caller's weights, packed tiles and
 // tiles for backward. A plain loop over single numbers takes three times as long (bench/NOTES.md).
 #pragma once
 #include <algorithm>

@@ -62,7 +62,7 @@ void WeightGradients<T>::sum(const PackedLayer<T>& layer, size_t p, const Rows& 
   meet(described.input, rows.input, tiles.input_size, phase.d_input);
   meet(described.recurrent, rows.source, tiles.source_size, phase.d_recurrent);
 
-  // A one for every row sums da up; workers have whole blocks of it.
+  // A one for every row sums up da; workers have whole blocks of it.
   const int64_t width = rows.da.width, blocks = (columns(p) + width - 1) / width, block = share(blocks, worker);
   call.a = {one_, 0, width};
   call.first = call.begin = 0;

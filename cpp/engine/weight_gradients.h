@@ -1,4 +1,4 @@
-// The gradients of the parameters of one layer and direction: summed up chunk by chunk, then handed out to the caller's arrays.
+// The gradients of the parameters of one layer and direction: summed up chunk by chunk, then written to the caller's arrays.
 #pragma once
 #include "record.h"
 
@@ -8,7 +8,7 @@ namespace detail {
 template <class T>
 class WeightGradients {
  public:
-  // A chunk's rows: what a phase's weights met, and the gradients of its chains.
+  // A chunk's rows: what a phase's weights were multiplied with, and the gradients of its chains.
   struct Rows {
     Blocks<T> input, source;
     Blocks<T> da;  // [chains + vectors][width] a row
@@ -16,13 +16,13 @@ class WeightGradients {
     bool first;  // of the chunks that are summed up
   };
 
-  // params[lane][i] may be null; with `add` gradients are added to what is there. Null `params`: nobody wants any.
+  // params[lane][i] may be null; with `add` gradients are added to its contents. Null `params`: none are wanted.
   WeightGradients(const Model<T>& model, const std::vector<std::vector<T*>>* params, bool add, int workers);
   void deal(Dealer& deal, int64_t input, ptrdiff_t source);
 
   bool wanted() const { return params_; }
   ptrdiff_t width(size_t phase) const { return phases_[phase].width; }  // units, padded
-  // Numbers of a row of da: the chains' gradients, then its shares of the vectors'.
+  // Numbers in a row of da: the chains' gradients, then the row's shares of the vectors'.
   ptrdiff_t columns(size_t phase) const;
 
   void sum(const PackedLayer<T>& layer, size_t phase, const Rows& rows, int worker) const;

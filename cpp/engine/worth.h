@@ -8,10 +8,11 @@ namespace recurra {
 constexpr double kWorthWaking = 2e6;          // of a call
 constexpr double kWorthWakingBackward = 2e7;  // of a backward pass, whose workers meet at four barriers at least
 constexpr double kWorthBarrier = 3e4;         // of a worker's share of a step
-constexpr int64_t kRowsPerWorker = 8;         // from which rows are shared out, and nobody waits for anybody
+constexpr int64_t kRowsPerWorker = 8;         // from which rows are divided among workers, and no worker waits for another
 
-// Forward of a network whose weights no second-level cache holds, only from more rows on, if every worker has units enough:
-// sharing these out, each reads a part of the weights (LSTM B = 32, H = 512 to 1024 2 to 9 % faster, bench/NOTES.md).
+// Forward of a network whose weights exceed any second-level cache divides rows only from more of them on, if every worker has
+// enough units: when these are divided, each worker reads a part of the weights (LSTM B = 32, H = 512 to 1024 2 to 9 % faster,
+// bench/NOTES.md).
 constexpr double kWide = 1 << 20;  // words of packed weights
 constexpr int64_t kRowsPerWorkerOfWide = 24;
 constexpr int64_t kUnitsPerWorkerOfWide = 128;

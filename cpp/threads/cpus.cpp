@@ -77,7 +77,7 @@ int quota_cpus(const std::string& root) {
   int cpus = INT_MAX;
   for (const Hierarchy& hierarchy : hierarchies(root)) {
     std::string group = below(own_group(root, hierarchy.unified), hierarchy.top == "/" ? "" : hierarchy.top);
-    // Every group above has a say.
+    // Every group above may set a limit too.
     for (; !group.empty(); group.erase(group.rfind('/'))) cpus = std::min(cpus, limit(hierarchy, group));
     cpus = std::min(cpus, limit(hierarchy, ""));
   }

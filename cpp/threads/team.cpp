@@ -165,7 +165,7 @@ std::atomic<int>& thread_count() {
 void Barrier::wait(int rank) {
   const unsigned round = workers_[rank].round.load(std::memory_order_relaxed) + 1;
   workers_[rank].round.store(round, std::memory_order_release);
-  for (int other = 0; other < size_; ++other)  // who has come already may be one round ahead
+  for (int other = 0; other < size_; ++other)  // one that has arrived already may be a round ahead
     spin_until([&] { return int(workers_[other].round.load(std::memory_order_acquire) - round) >= 0; });
 }
 
@@ -181,7 +181,7 @@ TeamLease::TeamLease(int wanted) {
     }
     team->grow(wanted - 1);
     size_ = wanted;
-  } catch (...) {  // no thread to be had: compute alone
+  } catch (...) {  // no thread could be started: compute alone
     busy.store(false);
   }
 }

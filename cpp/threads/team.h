@@ -1,13 +1,13 @@
-// A small team of threads: they spin for a moment after each job, then park. Started at the first job that wants them, started
-// anew in a forked child. There is one team a process; whoever finds it busy computes alone (the bits are the same).
+// A small team of threads: they spin for a moment after each job, then park. Started at the first job that wants them, and
+// again in a forked child. There is one team per process; a caller that finds it busy computes alone (the bits are the same).
 #pragma once
 #include <atomic>
 #include <memory>
 
 namespace recurra {
 
-// Lets `size` workers wait for each other. Everyone announces its round in a cache line of its own and looks at all others':
-// the news travels once from core to core, where a shared counter would take two trips.
+// Lets `size` workers wait for each other. Each announces its round in a cache line of its own and reads all the others': a
+// line travels once from core to core, where a shared counter would take two trips.
 class Barrier {
  public:
   explicit Barrier(int size) : size_(size), workers_(new Worker[size_t(size)]) {}

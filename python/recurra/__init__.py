@@ -11,8 +11,8 @@
     >>> bool((stream.step(x[0]) == y[0]).all())
     True
 
-`layer.load_state_dict(torch_lstm.state_dict())` takes over trained weights. The examples of other docstrings take these
-two imports, and `from recurra import functional, training`, for granted.
+`layer.load_state_dict(torch_lstm.state_dict())` loads trained weights. The examples in other docstrings assume
+these two imports and `from recurra import functional, training`.
 
 On the CPU an output depends on the weights, its own sequence's inputs and the dtype, and on nothing else, to the last
 bit: not on the batch, the threads, the chunks, or which of the FMA instruction sets ran.
@@ -66,7 +66,7 @@ def config() -> dict[str, object]:
 
 
 def show_config() -> None:
-    """Print `config()`, a line each."""
+    """Print `config()`, one entry a line."""
     lines = config()
     width = max(map(len, lines))
     for name, value in lines.items():
@@ -79,12 +79,12 @@ def get_num_threads() -> int:
 
 
 def release_memory() -> None:
-    """Give back to the system what calls that are over have left for those to come, at most 64 MB, and what the C
-    library keeps. Layers, streams and tapes keep what is theirs."""
+    """Give memory back to the system: what finished calls have left for later ones, at most 128 MiB, and what the C
+    library keeps. Layers, streams and tapes keep theirs."""
     _core.release_memory()
 
 
 def set_num_threads(n: int) -> None:
-    """Let calls, and the packing of large layers, use up to `n` >= 1 threads, and never more than this process may use
-    CPUs. No result depends on it."""
+    """Let calls, and the packing of large layers, use up to `n` >= 1 threads, but never more than the CPUs that this
+    process may use. No result depends on it."""
     _core.set_num_threads(min(integer("n", n), 2**31 - 1))

@@ -94,7 +94,7 @@ def contiguous(array: Array) -> Array:
 
 
 def batched(array: Array, batch_first: bool = False) -> Array:
-    """View with the batch on axis 1, as the core wants sequences and states: [T, B, size] or [L*D, B, size]."""
+    """View with the batch on axis 1, as the core takes sequences and states: [T, B, size] or [L*D, B, size]."""
     if array.ndim == 2:
         return array[:, None]
     return array.swapaxes(0, 1) if batch_first else array
@@ -178,7 +178,7 @@ def require_memory(name: str, size: int) -> None:
 
 
 class memory_for:  # noqa: N801  (a `with` statement reads so)
-    """What a core call within it asks for; MemoryError that names it if the core gets no memory."""
+    """Around a core call: a MemoryError that names the argument if the core gets no memory."""
 
     __slots__ = ("_name",)
 

@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
 
 
 class Regularization(NamedTuple):
-    """Chances, each in 0..1; what they mean is told by `Recurrent`."""
+    """Probabilities, each in 0..1; for their meaning see `Recurrent`."""
 
     dropout: float = 0.0
     recurrent_dropout: float = 0.0

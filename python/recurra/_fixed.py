@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class Fixed:
-    """A layer or head: only its constructor sets attributes, through __dict__, and load_state_dict the parameters. What
-    the core has packed and what attributes say cannot come apart, and many threads may use it at once."""
+    """A layer or head: only its constructor sets attributes, through __dict__, and load_state_dict the parameters. So
+    attributes always describe what the core has packed, and many threads may use it at once."""
 
     def __setattr__(self, name: str, value: object) -> None:
         kind = type(self).__name__

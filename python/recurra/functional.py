@@ -2,7 +2,7 @@
 
     >>> params = recurra.LSTM(12, 64).state_dict()
     >>> x = np.zeros((100, 8, 12), "float32")
-    >>> y, (h, c) = functional.lstm(x, params)  # packs the weights anew at every call
+    >>> y, (h, c) = functional.lstm(x, params)  # packs the weights again at every call
     >>> packed = functional.pack("lstm", params)  # packs them once ...
     >>> y, (h, c) = functional.lstm(x, packed)  # ... for as many calls and threads as you like
 
@@ -67,7 +67,7 @@ def run(
     out: Array | None = None,
     batch_first: bool = False,
 ) -> tuple[Array, State]:
-    """Run a packed network over whole sequences; returns (output, final state). Shapes: module's head.
+    """Run a packed network over whole sequences; returns (output, final state). Shapes: see the module.
 
         >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
         >>> y, h = functional.run(packed, np.zeros((100, 8, 12), "float32"))
@@ -183,7 +183,7 @@ def lstm(
     coupled: bool | str = False,
     cell_clip: float | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """LSTM over whole sequences; returns (output, (h, c)). Equations, options: `recurra.LSTM`; shapes: module's head.
+    """LSTM over whole sequences; returns (output, (h, c)). Equations, options: `recurra.LSTM`; shapes: the module.
 
         >>> params = recurra.LSTM(12, 64, peephole=True).state_dict()
         >>> y, (h, c) = functional.lstm(np.zeros((100, 8, 12), "float32"), params, cell_clip=5.0)
@@ -211,7 +211,7 @@ def gru(
     reset: str = "after",
     update: str = "keep",
 ) -> tuple[Array, Array]:
-    """GRU over whole sequences; returns (output, h). Equations, options: `recurra.GRU`; shapes: module's head.
+    """GRU over whole sequences; returns (output, h). Equations, options: `recurra.GRU`; shapes: the module.
 
     >>> params = recurra.GRU(12, 64).state_dict()
     >>> y, h = functional.gru(np.zeros((100, 8, 12), "float32"), params, reset="after")
@@ -232,7 +232,7 @@ def rnn(
     batch_first: bool = False,
     nonlinearity: str = "tanh",
 ) -> tuple[Array, Array]:
-    """Elman RNN over whole sequences; returns (output, h). Equations: `recurra.RNN`; shapes: module's head.
+    """Elman RNN over whole sequences; returns (output, h). Equations: `recurra.RNN`; shapes: the module.
 
     >>> params = recurra.RNN(12, 64).state_dict()
     >>> y, h = functional.rnn(np.zeros((100, 8, 12), "float32"), params, nonlinearity="tanh")

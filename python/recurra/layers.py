@@ -42,7 +42,7 @@ class Recurrent(Fixed):
     A layer is fixed once made, except that `load_state_dict` replaces all its parameters at once; so one layer serves
     many threads. It pickles as its configuration and plain weights. Parameters have torch's names, shapes and gate
     orders, and are attributes: `layer.weight_ih_l0`, `layer.bias_hh_l1_reverse`, ... These are read-only copies, made
-    anew at every access, since a layer holds its parameters in packed form only (from its first backward pass on a
+    at every access, since a layer holds its parameters in packed form only (and from its first backward pass on a
     second time, transposed).
 
     Args:
@@ -52,17 +52,17 @@ class Recurrent(Fixed):
         num_layers: L, layers on top of each other; each reads the output of the one below.
         bias: whether there are the two bias vectors bias_ih and bias_hh.
         batch_first: input and output are [B, T, ...] instead of [T, B, ...]. States never are.
-        dropout: chance that in training (`forward` with rng) a number on its way from one layer to the next becomes 0;
-            the others grow by 1 / (1 - dropout). As torch's.
+        dropout: probability that in training (`forward` with rng) a number passed from one layer to the next becomes 0;
+            the others are scaled by 1 / (1 - dropout). As torch's.
         bidirectional: a second network reads the sequence backwards; outputs are concatenated, D = 2.
         proj_size: P, size of the output projection of the *_projected cells, 0 < P < H; 0 for all others.
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
-        recurrent_dropout: variational dropout: chance that in training a number of h(t-1) counts as 0 in the recurrent
-            product, the same numbers at all steps of a sequence (Gal, Ghahramani 2016, arXiv:1512.05287). With
-            reset="before" that is the product of the gates; the candidate's r * h is left whole.
-        zoneout: chance that in training a unit keeps its old state in a step; a number for all states, or for LSTMs a
-            pair (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old state, the
-            expectation (Krueger et al. 2017, arXiv:1606.01305).
+        recurrent_dropout: variational dropout: probability that in training a number of h(t-1) counts as 0 in the
+            recurrent product, the same numbers at all steps of a sequence (Gal, Ghahramani 2016, arXiv:1512.05287).
+            With reset="before" that is the product of the gates; the candidate's r * h is not masked.
+        zoneout: probability that in training a unit keeps its old state in a step; a number for all states, or for
+            LSTMs a pair (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old
+            state, the expectation (Krueger et al. 2017, arXiv:1606.01305).
             What `forward` leaves out at random depends on the seed, the layer, the step and the row's number in the
             batch: a row that is run alone has the masks of row 0.
         dtype: float32 or float64, of parameters, inputs and outputs.
@@ -173,7 +173,7 @@ class Recurrent(Fixed):
             >>> y, h = layer(x, lengths=[100, 7, 0, 31, 100, 64, 2, 99])
             >>> y.shape, h.shape
             ((8, 100, 64), (1, 8, 64))
-            >>> y, h = layer(x, h)  # goes on from that state
+            >>> y, h = layer(x, h)  # continues from that state
 
         Args:
             x: [T, B, I], with batch_first [B, T, I], or [T, I] for one sequence without a batch axis. Of the layer's
@@ -220,10 +220,10 @@ class Recurrent(Fixed):
         Args:
             x, state, lengths: as of a call. x is copied.
             recompute: keep only the states of all steps and compute gates again in backward, to the same bits: 2
-                values a unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time. (With
-                lengths, dropout or both directions a stack also keeps what each layer hands to the next.)
+                values per unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time. (With
+                lengths, dropout or both directions a stack also keeps what each layer passes to the next.)
             rng: what dropout and zoneout draw from: a Generator, or a seed in 0..2**64-1, which draws the same every
-                time. Default None: nothing is left out. Draws are hashes of their place, not stored.
+                time. Default None: nothing is left out. Draws are hashes of their position and are not stored.
 
         Returns:
             (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`.
@@ -256,8 +256,8 @@ class Recurrent(Fixed):
             >>> small(np.zeros((100, 8, 12), "float32"))[0].dtype
             dtype('float32')
 
-        "bfloat16" rounds weight matrices, and inputs and recurrent vectors where they meet them, to bfloat16 (8 bits of
-        precision, ties to even), and adds their products in float32. Machines with AVX512_BF16 do two products at a
+        "bfloat16" rounds weight matrices, and the vectors they are multiplied with, to bfloat16 (8 bits of precision,
+        ties to even), and adds their products in float32. Machines with AVX512_BF16 do two products at a
         time, others one, with the same bits. "int8" rounds weights to 8 bits with a scale for each unit's row, needs no
         calibration, and multiplies integers: the recurrent vector has the fixed scale 1/127, since it lies in -1..1
         (where it need not, with a projection or relu, it is scaled as the input is); the input has a scale for each row
@@ -266,15 +266,15 @@ class Recurrent(Fixed):
 
         The unrounded parameters stay: `state_dict` gives them, and `load_state_dict` rounds new ones.
 
-        What a layer's input spans decides what int8 does to it: of numbers far below the largest of their step little
-        is left. Where the first layer reads such a thing, powers in frequency bands for example, `keep=[0]` mends
+        How much int8 loses depends on the range of a layer's input: little is left of numbers far below the largest of
+        their step. Where the first layer reads such numbers, powers in frequency bands for example, `keep=[0]` removes
         most of the error at a part of the cost.
 
             small = lstm.quantize("int8", keep=[0])
 
         Args:
             precision: "bfloat16" or "int8".
-            keep: numbers, from 0, of the layers that stay in float32, in both directions; default none.
+            keep: the layers, counted from 0, that stay in float32, in both directions; default none.
 
         Raises:
             ValueError: another precision, a float64 layer, parameters that are not finite (int8), no such layer to
@@ -318,7 +318,7 @@ class Recurrent(Fixed):
         return [*super().__dir__(), *self._packed.shapes]
 
     def __repr__(self) -> str:
-        import inspect  # here, because importing recurra is to be quick
+        import inspect  # here, so that importing recurra is quick
 
         shown = []
         for name, parameter in inspect.signature(type(self)).parameters.items():

@@ -28,7 +28,7 @@ NO_REGULARIZATION = Regularization()
 class Packed:
     """Parameters laid out for this machine's instruction set. Immutable, so many threads may use one at once.
 
-    Made by `pack`. It pickles as plain weights and is packed anew, for the machine it wakes up on, when it is loaded.
+    Made by `pack`. It pickles as plain weights and is packed again, for the machine at hand, when it is loaded.
 
     Attributes:
         cell: name of the cell, one of `recurra.cells()`.
@@ -37,8 +37,8 @@ class Packed:
         constants: name to value, for example {"cell_clip": inf}.
         shapes: torch's names of the parameters to their shapes.
         network: the compiled network, which holds the parameters.
-        precision: None, "bfloat16" or "int8": what packed weights, and vectors that meet them, are rounded to.
-        keep: numbers of the layers that are not.
+        precision: None, "bfloat16" or "int8": what packed weights, and vectors multiplied with them, are rounded to.
+        keep: the layers, counted from 0, that are not.
         regularization: chances of dropout and zoneout.
     """
 
@@ -200,7 +200,7 @@ def pack(
     regularization: Regularization = NO_REGULARIZATION,
     keep: Iterable[int] = (),
 ) -> Packed:
-    """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection, dtype are read off them.
+    """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection, dtype come from them.
 
         >>> functional.pack("lstm", recurra.LSTM(12, 64).state_dict(), {"cell_clip": 5.0}, precision="bfloat16")
         Packed('lstm', Sizes(input=12, hidden=64, output=64, layers=1, directions=1, bias=True), dtype=float32)
@@ -217,7 +217,7 @@ def pack(
     Raises:
         ValueError: unknown cell, constant, precision or layer; parameters missing, unexpected, misshapen or of mixed
             dtypes, all listed.
-        TypeError: `params` is no mapping, or its dtype is not float32 or float64.
+        TypeError: `params` is not a mapping, or its dtype is not float32 or float64.
     """
     spec = choice("cell", cell, CELLS)
     if regularization is not NO_REGULARIZATION:
@@ -235,7 +235,7 @@ def unwrapped(states: list[Array]) -> State:
 
 
 def wrapped(state: State) -> tuple[Array, ...]:
-    """The other way."""
+    """The inverse of `unwrapped`."""
     return state if isinstance(state, tuple) else (state,)
 
 
@@ -265,7 +265,7 @@ def detached(value: Any) -> Any:
 
 
 def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[Any]]:
-    """What names and shapes say about the network; whether they all agree is found out by `_checked`."""
+    """What names and shapes say about the network; whether they all agree `_checked` finds out."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in params:
             raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")

@@ -42,7 +42,7 @@ class Stream:
         >>> recurra.LSTM(12, 64).stream(head=head).step(np.zeros(12, "float32")).shape  # layer and head in one call
         (1,)
 
-    Everything a step needs is allocated here, once. Results are those of one call over the whole sequence, bit by bit.
+    Everything a step needs is allocated here, once. Results are those of one call over the whole sequence, bit for bit.
     A stream keeps the parameters it was made with: a later `load_state_dict` of its layer does not change it. It serves
     one thread at a time (a second one gets a RuntimeError); for more, make more streams, which share the parameters.
 
@@ -51,8 +51,8 @@ class Stream:
         batch: None for one sequence without a batch axis, or the number of sequences that advance together.
         batch_first: axis order of `run`.
         threads: how many threads a step may use, at most `recurra.get_num_threads()`; steps below some ten microseconds
-            use one all the same. Between steps the others spin for a moment and then sleep, and waking them is a
-            system call; with one thread, the default, no step makes any. No result depends on it.
+            use one all the same. Between steps the other threads spin for a moment and then sleep, and waking them is
+            a system call; with one thread, the default, a step makes none. No result depends on it.
         head: a `recurra.Linear` that maps the last layer's h in every step: outputs then have its `out_features` in
             place of O, and the bits of `head(layer(x)[0])`. A later `load_state_dict` does not change it either.
 
@@ -82,7 +82,7 @@ class Stream:
         """,
     }
     _stream: _core.Stream
-    step: Step  # no method, because it is the hot path: a call goes straight to the core
+    step: Step  # not a method, because it is the hot path: a call goes straight to the core
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Stream:
         _STEP.__set__(self, self._stream.step(_checked_step(packed, self._batch, self._outputs, self._stream)))
 
     def run(self, chunk: Input, out: Array | None = None) -> Array:
-        """Advance by a chunk of any number of steps, none included.
+        """Advance by a chunk of any number of steps, zero included.
 
         Args:
             chunk: [T, I], or [T, batch, I] ([batch, T, I] if the layer is batch_first).
@@ -149,7 +149,7 @@ class Stream:
         """Set the state to zero, of all sequences or of some.
 
         Args:
-            rows: which sequences of the batch start anew: their indices, or a mask of `batch` booleans. Default all.
+            rows: which sequences of the batch to reset: their indices, or a mask of `batch` booleans. Default all.
         """
         if rows is None:
             self._stream.reset(None)

@@ -1,5 +1,13 @@
 // recurra: recurrent networks on CPU. The C++ face of the engine; the Python module is one client of it.
 //
+//   recurra::NetworkConfig config;
+//   config.cell = "gru";  // cells() lists them all, with their parameters, states and constants
+//   config.input_size = 12;
+//   config.hidden_size = config.output_size = 64;
+//   const recurra::Network<float> network(config, {{weight_ih, weight_hh, bias_ih, bias_hh}});  // const float*, as torch's
+//   recurra::Stream<float> stream(network, 1);
+//   while (read_frame(x)) stream.step(x, y);  // float x[12], y[64]
+//
 // Arrays are plain memory: sequences [steps, rows, features] whose last axis is contiguous, states [layers * directions, rows,
 // width] wholly contiguous, parameters row-major. What can be checked is, and refused by a
 // std::invalid_argument that names it; that memory is as large as it has to be is the caller's duty.
@@ -46,11 +54,11 @@ std::vector<std::string> available_isas();
 int num_threads();
 void set_num_threads(int threads);
 
-// Workspaces and tapes that are over stay for those to come: at most 128 MiB, for the process. This gives them back to the
-// system, and whatever else is free on the heap where the C library can tell (glibc).
+// Memory of workspaces and tapes that are gone is kept for later ones: at most 128 MiB, for the whole process. This gives it
+// back to the system, and with glibc whatever else is free on the heap.
 void release_memory();
 
-// What this machine can do at best, for benchmarks: one thread, where nothing else is said. A multiply-add counts as two
+// What this machine can do at best, for benchmarks: with one thread, unless noted otherwise. A multiply-add counts as two
 // operations.
 struct Limits {
   double f32_gflops = 0;
@@ -64,8 +72,8 @@ struct Limits {
 // milliseconds for reading blocks of those sizes alone, and briefly: what the machine can do just now.
 Limits measure_limits(int threads, const std::vector<int>& sizes_kib = {});
 
-// What several threads have of each other just now: a virtual machine's cores may be two threads of one core, or far apart, and
-// that changes from second to second.
+// What several threads gain from each other just now: a virtual machine's cores may be two threads of one core, or far apart,
+// and that changes from second to second.
 struct Together {
   double gain = 1;         // multiply-adds of all at once, in those of one alone; the best of several bursts
   double exchange_ns = 0;  // until one sees what another has written: half a round trip
@@ -79,9 +87,9 @@ Together measure_together(int threads);  // of at most num_threads(); about a mi
 // scale per row, and sums products in 32 bits: of vectors of up to 133,144 numbers.
 enum class Precision { full, bfloat16, int8 };
 
-// Chances, 0 .. 1.
+// Probabilities, 0 .. 1.
 struct Regularization {
-  double dropout = 0;  // in training: that a number on its way from layer to layer becomes 0
+  double dropout = 0;  // in training: that a number passed from layer to layer becomes 0
   double recurrent_dropout =
       0;                 // in training: that a number of h(t-1) counts as 0 in recurrent products, in all steps of a row
   double zoneout_h = 0;  // that a unit keeps its old h in a step; outside of training, its share of the old h
@@ -111,7 +119,7 @@ struct Sequence {
 };
 
 // A long call asks it now and then, on the thread that made the call, and is given up when the answer is true: it then throws
-// Stopped, and what it was to write holds nothing of use.
+// Stopped, and what it was to write is undefined.
 using Stop = std::function<bool()>;
 
 struct Stopped : std::runtime_error {
@@ -147,7 +155,7 @@ class Network {
                  bool recompute, const uint64_t* seed, const Stop& stop = {}) const;
 
   // Parameter i of the cell's list, params[layer][i], out of the packed weights: the bits that were given. A bias that was null
-  // leaves `out` as it is. Matrices in reduced precision cannot be told: std::logic_error.
+  // leaves `out` as it is. Matrices in reduced precision cannot be read back: std::logic_error.
   void get_parameter(size_t layer, int i, T* out) const;
 
   const NetworkConfig& config() const;
@@ -206,7 +214,8 @@ class Linear {
 template <class T>
 class Stream {
  public:
-  // A head maps the last layer's h in every step: y then has its outputs in place of output_size. It may be let go afterwards.
+  // A head maps the last layer's h in every step: y then has its outputs in place of output_size. It may be destroyed
+  // afterwards.
   // Steps of some microseconds and more may use up to `threads` threads (and num_threads()). Those that wait for a step
   // longer than a moment sleep, and waking them is a system call: with one thread, the default, no step makes any.
   Stream(const Network<T>& network, int64_t rows, int threads = 1, const Linear<T>* head = nullptr);

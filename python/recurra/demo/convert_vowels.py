@@ -39,7 +39,7 @@ def parse(text: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], np
         # Equal lengths of the twelve series are checked by NumPy: it refuses ragged rows.
         utterances.append(np.array([s.split(",") for s in series], dtype=np.float64).T)
         speakers.append(int(speaker))
-    frames = np.concatenate(utterances).astype(np.float32, order="C")  # each frame in one piece, as a stream wants it
+    frames = np.concatenate(utterances).astype(np.float32, order="C")  # each frame contiguous, as a stream takes it
     return frames, np.array([len(u) for u in utterances], np.uint8), np.array(speakers, np.uint8)
 
 

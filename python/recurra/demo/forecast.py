@@ -76,7 +76,7 @@ def series(hours: int = HOURS, seed: int = 0) -> Floats:
 
 
 def least_errors() -> Errors:
-    """Of a forecaster that knows how the series was made: what the noise adds after the last value nobody can know."""
+    """Of a forecaster that knows how the series was made: the noise after the last value cannot be known."""
     added = NOISE**2 * MEMORY ** (2.0 * np.arange(DAY))
     return Errors("least possible", np.sqrt(added.cumsum()))
 

@@ -46,7 +46,7 @@ class Progress:
             self._bar.advance(self._task)
 
     def report(self, text: str, keep: bool = True) -> None:
-        """Show how it stands: a line, or, where there is a bar and the line need not be kept, beside the bar."""
+        """Show how far it is: a line, or, where there is a bar and the line need not be kept, next to the bar."""
         if self._bar is None:
             print(f"{self._what}: {text}", flush=True)
             return
@@ -65,7 +65,7 @@ def _bar() -> Any:
 
 
 def plot(path: Path, draw: Callable[[list[Axes]], None], columns: int = 1) -> bool:
-    """Draw into `columns` axes side by side and write the figure to `path`; says so, or why not, and returns which."""
+    """Draw into `columns` axes side by side and write the figure to `path`; prints and returns whether that worked."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,7 +1,7 @@
 """A character model on text that ships with CPython: the help topics of ``pydoc``, about 460 000 characters.
 
 Embedding, GRU, Linear, trained by truncated backpropagation with carried state. The last tenth of the text is held out:
-it is never trained on, and the figure of merit is the bits a character of it costs, read once from start to end.
+it is never trained on, and the score is the bits that a character of it costs, in one pass from start to end.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Model:
         return loss, after
 
     def bits(self, codes: Array) -> float:
-        """Bits a character, of all but the first, in one reading."""
+        """Bits per character, of all but the first, in one pass."""
         state, nats = None, 0.0
         for letters, following in chunks(codes, 1, CHUNK):
             hidden, state = self.gru(self.embedding(letters), state)

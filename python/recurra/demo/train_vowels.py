@@ -6,7 +6,7 @@
     python -m recurra.demo.train_vowels              # seed 0 -> data/vowels_gru64.npz
     python -m recurra.demo.train_vowels --validate   # five-fold cross-validation inside the training split
 
-The recipe below was fixed before the test split was looked at, but for the epochs: there were 150, with which
+The recipe below was fixed before the test split was looked at, except for the epochs: there were 150, with which
 ``--validate`` leaves 6 of 270 utterances wrong, and 4 with 300. Seed 0 is shipped whatever the others give. Input noise
 and dropout are there because the test split was recorded on other occasions than the training split.
 """
@@ -174,7 +174,7 @@ def run(seeds: int, path: Path) -> int:
 
 
 def main() -> None:
-    """Command line: see the module's text."""
+    """Command line: see the module."""
     parser = argparse.ArgumentParser(description="Train the demo's GRU on the Japanese Vowels training split.")
     parser.add_argument("--validate", action="store_true", help="cross-validate inside the training split")
     validate, data = parser.parse_args().validate, load("train")

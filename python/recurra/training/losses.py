@@ -156,7 +156,7 @@ def check_finite(name: str, array: Input, time_axis: int = 0, *, backward: bool 
         FloatingPointError: y: expected finite values, got NaN or infinity, which arose at step 2
 
     Args:
-        name: what the message is to call the array.
+        name: of the array, for the message.
         array: float32 or float64, with at least one axis.
         time_axis: which axis are the steps.
         backward: the values were computed from the last step to the first, as the gradients of inputs are; so the step

@@ -137,7 +137,7 @@ class Adam(_Optimizer):
         eps: above 0. Default 1e-8.
 
     A gradient whose square the dtype does not hold (1.8e19 in float32) is refused like one that is not finite: its v
-    would be infinite, and the parameter stand still for ever. Even an exact v would hold it still for 1e5 steps; clip
+    would be infinite, and the parameter would never move again. Even an exact v would hold it still for 1e5 steps; clip
     such a gradient, or skip it.
     """
 

@@ -93,7 +93,7 @@ def tbptt(
         state: initial state, default zeros.
         lengths: valid steps of each sequence, B integers in 0..T; default all.
         recompute: as of `layer.forward`.
-        rng: what dropout and zoneout draw from, anew for each window; default None: nothing is left out. Only with
+        rng: what dropout and zoneout draw from, afresh for each window; default None: nothing is left out. Only with
             k2 = k1, for steps that are run again would be drawn again.
 
     Returns:
