@@ -11,6 +11,27 @@
 // Arrays are plain memory: sequences [steps, rows, features] whose last axis is contiguous, states [layers * directions, rows,
 // width] wholly contiguous, parameters row-major. What can be checked is, and refused by a
 // std::invalid_argument that names it; that memory is as large as it has to be is the caller's duty.
+//
+// A layer with a Linear head, one frame after another; load() returns weights as torch.nn.GRU and torch.nn.Linear name them:
+//
+//   recurra::NetworkConfig config;
+//   config.cell = "gru";
+//   config.input_size = 12;
+//   config.hidden_size = config.output_size = 64;
+//
+//   const std::vector<float> w_ih = load("weight_ih_l0"), w_hh = load("weight_hh_l0");  // [3 * 64, 12], [3 * 64, 64]
+//   const std::vector<float> b_ih = load("bias_ih_l0"), b_hh = load("bias_hh_l0");      // [3 * 64]
+//   const recurra::Network<float> network(config, {{w_ih.data(), w_hh.data(), b_ih.data(), b_hh.data()}});
+//
+//   const std::vector<float> weight = load("weight"), bias = load("bias");  // [9, 64], [9]
+//   const recurra::Linear<float> head(64, 9, weight.data(), bias.data());
+//
+//   recurra::Stream<float> stream(network, /*rows=*/1, /*threads=*/1, &head);
+//   float x[12], y[9];
+//   while (read_frame(x)) {
+//     stream.step(x, y);
+//     write_frame(y);
+//   }
 #pragma once
 #include <cstddef>
 #include <cstdint>
