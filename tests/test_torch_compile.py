@@ -30,7 +30,7 @@ import recurra
 torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
 
 import recurra.torch  # noqa: E402
-from recurra import _torch_ops  # noqa: E402
+from recurra.torch import compiled as compiled_ops  # noqa: E402
 
 X = make_input("")
 
@@ -48,7 +48,7 @@ def compiled(layer: Any, **options: Any) -> Any:
 def description(layer: Any, batch_first: bool = False, trains: bool = True, seed: int | None = None) -> tuple[Any, ...]:
     """What an operation is told of all layers of a module, after its parameters."""
     directions = 2 if layer.bidirectional else 1
-    sizes = (directions * layer._output_size, directions * layer.num_layers, layer._state_widths)
+    sizes = (directions * layer._sizes.output, directions * layer.num_layers, layer._state_widths)
     return (None if seed is None else torch.tensor(seed), layer._number, -1, batch_first, trains, *sizes)
 
 
@@ -147,20 +147,20 @@ def test_weights_that_change_are_seen_and_copies_have_their_own() -> None:
 @pytest.mark.filterwarnings("ignore:.*donated")
 def test_tapes_live_as_long_as_the_graph() -> None:
     gc.collect()
-    before = len(_torch_ops._tapes)  # none, unless a test that failed holds one
+    before = len(compiled_ops._tapes)  # none, unless a test that failed holds one
     function = compiled(module("lstm"))
     loss = function(X)[0].sum()
     gc.collect()
-    assert len(_torch_ops._tapes) == before + 1
+    assert len(compiled_ops._tapes) == before + 1
     loss.backward()
     gc.collect()
-    assert len(_torch_ops._tapes) == before
+    assert len(compiled_ops._tapes) == before
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
     del loss
     function(X)  # never followed by a backward
     gc.collect()
-    assert len(_torch_ops._tapes) == before
+    assert len(compiled_ops._tapes) == before
 
 
 def test_a_copied_tape_is_told() -> None:

@@ -19,6 +19,8 @@ using recurra::Tape;
 // for another thread's switch interval.
 constexpr double kWorthReleasing = 5e5;
 
+using Addresses = std::vector<uintptr_t>;
+
 template <class Work>
 void without_gil_if(bool worth, Work&& work) {
   if (!worth) return work();
@@ -293,6 +295,46 @@ class PyNetwork {
   AnyNetwork network_;
 };
 
+// For callers that hold no arrays but addresses, and keep alive what lies there.
+class PyStepInPlace {
+ public:
+  PyStepInPlace(const std::string& dtype, const NetworkConfig& config)
+      : step_(dtype == "float64" ? AnyStep(recurra::StepInPlace<double>(config))
+                                 : AnyStep(recurra::StepInPlace<float>(config))) {}
+
+  void run(uintptr_t x, const Addresses& params, const std::optional<Addresses>& initial, uintptr_t y,
+           const Addresses& final_states) const {
+    std::visit(
+        [&](const auto& step) {
+          without_gil_if(step.multiplications() > kWorthReleasing, [&] { run_typed(step, x, params, initial, y, final_states); });
+        },
+        step_);
+  }
+
+ private:
+  using AnyStep = std::variant<recurra::StepInPlace<float>, recurra::StepInPlace<double>>;
+
+  template <class T>
+  static void run_typed(const recurra::StepInPlace<T>& step, uintptr_t x, const Addresses& params,
+                        const std::optional<Addresses>& initial, uintptr_t y, const Addresses& final_states) {
+    step.run(reinterpret_cast<const T*>(x), reinterpret_cast<const T* const*>(params.data()),
+             initial ? reinterpret_cast<const T* const*>(initial->data()) : nullptr, reinterpret_cast<T*>(y),
+             reinterpret_cast<T* const*>(final_states.data()));
+  }
+
+  AnyStep step_;
+};
+
+py::bytes fingerprint(const Addresses& arrays, const std::vector<size_t>& bytes) {
+  if (arrays.size() != bytes.size()) throw std::invalid_argument("fingerprint: expected as many sizes as arrays");
+  uint64_t sum[8];
+  {
+    const py::gil_scoped_release release;
+    recurra::fingerprint(reinterpret_cast<const void* const*>(arrays.data()), bytes.data(), arrays.size(), sum);
+  }
+  return {reinterpret_cast<const char*>(sum), sizeof sum};
+}
+
 class PyLinear {
  public:
   PyLinear(const py::array& weight, const OptionalArray& bias)
@@ -416,6 +458,28 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("forward", &PyLinear::forward, py::arg("x"), py::arg("y"), "Writes y [rows, outputs]; all C-contiguous.")
       .def("backward", &PyLinear::backward, py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("d_weight"), py::arg("d_bias"),
            "Writes dx unless it is None, adds to d_weight and d_bias.");
+
+  m.def("fingerprint", fingerprint, py::arg("arrays"), py::arg("bytes"),
+        "64 bytes that change when the memory at these addresses does.");
+
+  py::class_<PyStepInPlace>(m, "StepInPlace", "One step of one row, from unpacked weights at their addresses.")
+      .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
+                       int layers, int directions, std::vector<double> constants) {
+             NetworkConfig config;
+             config.cell = std::move(cell);
+             config.input_size = input_size;
+             config.hidden_size = hidden_size;
+             config.output_size = output_size;
+             config.layers = layers;
+             config.directions = directions;
+             config.constants = std::move(constants);
+             return PyStepInPlace(dtype, config);
+           }),
+           py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
+           py::arg("layers"), py::arg("directions"), py::arg("constants"))
+      .def("run", &PyStepInPlace::run, py::arg("x"), py::arg("params"), py::arg("initial"), py::arg("y"),
+           py::arg("final_states"),
+           "All are addresses of contiguous numbers; params one after another as in Network, 0 for an absent bias.");
 
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,

@@ -119,7 +119,6 @@ struct PhaseBlock {
     (call.saved.base ? finish<true> : finish<false>)(call, row, R, tile, N, spilled);
   }
 
- private:
   // The cell on the chains of a block; out of line, so that its code exists twice and not for every R and N.
   template <bool saves>
   static __attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row, int rows, int tile, int tiles,

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import functional
+from .. import functional
+from .gradients import core_gradients, differentiated, run_core, run_untrained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from .tape import Tape
+    from ..tape import Tape
+    from .gradients import Plan
 
-__all__ = ["call", "first_order", "register", "rng", "run", "sequence"]
+__all__ = ["register", "sequence"]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 
@@ -35,57 +37,21 @@ def register(module: Any) -> Tensor:
     """The tensor by which operations find a module of recurra.torch."""
     number = next(_count)
     _modules[number] = module
-    return torch.tensor(number)
+    return torch.tensor(number, device="cpu")
 
 
-def call(
-    function: Callable[..., Any], packed: functional.Packed, options: dict[str, Any], x: Tensor, state: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tape]]:
-    """functional.run or forward, from tensors to tensors over the same memory: [y, *final states], and [tape] or []."""
-    initial = functional.unwrapped([part.detach().numpy() for part in state]) if state else None
-    y, final, *tape = function(packed, x.detach().numpy(), initial, **options)
-    return [torch.from_numpy(array) for array in (y, *functional.wrapped(final))], tape
-
-
-def rng(seed: Tensor | None) -> int | None:
-    """What dropout and zoneout draw from."""
-    return None if seed is None else int(seed)
-
-
-def run(
-    packed: functional.Packed, options: dict[str, Any], x: Tensor, state: Sequence[Tensor], seed: Tensor | None
-) -> list[Tensor]:
-    """[y, *final states] of a call without gradients."""
-    if seed is None:
-        return call(functional.run, packed, options, x, state)[0]
-    # Only calls that can be trained leave something out at random; the tape goes at once, so a small one.
-    return call(functional.forward, packed, {**options, "recompute": True, "rng": rng(seed)}, x, state)[0]
-
-
-def first_order(*grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    """These gradients, which refuse to be differentiated."""
-    apply: Any = _FirstOrder.apply
-    return apply(torch.empty((), requires_grad=True), *grads)  # type: ignore[no-any-return]
-
-
-class _FirstOrder(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
-    """Hands gradients on and refuses to be differentiated. (once_differentiable would let second-order terms vanish in
-    silence where the gradient that comes in is a constant, as that of y.sum() is.)"""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *grads: Tensor | None) -> Any:
-        return grads
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError("recurra.torch: gradients of gradients (double backward) are not available")
+def _module(number: Tensor) -> Any:
+    owner = _modules.get(int(number))
+    if owner is None:
+        raise RuntimeError("recurra.torch: the module of this graph is gone")
+    return owner
 
 
 class _Held:
     """A tape and the memory of the tensor that owns it, whose address tells which tape it is."""
 
-    def __init__(self, tape: Tape) -> None:
-        self.tape, self._memory = tape, np.zeros(1, np.uint8)
+    def __init__(self, tape: Tape, plan: Plan) -> None:
+        self.tape, self.plan, self._memory = tape, plan, np.zeros(1, np.uint8)
         self.__array_interface__ = self._memory.__array_interface__
         _tapes[self._memory.ctypes.data] = self
 
@@ -117,16 +83,11 @@ def sequence(
         lanes: layers times directions, the first axis of states.
         state_widths: their last axes.
     """
-    owner = _modules.get(int(module))
-    if owner is None:
-        raise RuntimeError("recurra.torch: the module of this graph is gone")
-    packed = owner._packed(layer, params)
-    options: dict[str, Any] = {"batch_first": batch_first}
+    plan = _module(module)._plan(layer, params, None, batch_first, seed)
     if not trains:
-        return run(packed, options, x, state, seed)
-    options |= {"recompute": owner.recompute, "rng": rng(seed)}
-    results, (tape,) = call(functional.forward, packed, options, x, state)
-    return [*results, torch.from_numpy(np.asarray(_Held(tape)))]
+        return run_untrained(plan, x, state)
+    results, (tape,) = run_core(functional.forward, plan, x, state, recompute=plan.recompute, rng=plan.call.seed)
+    return [*results, torch.from_numpy(np.asarray(_Held(tape, plan)))]
 
 
 @sequence.register_fake  # type: ignore[untyped-decorator,unused-ignore]
@@ -162,10 +123,10 @@ def _sequence_backward(tape: Tensor, grads: list[Tensor], shapes: list[int], inp
     held = _tapes.get(tape.data_ptr())
     if held is None:
         raise RuntimeError("recurra.torch: the tape of this call is gone: something copied the tensor that owns it")
-    dy, *final = (grad.detach().numpy() for grad in grads)
-    dx, state, found = held.tape.backward(dy, functional.unwrapped(final), input_grad=input_grad)
-    arrays = (*([dx] if input_grad else []), *functional.wrapped(state), *found.values())
-    return [torch.from_numpy(array) for array in arrays]
+    parts = len(grads) - 1
+    found = core_gradients(held.tape, parts, [input_grad] + [True] * (parts + len(held.plan.packed.shapes)), grads)
+    held.plan.weights.went_back(held.plan.packed)
+    return [tensor for tensor in found if tensor is not None]
 
 
 @_sequence_backward.register_fake  # type: ignore[untyped-decorator,unused-ignore]
@@ -181,18 +142,23 @@ def _(tape: Tensor, grads: list[Tensor], shapes: list[int], input_grad: bool) ->
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, state, params, *_ = inputs
+    x, state, params, seed, module, layer, batch_first, *_ = inputs
     ctx.shapes = [number for part in (x, *params) for number in (part.dim(), *part.shape)]
     ctx.given, ctx.states = len(state), len(output) - 2
-    ctx.save_for_backward(output[-1])
+    ctx.layer, ctx.batch_first = layer, batch_first
+    ctx.save_for_backward(output[-1], module, seed, x, *state, *params)
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    input_grad = bool(ctx.needs_input_grad[0])
-    found = _sequence_backward(*ctx.saved_tensors, grads[:-1], ctx.shapes, input_grad)
+    tape, module, seed, *tensors = ctx.saved_tensors
+    x, state, params = ctx.needs_input_grad[:3]
     if torch.is_grad_enabled():  # create_graph=True
-        found = list(first_order(*found))
-    dx = found.pop(0) if input_grad else None
+        call = _module(module)._equations(ctx.layer, None, ctx.batch_first, seed)
+        needed = [tensor.requires_grad for tensor in tensors]
+        found = list(differentiated(call, ctx.given, tensors, needed, grads[:-1], True))
+        return found[0], found[1 : 1 + ctx.given], found[1 + ctx.given :], *([None] * 8)
+    found = _sequence_backward(tape, grads[:-1], ctx.shapes, bool(x))
+    dx = found.pop(0) if x else None
     return dx, found[: ctx.given], found[ctx.states :], *([None] * 8)
 
 
