@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from checks import run_python
 from torch_modules import (
     FORMS,
     KINDS,
+    F64,
     OWN_KINDS,
     H,
     I,
@@ -36,8 +38,11 @@ X = make_input("")
 
 
 @pytest.fixture(autouse=True)
-def forget_graphs() -> None:
+def one_graph() -> Iterator[None]:
+    """Without this torch.compile breaks its graph at whatever is a torch.nn.RNN, GRU or LSTM."""
     torch._dynamo.reset()
+    with torch._dynamo.config.patch(allow_rnn=True):
+        yield
 
 
 def compiled(layer: Any, **options: Any) -> Any:
@@ -168,11 +173,10 @@ def test_a_copied_tape_is_told() -> None:
     parameters = list(layer.parameters())
     *results, tape = torch.ops.recurra.sequence(X, [], parameters, *description(layer))
     grads = [torch.ones_like(result) for result in results]
-    shapes = [number for part in (X, *parameters) for number in (part.dim(), *part.shape)]
-    found = torch.ops.recurra.sequence_backward(tape, grads, shapes, True)
+    found = torch.ops.recurra.sequence_gradients(tape, grads, [X, *parameters], True)
     assert [part.shape for part in found] == [part.shape for part in (X, results[1], *parameters)]
     with pytest.raises(RuntimeError, match="tape of this call is gone"):
-        torch.ops.recurra.sequence_backward(tape.clone(), grads, shapes, True)
+        torch.ops.recurra.sequence_gradients(tape.clone(), grads, [X, *parameters], True)
 
 
 def test_a_module_that_is_gone_is_told() -> None:
@@ -185,15 +189,48 @@ def test_a_module_that_is_gone_is_told() -> None:
         torch.ops.recurra.sequence(*arguments)
 
 
-@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
-@pytest.mark.parametrize("loss", (lambda y: y.sum(), lambda y: y.square().sum()), ids=("linear", "square"))
-def test_gradients_of_gradients_are_refused(backend: str, loss: Any) -> None:
+LOSSES = pytest.mark.parametrize("loss", (lambda y: y.sum(), lambda y: y.square().sum()), ids=("linear", "square"))
+
+
+def second_gradients(layer: Any, x: Tensor, loss: Any) -> Any:
+    (gradient,) = torch.autograd.grad(loss(layer(x)[0]), x, create_graph=True)
+    return torch.autograd.grad(gradient.square().sum(), [x, layer.weight_hh_l0], allow_unused=True)
+
+
+@LOSSES
+def test_gradients_of_gradients_are_refused_where_torch_makes_the_graph_of_gradients_too(loss: Any) -> None:
     """Of a linear loss too, whose own second derivative is nothing."""
-    x = make_input("").requires_grad_()
-    y = compiled(module("gru"), backend=backend)(x)[0]
     with pytest.raises(RuntimeError, match=r"double backward|create_graph"):
-        (gradient,) = torch.autograd.grad(loss(y), x, create_graph=True)
-        gradient.sum().backward()
+        second_gradients(compiled(module("gru")), make_input("").requires_grad_(), loss)
+
+
+@LOSSES
+def test_gradients_of_gradients_are_right_where_autograd_makes_it(loss: Any) -> None:
+    layer, x = module("gru"), make_input("").requires_grad_()
+    found = second_gradients(compiled(layer, backend="eager"), x, loss)
+    torch.testing.assert_close(found, second_gradients(layer, x, loss), rtol=1e-9, atol=1e-9)
+    assert all(part.abs().max() > 1e-3 for part in found)
+
+
+def test_forward_mode_is_refused_or_right() -> None:
+    layer, x, tangent = module("gru"), make_input(""), normal(*X.shape, seed=4)
+    expected = torch.func.jvp(lambda x: layer(x)[0], (x,), (tangent,))[1]
+    try:
+        found = torch.func.jvp(lambda x: compiled(layer, fullgraph=False)(x)[0], (x,), (tangent,))[1]
+    except RuntimeError as error:
+        assert "forward" in str(error).lower() or "jvp" in str(error).lower() or "functorch" in str(error).lower()
+    else:
+        torch.testing.assert_close(found, expected)
+
+
+def test_without_the_option_the_graph_breaks_at_a_layer_and_the_results_are_the_same() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(I, I, dtype=F64), module("gru"))
+    with torch._dynamo.config.patch(allow_rnn=False):
+        function = compiled(model, fullgraph=False)
+        assert_equal([function(X)[0]], [model(X)[0]])
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="allow_rnn"):
+            compiled(model)(X)
 
 
 def test_parametrized_weights_train_alike() -> None:

@@ -228,17 +228,6 @@ def test_dropout_of_one_layer_is_warned_about() -> None:
         module("gru", dropout=0.5)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
-def test_tracing_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="constant"):
-        torch.jit.trace(module("gru"), (X,))
-
-
-def test_export_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"torch\.export would record"):
-        torch.export.export(module("gru"), (X,))
-
-
 def test_neither_torch_nor_its_compiler_is_loaded_unasked() -> None:
     script = """
 import sys, recurra

@@ -29,35 +29,44 @@ RECURRA_FN Vec<T> interleaved(Vec<T> a, Vec<T> b, Indices<l...>) {
   return shuffled<(l / run % 2 * U + l / part * part + (upper ? part / 2 : 0) + l % part / (2 * run) * run + l % run)...>(a, b);
 }
 
-// 16 bytes at `from` and at each further `stride`, as many as a vector has.
+// Reads U rows from the first of a group: v[k][i] is the k-th 16 bytes of rows i, i + part, i + 2 part, ..., side by side.
 #if defined(__AVX512VNNI__)
-RECURRA_FN Vec<float> load_parts(const float* from, ptrdiff_t stride) {
-  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(from));
-  v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(from + stride), 1);
-  v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(from + 2 * stride), 2);
-  return _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(from + 3 * stride), 3);
+template <int first, int step, class T, int... l>
+RECURRA_FN Vec<T> parts_of(Vec<T> a, Vec<T> b, Indices<l...>) {  // 16 bytes first and first + step of each
+  constexpr int U = Vec<T>::lanes, part = 16 / sizeof(T);
+  return shuffled<(l / (U / 2) * U + (first + l / part % 2 * step) * part + l % part)...>(a, b);
 }
-RECURRA_FN Vec<double> load_parts(const double* from, ptrdiff_t stride) {
-  __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd(from));
-  v = _mm512_maskz_insertf64x2(0xff, v, _mm_loadu_pd(from + stride), 1);
-  v = _mm512_maskz_insertf64x2(0xff, v, _mm_loadu_pd(from + 2 * stride), 2);
-  return _mm512_maskz_insertf64x2(0xff, v, _mm_loadu_pd(from + 3 * stride), 3);
+template <class T, int part>
+RECURRA_FN void load_rows(Vec<T> (&v)[4][part], int i, const T* row, ptrdiff_t stride) {
+  using All = typename CountTo<Vec<T>::lanes>::All;
+  const Vec<T> a = Vec<T>::load(row), b = Vec<T>::load(row + stride);
+  const Vec<T> c = Vec<T>::load(row + 2 * stride), d = Vec<T>::load(row + 3 * stride);
+  const Vec<T> ab = parts_of<0, 1>(a, b, All()), cd = parts_of<0, 1>(c, d, All());
+  const Vec<T> ab2 = parts_of<2, 1>(a, b, All()), cd2 = parts_of<2, 1>(c, d, All());
+  v[0][i] = parts_of<0, 2>(ab, cd, All());
+  v[1][i] = parts_of<1, 2>(ab, cd, All());
+  v[2][i] = parts_of<0, 2>(ab2, cd2, All());
+  v[3][i] = parts_of<1, 2>(ab2, cd2, All());
 }
 #elif defined(__AVX2__)
-RECURRA_FN Vec<float> load_parts(const float* from, ptrdiff_t stride) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), _mm_loadu_ps(from + stride), 1);
+template <int part>
+RECURRA_FN void load_rows(Vec<float> (&v)[2][part], int i, const float* row, ptrdiff_t stride) {
+  for (int k = 0; k < 2; ++k)
+    v[k][i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row + k * part)), _mm_loadu_ps(row + stride + k * part), 1);
 }
-RECURRA_FN Vec<double> load_parts(const double* from, ptrdiff_t stride) {
-  return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(from)), _mm_loadu_pd(from + stride), 1);
+template <int part>
+RECURRA_FN void load_rows(Vec<double> (&v)[2][part], int i, const double* row, ptrdiff_t stride) {
+  for (int k = 0; k < 2; ++k)
+    v[k][i] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(row + k * part)), _mm_loadu_pd(row + stride + k * part), 1);
 }
 #else
-template <class T>
-RECURRA_FN Vec<T> load_parts(const T* from, ptrdiff_t) {
-  return Vec<T>::load(from);
+template <class T, int part>
+RECURRA_FN void load_rows(Vec<T> (&v)[1][part], int i, const T* row, ptrdiff_t) {
+  v[0][i] = Vec<T>::load(row);
 }
 #endif
 
-// Part columns of U rows, as load_parts gives them, turned: w[k] is column k.
+// 16 bytes of U rows, as load_rows gives them, turned: w[k] is column k.
 template <class T, int part>
 RECURRA_FN void turned(Vec<T> (&w)[part], const Vec<T> (&v)[part]) {
   using All = typename CountTo<Vec<T>::lanes>::All;
@@ -84,8 +93,7 @@ RECURRA_FN Vec<T> add_block(Vec<T> acc, const T* x, const T* rows, ptrdiff_t str
 #pragma GCC unroll 4
   for (int i = 0; i < part; ++i) {
     const T* row = rows + i * stride;
-#pragma GCC unroll 8
-    for (int k = 0; k < U / part; ++k) v[k][i] = load_parts(row + k * part, part * stride);
+    load_rows(v, i, row, part * stride);
 #pragma GCC unroll 8
     for (int j = 0; j < U / part; ++j) __builtin_prefetch(row + j * part * stride + ahead, 0, 2);
   }
@@ -115,7 +123,7 @@ template <class Gates, class T, int C>
 RECURRA_FN void add_in_place(Vec<T> (&acc)[1][1][C], const T* x, const T* weight, ptrdiff_t columns, ptrdiff_t units, int tile) {
   constexpr Product product = Gates::product();
   constexpr int U = Vec<T>::lanes;
-  constexpr ptrdiff_t distance = 512 / ptrdiff_t(sizeof(T));  // asked for ahead in each row, and then in the next tile's
+  constexpr ptrdiff_t distance = 256 / ptrdiff_t(sizeof(T));  // asked for ahead in each row, and then in the next tile's
   const ptrdiff_t first = ptrdiff_t(tile) * U, valid = units - first < U ? units - first : U;
   const T* rows[product.count];
   for (int g = 0; g < product.count; ++g) rows[g] = weight + ((product.first + g) * units + first) * columns;

@@ -8,7 +8,6 @@
 #include "../cpu/team.h"
 #include "model.h"
 #include "pack.h"
-#include "worth.h"
 
 namespace recurra {
 
@@ -26,6 +25,7 @@ int number_of(const Spec& spec, const char* name) {
 }
 
 constexpr ptrdiff_t kNoOffset = 0;  // of the only row
+constexpr double kWorthWakingInPlace = 1e6;  // multiply-adds: they take half as long again as with packed weights
 
 }  // namespace
 
@@ -174,7 +174,7 @@ void StepInPlace<T>::run(const T* x, const T* const* params, const T* const* ini
   plan.deal(dealing, scratch);
   plan.copy_states(scratch, initial, nullptr);
 
-  TeamLease team(plan.multiplications < kWorthWaking ? 1 : num_threads());
+  TeamLease team(plan.multiplications < kWorthWakingInPlace ? 1 : num_threads());
   Barrier barrier(team.size());
   auto job = [&](int rank) {
     const Environment environment(plan.backend);

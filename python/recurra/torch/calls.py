@@ -132,8 +132,8 @@ class CoreModule:
     ) -> tuple[Tensor, list[Tensor]]:
         """One layer, or all of them for -1."""
         params = [check(name, self._parameter(name)) for name in self._names_of(layer)]
-        rates = self._rates
-        noisy = self.training and any((rates.recurrent_dropout, rates.zoneout_h, rates.zoneout_c))  # type: ignore[attr-defined]
+        zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,)
+        noisy = self.training and any((self.recurrent_dropout, *zoneout))  # type: ignore[attr-defined]
         seed = torch.randint(1 << 62, (), dtype=torch.int64, device="cpu") if noisy else None
         trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params))
         if torch.compiler.is_compiling() and lengths is None:

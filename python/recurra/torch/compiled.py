@@ -110,55 +110,50 @@ def _(
 
 
 @torch.library.custom_op(
-    "recurra::sequence_backward",
+    "recurra::sequence_gradients",
     mutates_args=(),
-    schema="(Tensor tape, Tensor[] grads, SymInt[] shapes, bool input_grad) -> Tensor[]",
+    schema="(Tensor tape, Tensor[] grads, Tensor[] given, bool input_grad) -> Tensor[]",
 )
-def _sequence_backward(tape: Tensor, grads: list[Tensor], shapes: list[int], input_grad: bool) -> list[Tensor]:
+def _sequence_gradients(tape: Tensor, grads: list[Tensor], given: list[Tensor], input_grad: bool) -> list[Tensor]:
     """From the gradients of y and the final states to those of x (if wanted), initial states and parameters.
 
     Args:
-        shapes: of x and the parameters, each after its number of axes.
+        given: x and the parameters, for their shapes; and so that torch.compile knows gradients to depend on them.
     """
     held = _tapes.get(tape.data_ptr())
     if held is None:
         raise RuntimeError("recurra.torch: the tape of this call is gone: something copied the tensor that owns it")
-    parts = len(grads) - 1
-    found = core_gradients(held.tape, parts, [input_grad] + [True] * (parts + len(held.plan.packed.shapes)), grads)
+    states = len(grads) - 1
+    found = core_gradients(held.tape, states, [input_grad] + [True] * (states + len(given) - 1), grads)
     held.plan.weights.went_back(held.plan.packed)
     return [tensor for tensor in found if tensor is not None]
 
 
-@_sequence_backward.register_fake  # type: ignore[untyped-decorator,unused-ignore]
-def _(tape: Tensor, grads: list[Tensor], shapes: list[int], input_grad: bool) -> list[Tensor]:
-    dy, *final = grads
-    each, rest = [], list(shapes)
-    while rest:
-        axes = int(rest.pop(0))
-        each.append(rest[:axes])
-        del rest[:axes]
-    x, *params = each
-    return [dy.new_empty(shape) for shape in (*([x] if input_grad else []), *(part.shape for part in final), *params)]
+@_sequence_gradients.register_fake  # type: ignore[untyped-decorator,unused-ignore]
+def _(tape: Tensor, grads: list[Tensor], given: list[Tensor], input_grad: bool) -> list[Tensor]:
+    (dy, *final), (x, *params) = grads, given
+    return [dy.new_empty(part.shape) for part in (*([x] if input_grad else []), *final, *params)]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     x, state, params, seed, module, layer, batch_first, *_ = inputs
-    ctx.shapes = [number for part in (x, *params) for number in (part.dim(), *part.shape)]
-    ctx.given, ctx.states = len(state), len(output) - 2
-    ctx.layer, ctx.batch_first = layer, batch_first
-    ctx.save_for_backward(output[-1], module, seed, x, *state, *params)
+    ctx.given, ctx.states, ctx.layer, ctx.batch_first = len(state), len(output) - 2, layer, batch_first
+    ctx.module = _module(module) if type(module) is torch.Tensor else None  # none while a graph is being made
+    ctx.save_for_backward(output[-1], seed, x, *state, *params)
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    tape, module, seed, *tensors = ctx.saved_tensors
-    x, state, params = ctx.needs_input_grad[:3]
+    tape, seed, x, *more = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True
-        call = _module(module)._equations(ctx.layer, None, ctx.batch_first, seed)
-        needed = [tensor.requires_grad for tensor in tensors]
-        found = list(differentiated(call, ctx.given, tensors, needed, grads[:-1], True))
+        if ctx.module is None:
+            raise RuntimeError("recurra.torch: gradients of gradients are not available in this graph of torch.compile")
+        call = ctx.module._equations(ctx.layer, None, ctx.batch_first, seed)
+        needed = [tensor.requires_grad for tensor in (x, *more)]
+        found = list(differentiated(call, ctx.given, (x, *more), needed, grads[:-1], True))
         return found[0], found[1 : 1 + ctx.given], found[1 + ctx.given :], *([None] * 8)
-    found = _sequence_backward(tape, grads[:-1], ctx.shapes, bool(x))
-    dx = found.pop(0) if x else None
+    input_grad = bool(ctx.needs_input_grad[0])
+    found = _sequence_gradients(tape, grads[:-1], [x, *more[ctx.given :]], input_grad)
+    dx = found.pop(0) if input_grad else None
     return dx, found[: ctx.given], found[ctx.states :], *([None] * 8)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from .. import functional
 from . import equations
-from .tensors import as_array, is_transforming
+from .tensors import as_array, is_batched, is_transforming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         if all(grad is None for grad in grads):
             return (None,) * (2 + len(needed))
         again = torch.is_grad_enabled()  # create_graph=True
-        if is_transforming():
+        if is_transforming() or any(grad is not None and is_batched(grad) for grad in grads):
             found = differentiated(ctx.plan.call, ctx.states, ctx.saved_tensors, needed, grads, again)
         elif again:
             apply: Any = _Gradients.apply

@@ -12,7 +12,7 @@ from .. import functional
 from .._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
 from .._options import flag, integer, real
 from .calls import CoreModule
-from .tensors import DTYPES
+from .tensors import DTYPES, compiler_watches, without_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,8 +102,9 @@ class _Layers(CoreModule):
         if torch.compiler.is_compiling():
             if lengths is None and not isinstance(input, PackedSequence):
                 return self._forward(input, hx, None)
-            opaque: Any = torch.compiler.disable  # not a decorator: that would load the compiler with this module
-            return opaque(self._forward)(input, hx, lengths)  # type: ignore[no-any-return]
+            return without_compiler(self._forward)(input, hx, lengths)  # type: ignore[no-any-return]
+        if compiler_watches():
+            return without_compiler(self._forward)(input, hx, lengths)  # type: ignore[no-any-return]
         if lengths is None and type(input) is torch.Tensor and input.dim() > 1 and input.shape[:-1].numel() == 1:
             done = self._quick(input, hx, self._quick_shapes(input.dim() == 3))
             if done is not None:
