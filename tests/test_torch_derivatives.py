@@ -188,9 +188,7 @@ def test_hessian_and_products_with_it(kind: str) -> None:
                     vectorize=fast,
                     strategy="forward-mode" if fast else "reverse-mode",
                 ),
-                functional.jacobian(
-                    lambda x, layer=layer: layer(x)[0], x, create_graph=True, vectorize=fast
-                ).detach(),
+                functional.jacobian(lambda x, layer=layer: layer(x)[0], x, create_graph=True, vectorize=fast).detach(),
             ]
         )
     assert_close(values[1], values[0], 1e-9)

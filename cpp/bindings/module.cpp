@@ -306,7 +306,8 @@ class PyStepInPlace {
            const Addresses& final_states) const {
     std::visit(
         [&](const auto& step) {
-          without_gil_if(step.multiplications() > kWorthReleasing, [&] { run_typed(step, x, params, initial, y, final_states); });
+          without_gil_if(step.multiplications() > kWorthReleasing,
+                         [&] { run_typed(step, x, params, initial, y, final_states); });
         },
         step_);
   }

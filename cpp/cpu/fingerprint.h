@@ -1,6 +1,6 @@
-// A sum over memory by which a change is noticed. Eight lanes of 64 bits, each stripe of 64 bytes added as XXH3 does (Y. Collet,
-// xxHash): the product of a word's two halves, after a key that differs from stripe to stripe, and the word itself to its
-// neighbour's lane, so that a change of one number is never missed; any other is with a chance of about 2^-64. Lanes are
+// A sum over memory by which a change is noticed. Eight lanes of 64 bits, each stripe of 64 bytes added as XXH3 does (Y.
+// Collet, xxHash): the product of a word's two halves, after a key that differs from stripe to stripe, and the word itself to
+// its neighbour's lane, so that a change of one number is never missed; any other is with a chance of about 2^-64. Lanes are
 // scrambled, one to one, after every 16 stripes, so that places count.
 // Included by kernels.cpp, in the same namespace.
 

@@ -52,12 +52,14 @@ RECURRA_FN void load_rows(Vec<T> (&v)[4][part], int i, const T* row, ptrdiff_t s
 template <int part>
 RECURRA_FN void load_rows(Vec<float> (&v)[2][part], int i, const float* row, ptrdiff_t stride) {
   for (int k = 0; k < 2; ++k)
-    v[k][i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row + k * part)), _mm_loadu_ps(row + stride + k * part), 1);
+    v[k][i] =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row + k * part)), _mm_loadu_ps(row + stride + k * part), 1);
 }
 template <int part>
 RECURRA_FN void load_rows(Vec<double> (&v)[2][part], int i, const double* row, ptrdiff_t stride) {
   for (int k = 0; k < 2; ++k)
-    v[k][i] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(row + k * part)), _mm_loadu_pd(row + stride + k * part), 1);
+    v[k][i] =
+        _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(row + k * part)), _mm_loadu_pd(row + stride + k * part), 1);
 }
 #else
 template <class T, int part>
@@ -110,7 +112,8 @@ RECURRA_FN Vec<T> add_block(Vec<T> acc, const T* x, const T* rows, ptrdiff_t str
 
 // The same at the matrix's edges, where there are fewer than U rows or columns.
 template <class T>
-__attribute__((noinline)) Vec<T> add_edge(Vec<T> acc, const T* x, const T* rows, ptrdiff_t columns, ptrdiff_t valid, int count) {
+__attribute__((noinline)) Vec<T> add_edge(Vec<T> acc, const T* x, const T* rows, ptrdiff_t columns, ptrdiff_t valid,
+                                          int count) {
   constexpr int U = Vec<T>::lanes;
   T block[U * U] = {}, some[U] = {};
   for (int u = 0; u < valid; ++u)
@@ -120,7 +123,8 @@ __attribute__((noinline)) Vec<T> add_edge(Vec<T> acc, const T* x, const T* rows,
 }
 
 template <class Gates, class T, int C>
-RECURRA_FN void add_in_place(Vec<T> (&acc)[1][1][C], const T* x, const T* weight, ptrdiff_t columns, ptrdiff_t units, int tile) {
+RECURRA_FN void add_in_place(Vec<T> (&acc)[1][1][C], const T* x, const T* weight, ptrdiff_t columns, ptrdiff_t units,
+                             int tile) {
   constexpr Product product = Gates::product();
   constexpr int U = Vec<T>::lanes;
   constexpr ptrdiff_t distance = 256 / ptrdiff_t(sizeof(T));  // asked for ahead in each row, and then in the next tile's

@@ -123,7 +123,8 @@ constexpr Backend backend(const char* name) {
   Kernels<float> k = full_kernels<float>();
   k.by_precision[1] = table_of<Bfloat16, float>();
   k.by_precision[2] = table_of<Int8Weights, float>();
-  return {name, k, full_kernels<double>(), {nullptr, round_rows<typename Bfloat16::Number>, quantise}, fingerprint, enter, leave};
+  return {name,  k,    full_kernels<double>(), {nullptr, round_rows<typename Bfloat16::Number>, quantise}, fingerprint,
+          enter, leave};
 }
 
 }  // namespace

@@ -202,8 +202,8 @@ struct Kernels {
 struct Backend {
   const char* name = nullptr;
   Kernels<float> f32;
-  Kernels<double> f64;                                  // full precision only
-  void (*reduce[kPrecisions])(const ReduceCall&) = {};  // null for full
+  Kernels<double> f64;                                                                   // full precision only
+  void (*reduce[kPrecisions])(const ReduceCall&) = {};                                   // null for full
   void (*fingerprint)(const char*, ptrdiff_t bytes, unsigned long long* sum) = nullptr;  // adds to sum[8]
   // Every thread computes inside an Environment. enter and leave (given what enter returned) fix the floating-point
   // environment, so that results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count

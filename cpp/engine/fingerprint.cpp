@@ -10,7 +10,7 @@
 namespace recurra {
 namespace {
 
-constexpr size_t kPiece = 256 << 10;            // bytes
+constexpr size_t kPiece = 256 << 10;               // bytes
 constexpr size_t kWorthSharing = size_t(4) << 20;  // bytes: one thread takes some 50 us
 
 struct Piece {

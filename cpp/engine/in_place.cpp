@@ -1,5 +1,5 @@
-// A step without packed weights; its products are cpu/in_place.h. For one step of one row the schedule of session.cpp comes down
-// to a walk over layers, directions and phases.
+// A step without packed weights; its products are cpu/in_place.h. For one step of one row the schedule of session.cpp comes
+// down to a walk over layers, directions and phases.
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -24,7 +24,7 @@ int number_of(const Spec& spec, const char* name) {
   return -1;
 }
 
-constexpr ptrdiff_t kNoOffset = 0;  // of the only row
+constexpr ptrdiff_t kNoOffset = 0;           // of the only row
 constexpr double kWorthWakingInPlace = 1e6;  // multiply-adds: they take half as long again as with packed weights
 
 }  // namespace
@@ -43,7 +43,11 @@ struct StepInPlace<T>::Plan {
   };
 
   explicit Plan(const NetworkConfig& c)
-      : config(c), number(cell_number(c.cell)), spec(spec_of(number)), info(cells()[size_t(number)]), backend(recurra::backend()) {
+      : config(c),
+        number(cell_number(c.cell)),
+        spec(spec_of(number)),
+        info(cells()[size_t(number)]),
+        backend(recurra::backend()) {
     const Regularization& r = config.regularization;
     if (config.precision != Precision::full || r.recurrent_dropout > 0 || r.zoneout_h > 0 || r.zoneout_c > 0)
       throw std::invalid_argument("in place: expected full precision and no regularization");

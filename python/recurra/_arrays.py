@@ -50,6 +50,7 @@ def as_array(name: str, value: object) -> Array:
         return value.view(np.ndarray)
     if not hasattr(value, "__dlpack__"):
         raise TypeError(f"{name}: expected a NumPy or DLPack array, got {type(value).__name__}")
+    value = _settled(name, value)
     try:
         kind, index = map(int, value.__dlpack_device__())  # type: ignore[attr-defined]
         array = np.from_dlpack(value) if kind in _HOST else None
@@ -61,6 +62,32 @@ def as_array(name: str, value: object) -> Array:
         device = _DEVICES.get(kind, f"DLPack device type {kind}")
         raise ValueError(f"{name}: expected CPU memory, got {device}:{index}")
     return array
+
+
+def _settled(name: str, value: Any) -> Any:
+    """A torch tensor whose memory holds its numbers; DLPack hands out what is lazily negated, or traced, as it lies."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, getattr(torch, "Tensor", ())):
+        return value
+    unreadable = {
+        "a nested tensor": value.is_nested,
+        "an uninitialised parameter": torch.nn.parameter.is_lazy(value),
+        "a tensor that torch.func transforms": torch._C._functorch.is_functorch_wrapped_tensor(value),
+        f"a {type(value).__name__}, which has no memory of its own": (
+            type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        ),
+    }
+    for what, so in unreadable.items():
+        if so:
+            raise TypeError(f"{name}: expected an array, got {what}")
+    if (
+        torch.autograd.forward_ad._current_level >= 0
+        and torch.autograd.forward_ad.unpack_dual(value).tangent is not None
+    ):
+        raise TypeError(f"{name}: expected an array, got a tensor with a forward-mode derivative, which would be lost")
+    if value._is_zerotensor():
+        return value.clone()
+    return value.resolve_conj().resolve_neg()
 
 
 def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int | str, ...]) -> Array:

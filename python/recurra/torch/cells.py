@@ -42,7 +42,11 @@ class _Cell(CoreModule):
 
     def _next(self, input: Tensor, hx: Any) -> list[Tensor]:
         """The states after a step."""
-        if type(input) is torch.Tensor and input.numel() == self.input_size and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            plain = False
+        else:
+            plain = type(input) is torch.Tensor and input.numel() == self.input_size and not input.is_nested
+        if plain:
             ones = tuple(input.shape[:-1])
             states = [torch.Size((*ones, self.hidden_size))] * len(CELLS[self._cell].states)
             done = self._quick(input, hx, (torch.Size((*ones, self.input_size)), None, states))

@@ -125,7 +125,7 @@ def _sequence_gradients(tape: Tensor, grads: list[Tensor], given: list[Tensor], 
         raise RuntimeError("recurra.torch: the tape of this call is gone: something copied the tensor that owns it")
     states = len(grads) - 1
     found = core_gradients(held.tape, states, [input_grad] + [True] * (states + len(given) - 1), grads)
-    held.plan.weights.went_back(held.plan.packed)
+    held.plan.weights.went_back()
     return [tensor for tensor in found if tensor is not None]
 
 

@@ -94,7 +94,9 @@ def _swapped(title: str, module: Any, kinds: dict[Any, Any]) -> Any:
         members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
         return type(kind.__name__, (kinds[kind.__bases__[0]],), members)
     expected = ", ".join(f"{each.__module__.partition('.modules')[0]}.{each.__name__}" for each in kinds)
-    raise TypeError(f"{title}: expected one of {expected}, got {kind.__module__}.{kind.__qualname__}, derived from them")
+    raise TypeError(
+        f"{title}: expected one of {expected}, got {kind.__module__}.{kind.__qualname__}, derived from them"
+    )
 
 
 def _cell_of(module: Any) -> str:

@@ -91,7 +91,9 @@ def _direction(
     inputs = _linear(x, p["weight_ih"], p.get("bias_ih"))
     step, mask = _step(call), _recurrent_mask(call, lane, rows, state[0])
     held = [_zoneout(call, i, lane, steps, rows, part) for i, part in enumerate(state)]
-    running = None if call.lengths is None else torch.from_numpy(np.arange(steps)[:, None, None] < call.lengths[:, None])
+    running = (
+        None if call.lengths is None else torch.from_numpy(np.arange(steps)[:, None, None] < call.lengths[:, None])
+    )
     outputs = []
     for t in range(steps):
         h = state[0]

@@ -96,7 +96,7 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
             found = core_gradients(ctx.tape, ctx.states, needed, grads)
         if not _keeps_graph():
             ctx.tape = None
-            ctx.plan.weights.went_back(ctx.plan.packed)
+            ctx.plan.weights.went_back()
         return None, None, *found
 
 

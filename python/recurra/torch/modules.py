@@ -81,7 +81,7 @@ class _Layers(CoreModule):
         self._flat_weights_names = names
         self._init_flat_weights()
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None, lengths: Any = None) -> tuple[Any, Any]:
         """Run whole sequences; returns (output, final state).
 
         Args:
@@ -105,7 +105,7 @@ class _Layers(CoreModule):
             return without_compiler(self._forward)(input, hx, lengths)  # type: ignore[no-any-return]
         if compiler_watches():
             return without_compiler(self._forward)(input, hx, lengths)  # type: ignore[no-any-return]
-        if lengths is None and type(input) is torch.Tensor and input.dim() > 1 and input.shape[:-1].numel() == 1:
+        if lengths is None and type(input) is torch.Tensor and input.numel() == self.input_size and not input.is_nested:
             done = self._quick(input, hx, self._quick_shapes(input.dim() == 3))
             if done is not None:
                 return done[0], functional.unwrapped(done[1:])

@@ -80,5 +80,6 @@ def _check_kind(name: str, value: Tensor) -> None:
 
 def as_array(tensor: Tensor) -> Array:
     """The numbers of a tensor that has been checked, or is a gradient of one."""
-    array: Array = tensor.detach().resolve_neg().numpy()
+    tensor = tensor.detach()
+    array: Array = (tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()).numpy()
     return array

@@ -1,7 +1,7 @@
 """A module's parameters as the core wants them. A call uses the values they have at that moment, however they got them.
 
-    one step of one row, without gradients: read where PyTorch keeps them, nothing is packed (`OneStep`);
-    any other call: packed at the first one, and again when a fingerprint of their values is another (`Weights`).
+one step of one row, without gradients: read where PyTorch keeps them, nothing is packed (`OneStep`);
+any other call: packed at the first one, and again when a fingerprint of their values is another (`Weights`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["OneStep", "Weights"]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 
-# Packed weights of more bytes go when a backward is over: on them hang as many for going back, and the next call will most
-# likely find other values. Smaller ones stay, for the sake of the workspace that they hand on.
+# Packed weights of a module of more bytes go when a backward is over: on them hang as many for going back, and the next call
+# will most likely find other values. Smaller ones stay, for the sake of the workspace that they hand on.
 _LARGE = 4 << 20
 
 _KINDS = (torch.Tensor, torch.nn.Parameter)
@@ -72,10 +72,10 @@ class Weights:
             self._entries[layer] = _Entry(fingerprint, found)
         return found
 
-    def went_back(self, packed: functional.Packed) -> None:
-        """A tape of these weights has been used up."""
-        if packed.network.weight_bytes > _LARGE:
-            self._entries = {layer: entry for layer, entry in self._entries.items() if entry.packed is not packed}
+    def went_back(self) -> None:
+        """A tape has been used up."""
+        if sum(entry.packed.network.weight_bytes for entry in self._entries.values()) > _LARGE:
+            self._entries.clear()
 
 
 def _fits(packed: functional.Packed, arrays: Mapping[str, Any]) -> bool:
@@ -152,5 +152,3 @@ def _is_plain(tensor: Any, dtype: Any, shape: Any) -> bool:
         and tensor.is_contiguous()
         and not tensor.is_neg()
     )
-
-
