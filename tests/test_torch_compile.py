@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from checks import run_python
 from torch_modules import (
+    F64,
     FORMS,
     KINDS,
-    F64,
     OWN_KINDS,
     H,
     I,

@@ -48,7 +48,7 @@ CELL_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Model(torch.nn.Module):  # type: ignore[misc,unused-ignore]
+class Model(torch.nn.Module):  # type: ignore[name-defined,misc,unused-ignore]
     """Every recurrent module of torch.nn, one of them twice."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ def test_a_layer_itself_is_converted_and_saved() -> None:
     assert recurra.torch.convert(plain) is plain and recurra.torch.revert(plain) is plain
 
 
-class Derived(torch.nn.LSTM):  # type: ignore[misc,unused-ignore]
+class Derived(torch.nn.LSTM):  # type: ignore[name-defined,misc,unused-ignore]
     def forward(self, *args: Any) -> Any:
         return "mine"
 
@@ -284,13 +284,15 @@ def test_forget_bias_is_that_of_the_layer(coupled: Any) -> None:
             if name.startswith("bias_"):
                 start = 0 if coupled else H
                 np.testing.assert_array_equal(getattr(ours, name).detach()[start : start + H], value[start : start + H])
-        torch.manual_seed(1), ours.reset_parameters()
-    torch.manual_seed(1), plain.reset_parameters()
+        torch.manual_seed(1)
+        ours.reset_parameters()
+    torch.manual_seed(1)
+    plain.reset_parameters()
     assert torch.equal(ours.weight_hh_l1_reverse, plain.weight_hh_l1_reverse)
     with pytest.raises(ValueError, match="forget_bias: expected None with bias=False"):
         recurra.torch.LSTM(I, H, bias=False, forget_bias=1.0)
     with pytest.raises(TypeError, match="forget_bias"):
-        recurra.torch.LSTM(I, H, forget_bias="1")
+        recurra.torch.LSTM(I, H, forget_bias="1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -334,7 +336,8 @@ def test_hooks_are_called_as_torchs_are(kind: str, dropout: float, used: int, fo
     """On results that no loss uses they are not."""
     found = []
     for layer in pair(kind, num_layers=2, dropout=dropout, batch_first=form == "batch_first"):
-        x, seen = make_input(form).requires_grad_(), {}
+        x = make_input(form).requires_grad_()
+        seen: dict[int, Tensor] = {}
         given = x
         if "packed" in form:
             order = {"packed": LENGTHS, "packed_sorted": sorted(LENGTHS, reverse=True)}[form]

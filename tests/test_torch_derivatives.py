@@ -117,7 +117,7 @@ NOISY = {"recurrent_dropout": 0.3, "zoneout": 0.4}
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
 def test_the_equations_are_the_core_with_what_is_left_out(kind: str, training: bool) -> None:
-    """Forward mode runs them: its values, with one seed, must be those of the core. Lengths, zoneout, dropout and all."""
+    """Forward mode runs them: its values, with one seed, must be the core's. Lengths, zoneout, dropout and all."""
     layer = module(kind, num_layers=2, bidirectional=True, dropout=0.2, **NOISY).train(training)
     x, hx = make_input(""), make_state(layer, "")
     found = []
@@ -131,11 +131,12 @@ def test_the_equations_are_the_core_with_what_is_left_out(kind: str, training: b
 @pytest.mark.parametrize("rate", [1e-9, 0.25, 0.9, 1.0])
 @pytest.mark.parametrize("kind", ["zoneout_h", "zoneout_c", "recurrent_dropout"])
 def test_draws_are_those_of_the_core_to_the_bit(kind: str, rate: float) -> None:
-    """What a step of the core leaves out shows where its result is the old state's; dropout, in a network that adds h."""
+    """Zoneout shows in what is still the old state; dropout of h, in a network that does nothing but hand it on."""
     rows, steps, size, seed = 3, 4, 37, 2**63 + 12345
-    rates = {"recurrent_dropout": {"recurrent_dropout": rate}, "zoneout_h": {"zoneout": (rate, 0.0)}}
+    rates: dict[str, Any] = {"recurrent_dropout": {"recurrent_dropout": rate}, "zoneout_h": {"zoneout": (rate, 0.0)}}
     options = rates.get(kind, {"zoneout": (0.0, rate)})
-    if kind == "recurrent_dropout":  # h' = relu(W h) with W = 1 / (1 - rate) gone: h' is 1 where h was kept
+    layer: Any
+    if kind == "recurrent_dropout":
         layer = recurra.RNN(1, size, 1, "relu", bidirectional=True, dtype="float64", **options)
         params = {name: np.zeros_like(value) for name, value in layer.state_dict().items()}
         for name in params:
@@ -208,8 +209,7 @@ def test_torch_func(kind: str) -> None:
         def output(x: Tensor, layer: Any = layer) -> Tensor:
             return layer(x)[0]
 
-        x, batch = normal(T, B, I), normal(6, T, B, I)
-        many = tuple(torch.stack([p, 2 * p]) for p in params)
+        x = normal(T, B, I)
         values.append(
             [
                 FUNC.grad(loss)(params, x),
@@ -237,7 +237,7 @@ def test_vmap(kind: str) -> None:
         y, final = FUNC.functional_call(layer, dict(zip(names, params, strict=True)), (x,))
         return y.pow(2).sum() + leaves(final)[0].sum()
 
-    def gradients(params: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor, ...]:
+    def gradients(params: tuple[Tensor, ...], x: Tensor) -> Any:
         return FUNC.grad(loss)(params, x, layer=theirs)
 
     def stacked(results: list[tuple[Tensor, ...]]) -> list[Tensor]:

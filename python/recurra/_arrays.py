@@ -50,10 +50,10 @@ def as_array(name: str, value: object) -> Array:
         return value.view(np.ndarray)
     if not hasattr(value, "__dlpack__"):
         raise TypeError(f"{name}: expected a NumPy or DLPack array, got {type(value).__name__}")
-    value = _settled(name, value)
+    settled = _settled(name, value)
     try:
-        kind, index = map(int, value.__dlpack_device__())  # type: ignore[attr-defined]
-        array = np.from_dlpack(value) if kind in _HOST else None
+        kind, index = map(int, settled.__dlpack_device__())
+        array: Array | None = np.from_dlpack(settled) if kind in _HOST else None
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
         # The reasons are many: it requires grad, NumPy lacks its dtype, there is no memory behind it, ...
         refusal = ValueError if isinstance(error, ValueError) else TypeError
@@ -66,15 +66,16 @@ def as_array(name: str, value: object) -> Array:
 
 def _settled(name: str, value: Any) -> Any:
     """A torch tensor whose memory holds its numbers; DLPack hands out what is lazily negated, or traced, as it lies."""
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     if torch is None or not isinstance(value, getattr(torch, "Tensor", ())):
         return value
+    tensor: Any = value
     unreadable = {
-        "a nested tensor": value.is_nested,
-        "an uninitialised parameter": torch.nn.parameter.is_lazy(value),
-        "a tensor that torch.func transforms": torch._C._functorch.is_functorch_wrapped_tensor(value),
-        f"a {type(value).__name__}, which has no memory of its own": (
-            type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        "a nested tensor": tensor.is_nested,
+        "an uninitialised parameter": torch.nn.parameter.is_lazy(tensor),
+        "a tensor that torch.func transforms": torch._C._functorch.is_functorch_wrapped_tensor(tensor),
+        f"a {type(tensor).__name__}, which has no memory of its own": (
+            type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
         ),
     }
     for what, so in unreadable.items():
@@ -82,12 +83,10 @@ def _settled(name: str, value: Any) -> Any:
             raise TypeError(f"{name}: expected an array, got {what}")
     if (
         torch.autograd.forward_ad._current_level >= 0
-        and torch.autograd.forward_ad.unpack_dual(value).tangent is not None
+        and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
     ):
         raise TypeError(f"{name}: expected an array, got a tensor with a forward-mode derivative, which would be lost")
-    if value._is_zerotensor():
-        return value.clone()
-    return value.resolve_conj().resolve_neg()
+    return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
 
 
 def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int | str, ...]) -> Array:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .. import functional
 from .._arrays import bounded, vector
 from .._cells import CELLS, Sizes
 from . import compiled, equations
@@ -82,7 +81,9 @@ class CoreModule:
     def _call_sequence(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, list[Tensor]]:
         """(output, final states), of sequences."""
         packed = isinstance(input, PackedSequence)
-        x, sizes, order = input, None, None
+        x: Tensor = input
+        sizes: Tensor = None
+        order: Tensor = None
         if packed:  # padded in its own order, by falling length, without a look at its indices
             if lengths is not None:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
@@ -178,11 +179,11 @@ class CoreModule:
     # ---- one step of one row
 
     def _quick(self, x: Any, hx: Any, shapes: Any) -> list[Tensor] | None:
-        """[y, *final states] where nothing is out of the ordinary and nobody watches; None, and nothing done, if not."""
+        """[y, *final states] where nothing is out of the ordinary; None, and nothing done, if something is."""
         if (
             torch.is_grad_enabled()
             or is_transforming()
-            or torch.jit.is_tracing()  # type: ignore[no-untyped-call,unused-ignore]
+            or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
             or torch._C._len_torch_dispatch_stack()
             or differentiates_forward()
             or self.zoneout
@@ -229,7 +230,7 @@ class CoreModule:
         hx = [self._widened(part) for part in hx]
         for (name, _), size, value in zip(states, self._state_widths, hx, strict=True):
             check(f"hx {name}", value, self._dtype, (sizes.layers * sizes.directions, *batch, size))
-        return hx
+        return list(hx)
 
     def _checked_lengths(self, lengths: Any, x: Tensor, batch: tuple[int, ...]) -> Array | None:
         if lengths is None:
@@ -239,7 +240,7 @@ class CoreModule:
                 f"lengths: expected none without a batch axis, got them with input of shape {list(x.shape)}"
             )
         steps = x.shape[1 if self.batch_first else 0]  # type: ignore[attr-defined]
-        return bounded("lengths", vector("lengths", lengths, *batch), steps)
+        return bounded("lengths", vector("lengths", lengths, batch[0]), steps)
 
     @property
     def _dtype(self) -> Any:

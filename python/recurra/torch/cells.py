@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import functional
 from .._cells import CELLS, Sizes, rnn_cell
 from .._options import flag, integer
 from .calls import CoreModule
@@ -36,7 +35,8 @@ class _Cell(CoreModule):
         if dtype not in DTYPES:
             raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
         sizes = integer("input_size", input_size), integer("hidden_size", hidden_size)
-        super().__init__(*sizes, flag("bias", bias), **options, device=device, dtype=dtype)
+        of_torch: Any = super().__init__
+        of_torch(*sizes, flag("bias", bias), **options, device=device, dtype=dtype)
         self._cell, self._constants = cell, {}
         self._settle()
 
@@ -52,7 +52,7 @@ class _Cell(CoreModule):
             done = self._quick(input, hx, (torch.Size((*ones, self.input_size)), None, states))
             if done is not None:
                 return done[1:]
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[no-untyped-call,unused-ignore]
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
             result = self._inherited("recording", None)(input, hx)
             return list(result) if isinstance(result, tuple) else [result]
         input = self._widened(input)

@@ -19,8 +19,6 @@ from .. import functional
 from .gradients import core_gradients, differentiated, run_core, run_untrained
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..tape import Tape
     from .gradients import Plan
 

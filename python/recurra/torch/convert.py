@@ -60,8 +60,8 @@ def revert(model: Any) -> Any:
     Raises:
         TypeError: `model` is no module; or, by its name, a layer is of a class derived from recurra's. Nothing has been
             changed.
-        ValueError: torch.nn has no layer that computes the same as one, which is named with what torch.nn lacks: another
-            cell, cell_clip, zoneout, recurrent_dropout. Nothing has been changed.
+        ValueError: torch.nn has no layer that computes the same as one, which is named with what torch.nn lacks:
+            another cell, cell_clip, zoneout, recurrent_dropout. Nothing has been changed.
     """
     found = _found(model, CoreModule)
     for title, module in found:

@@ -1,7 +1,8 @@
-"""The cells in PyTorch's own operations, for what the core does not do: derivatives of gradients, forward mode, torch.func.
+"""The cells in PyTorch's own operations, for what the core does not do: derivatives of gradients, forward mode and
+torch.func.
 
-Results are those of the core to rounding, with the same numbers left out at random. A step is a handful of operations, so
-this is many times slower.
+Results are those of the core to rounding, with the same numbers left out at random. A step is a handful of operations,
+so this is many times slower.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _direction(
 
 
 def _reversal(steps: int, lengths: Array | None) -> Tensor:
-    """The order [steps, rows or 1] that turns each sequence round, and round again, and leaves its padding where it is."""
+    """The order [steps, rows or 1] that turns each sequence round and back, and leaves its padding where it is."""
     t = np.arange(steps)[:, None]
     if lengths is None:
         return torch.from_numpy(t[::-1].copy())

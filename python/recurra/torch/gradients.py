@@ -1,7 +1,8 @@
 """A call with gradients, as PyTorch's autograd sees it.
 
-The core makes outputs and first gradients, to its own bits. What is asked of gradients themselves (create_graph=True) and
-gradients of a batch of losses (is_grads_batched=True) go through `equations`, computed anew from the tensors of the call.
+The core makes outputs and first gradients, to its own bits. What is asked of gradients themselves (create_graph=True)
+and gradients of a batch of losses (is_grads_batched=True) go through `equations`, computed anew from the tensors of the
+call.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
 
 
 class _Gradients(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
-    """apply(call, tape, number of states, what is needed, number of gradients, *gradients of results, *tensors) -> those of
-    tensors: the core's, with their derivatives from the equations."""
+    """apply(call, tape, number of states, what is needed, number of gradients, *gradients of results, *tensors) ->
+    *gradients of tensors: the core's, with their derivatives from the equations."""
 
     @staticmethod
     def forward(
@@ -172,6 +173,6 @@ def _vector_jacobian(
     return tuple(next(rest) if need else None for need in needed)
 
 
-def _fresh(tensors: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor]:
+def _fresh(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
     """Tensors to differentiate by: hooks of the caller's own are not to see what is computed in between."""
     return [tensor.view_as(tensor) if need else tensor for tensor, need in zip(tensors, needed, strict=True)]

@@ -167,7 +167,8 @@ class _Layers(CoreModule):
     def qconfig(self) -> None: ...
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
+        of_torch: Any = super().__getstate__
+        state = of_torch()
         return {name: value for name, value in state.items() if name not in ("_number", "_weights", "_step", "_shapes")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -17,14 +17,14 @@ from .._options import FLOAT_DTYPES
 from .tensors import as_array
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["OneStep", "Weights"]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 
-# Packed weights of a module of more bytes go when a backward is over: on them hang as many for going back, and the next call
-# will most likely find other values. Smaller ones stay, for the sake of the workspace that they hand on.
+# Packed weights of a module of more bytes go when a backward is over: on them hang as many for going back, and the next
+# call will most likely find other values. Smaller ones stay, for the sake of the workspace that they hand on.
 _LARGE = 4 << 20
 
 _KINDS = (torch.Tensor, torch.nn.Parameter)
@@ -87,14 +87,11 @@ class OneStep:
 
     def __init__(self, cell: str, constants: Mapping[str, float], sizes: Sizes, dtype: Any) -> None:
         spec, self.dtype = CELLS[cell], dtype
-        lanes = sizes.layers * sizes.directions
+        lanes, count = sizes.layers * sizes.directions, len(spec.params)
         self._shapes = tuple(spec.shapes(sizes).values())
-        each = len(self._shapes) // lanes
-        present = [sizes.bias or not is_bias for *_, is_bias in spec.params]
-        taken = [i for i, there in enumerate(present) if there]
-        self._places = [lane * len(present) + i for lane in range(lanes) for i in taken]
-        self._addresses = lanes * len(present)
-        assert each == len(taken)
+        present = [i for i, (*_, is_bias) in enumerate(spec.params) if sizes.bias or not is_bias]
+        self._places = [lane * count + i for lane in range(lanes) for i in present]
+        self._addresses = lanes * count  # the core's list has absent biases too
         numpy_dtype = next(name for name in FLOAT_DTYPES.values() if f"torch.{name}" == str(dtype))
         values = list(spec.constant_values(constants).values())
         self._run = _core.StepInPlace(
@@ -129,15 +126,14 @@ class OneStep:
         y = final[0] if y_shape is None else x.new_empty(y_shape)
         if type(y) is not torch.Tensor:
             return None
-        held = (x, state, params)
-        if self._releases:  # the GIL: another thread may give a parameter other memory
-            params = [param.detach() for param in params]
-            held = (x.detach(), state and [part.detach() for part in state], params)
+        if self._releases:  # the GIL: another thread may give a parameter other memory, and these keep the old
+            x, params = x.detach(), [param.detach() for param in params]
+            state = None if state is None else [part.detach() for part in state]
         addresses = [0] * self._addresses
         for place, param in zip(self._places, params, strict=True):
             addresses[place] = param.data_ptr()
-        initial = None if state is None else [part.data_ptr() for part in held[1]]
-        self._run(held[0].data_ptr(), addresses, initial, y.data_ptr(), [part.data_ptr() for part in final])
+        initial = None if state is None else [part.data_ptr() for part in state]
+        self._run(x.data_ptr(), addresses, initial, y.data_ptr(), [part.data_ptr() for part in final])
         return [y, *final]
 
 
