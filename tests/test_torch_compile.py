@@ -132,7 +132,7 @@ def test_the_operation_is_what_torch_demands(
     state = [part.requires_grad_(trains) for part in leaves(make_state(layer, "") if with_state else None)]
     arguments = (x, state, parameters, *description(layer, batch_first, trains, seed))
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
-    found = torch.library.opcheck(torch.ops.recurra.sequence.default, arguments, test_utils=tests)
+    found = torch.library.opcheck(torch.ops.recurra.forward.default, arguments, test_utils=tests)
     assert found == dict.fromkeys(tests, "SUCCESS")
 
 
@@ -171,22 +171,22 @@ def test_tapes_live_as_long_as_the_graph() -> None:
 def test_a_copied_tape_is_told() -> None:
     layer = module("gru")
     parameters = list(layer.parameters())
-    *results, tape = torch.ops.recurra.sequence(X, [], parameters, *description(layer))
+    *results, tape = torch.ops.recurra.forward(X, [], parameters, *description(layer))
     grads = [torch.ones_like(result) for result in results]
-    found = torch.ops.recurra.sequence_gradients(tape, grads, [X, *parameters], True)
+    found = torch.ops.recurra.backward(tape, grads, [X, *parameters], True)
     assert [part.shape for part in found] == [part.shape for part in (X, results[1], *parameters)]
     with pytest.raises(RuntimeError, match="tape of this call is gone"):
-        torch.ops.recurra.sequence_gradients(tape.clone(), grads, [X, *parameters], True)
+        torch.ops.recurra.backward(tape.clone(), grads, [X, *parameters], True)
 
 
 def test_a_module_that_is_gone_is_told() -> None:
     layer = module("gru")
     arguments = (X, [], [p.detach() for p in layer.parameters()], *description(layer, trains=False))
-    torch.ops.recurra.sequence(*arguments)
+    torch.ops.recurra.forward(*arguments)
     del layer
     gc.collect()
     with pytest.raises(RuntimeError, match="module of this graph is gone"):
-        torch.ops.recurra.sequence(*arguments)
+        torch.ops.recurra.forward(*arguments)
 
 
 LOSSES = pytest.mark.parametrize("loss", (lambda y: y.sum(), lambda y: y.square().sum()), ids=("linear", "square"))

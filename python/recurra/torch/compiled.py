@@ -3,7 +3,8 @@
 An operation takes and returns tensors and numbers only. So a module travels as a tensor that holds its number in this
 process, which graphs therefore neither contain nor depend on, and a tape as a tensor that owns it and lives as long as
 the graph keeps it. The tables in which both are found again hold neither alive. (Outside torch.compile a layer is an
-autograd.Function, which needs none of this.)
+autograd.Function, which needs none of this.) Torch keeps graphs on disk by the names of operations: whoever changes
+what one of these two takes or returns must rename both.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class _Held:
 
 
 @torch.library.custom_op(
-    "recurra::sequence",
+    "recurra::forward",
     mutates_args=(),
     schema="(Tensor x, Tensor[] state, Tensor[] params, Tensor? seed, Tensor module, int layer, bool batch_first, "
     "bool trains, int width, int lanes, int[] state_widths) -> Tensor[]",
@@ -108,7 +109,7 @@ def _(
 
 
 @torch.library.custom_op(
-    "recurra::sequence_gradients",
+    "recurra::backward",
     mutates_args=(),
     schema="(Tensor tape, Tensor[] grads, Tensor[] given, bool input_grad) -> Tensor[]",
 )
