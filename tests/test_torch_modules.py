@@ -176,13 +176,20 @@ def test_rates_may_change_between_calls() -> None:
         layer(x)
 
 
-def test_modules_from_before_zoneout_load() -> None:
-    layer = module("gru")
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_that_were_pickled_by_older_releases_load(kind: str) -> None:
+    """Before zoneout, and before they were torch.nn's."""
+    layer = module(kind, num_layers=2, bidirectional=True)
     state = layer.__getstate__()
-    del state["zoneout"], state["recurrent_dropout"]
-    old = recurra.torch.GRU.__new__(recurra.torch.GRU)
+    for name in ("zoneout", "recurrent_dropout", "mode", "_all_weights", "_flat_weights"):
+        del state[name]
+    state["_names"], state["_packs"] = state.pop("_flat_weights_names"), {}
+    kind_of: Any = type(layer)
+    old = kind_of.__new__(kind_of)
     old.__setstate__(state)
     assert torch.equal(old(make_input(""))[0], layer(make_input(""))[0])
+    assert old.mode == layer.mode and old._all_weights == layer._all_weights
+    assert pickle.loads(pickle.dumps(old)).all_weights[3][1].equal(layer.weight_hh_l1_reverse)
 
 
 def test_a_seed_is_drawn_on_the_cpu() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,6 +76,28 @@ class CoreModule:
         if reason is not None:
             raise RuntimeError(f"recurra.torch: {what} needs operations of torch's own, which has none for {reason}")
         return super().forward  # type: ignore[misc]
+
+    def __prepare_scriptable__(self) -> Any:
+        raise RuntimeError(
+            "recurra.torch: torch.jit.script compiles Python, of which this module is not made; script "
+            "recurra.torch.revert(model), which has torch.nn's layers in their place"
+        )
+
+    @property
+    def qconfig(self) -> Any:
+        """Of torch.ao.quantization, which replaces torch.nn's own classes only."""
+        raise AttributeError("qconfig")
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        warnings.warn(
+            "recurra.torch: torch.ao.quantization leaves this layer as it is; quantize recurra.torch.revert(model), or "
+            "load the parameters into a layer of recurra and call its quantize",
+            stacklevel=2,
+        )
+
+    @qconfig.deleter
+    def qconfig(self) -> None: ...
 
     # ---- a call
 

@@ -144,35 +144,20 @@ class _Layers(CoreModule):
         output = self.proj_size or self.hidden_size
         return Sizes(self.input_size, self.hidden_size, output, self.num_layers, directions, self.bias)
 
-    def __prepare_scriptable__(self) -> Any:
-        raise RuntimeError(
-            "recurra.torch: torch.jit.script compiles Python, of which this layer is not made; script "
-            "recurra.torch.revert(model), which has torch.nn's layers in their place"
-        )
-
-    @property
-    def qconfig(self) -> Any:
-        """Of torch.ao.quantization, which replaces torch.nn's own classes only."""
-        raise AttributeError("qconfig")
-
-    @qconfig.setter
-    def qconfig(self, value: Any) -> None:
-        warnings.warn(
-            "recurra.torch: torch.ao.quantization leaves this layer as it is; quantize recurra.torch.revert(model), or "
-            "load the parameters into a layer of recurra and call its quantize",
-            stacklevel=2,
-        )
-
-    @qconfig.deleter
-    def qconfig(self) -> None: ...
-
     def __getstate__(self) -> dict[str, Any]:
         of_torch: Any = super().__getstate__
         state = of_torch()
         return {name: value for name, value in state.items() if name not in ("_number", "_weights", "_step", "_shapes")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[misc]
+        names = state.get("_names")
+        if names is None:
+            super().__setstate__(state)  # type: ignore[misc]
+        else:  # from before these were torch.nn's
+            of_module: Any = torch.nn.Module.__setstate__
+            of_module(self, {name: value for name, value in state.items() if name not in ("_names", "_packs")})
+            self.mode = f"RNN_{self.nonlinearity.upper()}" if isinstance(self, RNN) else type(self).__name__
+            self._list_parameters(names)
         self._settle()
 
     def extra_repr(self) -> str:
