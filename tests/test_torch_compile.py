@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from checks import run_python
 from torch_modules import (
+    F64,
     FORMS,
     KINDS,
     OWN_KINDS,
@@ -30,14 +32,17 @@ import recurra
 torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
 
 import recurra.torch  # noqa: E402
-from recurra import _torch_ops  # noqa: E402
+from recurra.torch import compiled as compiled_ops  # noqa: E402
 
 X = make_input("")
 
 
 @pytest.fixture(autouse=True)
-def forget_graphs() -> None:
+def one_graph() -> Iterator[None]:
+    """Without this torch.compile breaks its graph at whatever is a torch.nn.RNN, GRU or LSTM."""
     torch._dynamo.reset()
+    with torch._dynamo.config.patch(allow_rnn=True):
+        yield
 
 
 def compiled(layer: Any, **options: Any) -> Any:
@@ -48,7 +53,7 @@ def compiled(layer: Any, **options: Any) -> Any:
 def description(layer: Any, batch_first: bool = False, trains: bool = True, seed: int | None = None) -> tuple[Any, ...]:
     """What an operation is told of all layers of a module, after its parameters."""
     directions = 2 if layer.bidirectional else 1
-    sizes = (directions * layer._output_size, directions * layer.num_layers, layer._state_widths)
+    sizes = (directions * layer._sizes.output, directions * layer.num_layers, layer._state_widths)
     return (None if seed is None else torch.tensor(seed), layer._number, -1, batch_first, trains, *sizes)
 
 
@@ -127,7 +132,7 @@ def test_the_operation_is_what_torch_demands(
     state = [part.requires_grad_(trains) for part in leaves(make_state(layer, "") if with_state else None)]
     arguments = (x, state, parameters, *description(layer, batch_first, trains, seed))
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
-    found = torch.library.opcheck(torch.ops.recurra.sequence.default, arguments, test_utils=tests)
+    found = torch.library.opcheck(torch.ops.recurra.forward.default, arguments, test_utils=tests)
     assert found == dict.fromkeys(tests, "SUCCESS")
 
 
@@ -147,53 +152,85 @@ def test_weights_that_change_are_seen_and_copies_have_their_own() -> None:
 @pytest.mark.filterwarnings("ignore:.*donated")
 def test_tapes_live_as_long_as_the_graph() -> None:
     gc.collect()
-    before = len(_torch_ops._tapes)  # none, unless a test that failed holds one
+    before = len(compiled_ops._tapes)  # none, unless a test that failed holds one
     function = compiled(module("lstm"))
     loss = function(X)[0].sum()
     gc.collect()
-    assert len(_torch_ops._tapes) == before + 1
+    assert len(compiled_ops._tapes) == before + 1
     loss.backward()
     gc.collect()
-    assert len(_torch_ops._tapes) == before
+    assert len(compiled_ops._tapes) == before
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
     del loss
     function(X)  # never followed by a backward
     gc.collect()
-    assert len(_torch_ops._tapes) == before
+    assert len(compiled_ops._tapes) == before
 
 
 def test_a_copied_tape_is_told() -> None:
     layer = module("gru")
     parameters = list(layer.parameters())
-    *results, tape = torch.ops.recurra.sequence(X, [], parameters, *description(layer))
+    *results, tape = torch.ops.recurra.forward(X, [], parameters, *description(layer))
     grads = [torch.ones_like(result) for result in results]
-    shapes = [number for part in (X, *parameters) for number in (part.dim(), *part.shape)]
-    found = torch.ops.recurra.sequence_backward(tape, grads, shapes, True)
+    found = torch.ops.recurra.backward(tape, grads, [X, *parameters], True)
     assert [part.shape for part in found] == [part.shape for part in (X, results[1], *parameters)]
     with pytest.raises(RuntimeError, match="tape of this call is gone"):
-        torch.ops.recurra.sequence_backward(tape.clone(), grads, shapes, True)
+        torch.ops.recurra.backward(tape.clone(), grads, [X, *parameters], True)
 
 
 def test_a_module_that_is_gone_is_told() -> None:
     layer = module("gru")
     arguments = (X, [], [p.detach() for p in layer.parameters()], *description(layer, trains=False))
-    torch.ops.recurra.sequence(*arguments)
+    torch.ops.recurra.forward(*arguments)
     del layer
     gc.collect()
     with pytest.raises(RuntimeError, match="module of this graph is gone"):
-        torch.ops.recurra.sequence(*arguments)
+        torch.ops.recurra.forward(*arguments)
 
 
-@pytest.mark.parametrize("backend", ("eager", "aot_eager"))
-@pytest.mark.parametrize("loss", (lambda y: y.sum(), lambda y: y.square().sum()), ids=("linear", "square"))
-def test_gradients_of_gradients_are_refused(backend: str, loss: Any) -> None:
+LOSSES = pytest.mark.parametrize("loss", (lambda y: y.sum(), lambda y: y.square().sum()), ids=("linear", "square"))
+
+
+def second_gradients(layer: Any, x: Tensor, loss: Any) -> Any:
+    (gradient,) = torch.autograd.grad(loss(layer(x)[0]), x, create_graph=True)
+    return torch.autograd.grad(gradient.square().sum(), [x, layer.weight_hh_l0], allow_unused=True)
+
+
+@LOSSES
+def test_gradients_of_gradients_are_refused_where_torch_makes_the_graph_of_gradients_too(loss: Any) -> None:
     """Of a linear loss too, whose own second derivative is nothing."""
-    x = make_input("").requires_grad_()
-    y = compiled(module("gru"), backend=backend)(x)[0]
     with pytest.raises(RuntimeError, match=r"double backward|create_graph"):
-        (gradient,) = torch.autograd.grad(loss(y), x, create_graph=True)
-        gradient.sum().backward()
+        second_gradients(compiled(module("gru")), make_input("").requires_grad_(), loss)
+
+
+@LOSSES
+def test_gradients_of_gradients_are_right_where_autograd_makes_it(loss: Any) -> None:
+    layer, x = module("gru"), make_input("").requires_grad_()
+    found = second_gradients(compiled(layer, backend="eager"), x, loss)
+    torch.testing.assert_close(found, second_gradients(layer, x, loss), rtol=1e-9, atol=1e-9)
+    assert all(part.abs().max() > 1e-3 for part in found)
+
+
+def test_forward_mode_is_refused_or_right() -> None:
+    layer, x, tangent = module("gru"), make_input(""), normal(*X.shape, seed=4)
+    expected = torch.func.jvp(lambda x: layer(x)[0], (x,), (tangent,))[1]
+    try:
+        found = torch.func.jvp(lambda x: compiled(layer, fullgraph=False)(x)[0], (x,), (tangent,))[1]
+    except RuntimeError as error:
+        assert "forward" in str(error).lower() or "jvp" in str(error).lower() or "functorch" in str(error).lower()
+    else:
+        torch.testing.assert_close(found, expected)
+
+
+def test_without_the_option_the_graph_breaks_at_a_layer_and_the_results_are_the_same() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(I, I, dtype=F64), module("gru"))
+    with torch._dynamo.config.patch(allow_rnn=False):
+        function = compiled(model, fullgraph=False)
+        assert_equal([function(X)[0]], [model(X)[0]])
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="allow_rnn"):
+            compiled(model)(X)
 
 
 def test_parametrized_weights_train_alike() -> None:

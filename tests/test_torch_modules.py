@@ -176,13 +176,20 @@ def test_rates_may_change_between_calls() -> None:
         layer(x)
 
 
-def test_modules_from_before_zoneout_load() -> None:
-    layer = module("gru")
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_that_were_pickled_by_older_releases_load(kind: str) -> None:
+    """Before zoneout, and before they were torch.nn's."""
+    layer = module(kind, num_layers=2, bidirectional=True)
     state = layer.__getstate__()
-    del state["zoneout"], state["recurrent_dropout"]
-    old = recurra.torch.GRU.__new__(recurra.torch.GRU)
+    for name in ("zoneout", "recurrent_dropout", "mode", "_all_weights", "_flat_weights"):
+        del state[name]
+    state["_names"], state["_packs"] = state.pop("_flat_weights_names"), {}
+    kind_of: Any = type(layer)
+    old = kind_of.__new__(kind_of)
     old.__setstate__(state)
     assert torch.equal(old(make_input(""))[0], layer(make_input(""))[0])
+    assert old.mode == layer.mode and old._all_weights == layer._all_weights
+    assert pickle.loads(pickle.dumps(old)).all_weights[3][1].equal(layer.weight_hh_l1_reverse)
 
 
 def test_a_seed_is_drawn_on_the_cpu() -> None:
@@ -203,11 +210,16 @@ def test_bad_rates_are_refused(options: dict[str, Any], error: str) -> None:
         module("gru", **options)
 
 
+def tape_of(result: Tensor) -> Any:
+    """Each result has a node of its own before that of the call."""
+    return result.grad_fn.next_functions[0][0].tape
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_recompute_gives_the_same_bits_from_a_smaller_tape(kind: str) -> None:
     kept, again = module(kind, num_layers=2), module(kind, num_layers=2, recompute=True)
     again.load_state_dict(kept.state_dict())
-    sizes = [layer(make_input(""))[0].grad_fn.tape.nbytes for layer in (again, kept)]
+    sizes = [tape_of(layer(make_input(""))[0]).nbytes for layer in (again, kept)]
     assert sizes[0] < sizes[1] or kind.startswith("rnn")  # which has no gates
     results = [run(layer, "packed", make_input("").requires_grad_(), None) for layer in (kept, again)]
     assert_same_bits(*([t.detach().numpy() for t in tensors((a, tuple(b)))] for a, b in results))
@@ -270,9 +282,9 @@ def test_gradients_accumulate_over_calls_and_over_retained_graphs() -> None:
 def test_a_backward_frees_the_tape_unless_the_graph_is_retained() -> None:
     output, _ = module("gru")(make_input(""))
     output.sum().backward(retain_graph=True)
-    assert output.grad_fn.tape is not None
+    assert tape_of(output) is not None
     output.sum().backward()
-    assert output.grad_fn.tape is None
+    assert tape_of(output) is None
     with pytest.raises(RuntimeError, match="retain_graph"):
         output.sum().backward()
 
@@ -293,17 +305,6 @@ def test_what_is_overwritten_after_forward_does_not_change_gradients() -> None:
     assert_close(results[1], results[0], tolerance=0)
 
 
-def test_double_backward_is_refused_also_where_the_incoming_gradient_is_constant() -> None:
-    layer, x = module("gru"), make_input("").requires_grad_()
-    (expected,) = torch.autograd.grad(layer(x)[0].sum(), x)
-    for power in (1, 2):
-        (gradient,) = torch.autograd.grad((layer(x)[0] ** power).sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="double backward"):
-            (x.sum() + gradient.pow(2).sum()).backward()
-    (gradient,) = torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)  # first order as ever
-    assert_close([gradient.detach()], [expected], tolerance=0)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_module_has_torchs_parameters_initial_values_and_repr(kind: str) -> None:
     for options in ({}, {"num_layers": 2, "bidirectional": True, "bias": False, "batch_first": True, "dropout": 0.5}):
@@ -314,6 +315,8 @@ def test_a_module_has_torchs_parameters_initial_values_and_repr(kind: str) -> No
         ours = module(kind, **{"dtype": None, **options})
         assert list(theirs.state_dict()) == list(ours.state_dict()) == [n for n, _ in ours.named_parameters()]
         assert_close(ours.parameters(), theirs.parameters(), tolerance=0)
+        assert isinstance(ours, type(theirs)) and ours.mode == theirs.mode
+        assert all(a is b for a, b in zip(ours._flat_weights, ours.parameters(), strict=True))
         assert all(type(p) is torch.nn.Parameter for p in ours.parameters())
         assert repr(ours).replace(", nonlinearity=relu", "") == repr(theirs)
         assert [[w.shape for w in row] for row in ours.all_weights] == [
@@ -343,7 +346,7 @@ def test_copies_compute_the_same_and_are_independent(way: str) -> None:
     else:
         torch.save(layer, buffer := io.BytesIO())
         other = torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
-    assert not other._packs  # only the parameters travel
+    assert not other._weights._entries  # only the parameters travel
     expected = layer(x)[0]
     assert_close([other(x)[0]], [expected], tolerance=0)
     with torch.no_grad():

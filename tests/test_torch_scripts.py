@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import run_python
+from checks import assert_same_bits, run_python
 from torch_modules import (
     F64,
+    KINDS,
+    OWN_KINDS,
     B,
     H,
     I,
@@ -26,10 +28,11 @@ from torch_modules import (
     pair,
     rnn_utils,
     run,
+    tensors,
 )
 
 import recurra
-from recurra import functional
+from recurra import _core, functional
 
 torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
 
@@ -69,22 +72,64 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def from_another_process(layer: Any) -> None:
+    layer.share_memory()
+    writer = torch.multiprocessing.get_context("fork").Process(target=layer.weight_hh_l0.data.mul_, args=(0.5,))
+    writer.start()
+    writer.join()
+
+
+CHANGES["share_memory, written by another process"] = from_another_process
+CHANGES["one number, its last bit"] = lambda layer: flip_a_bit(layer.weight_hh_l0)
+
+
+def flip_a_bit(parameter: Any) -> None:
+    """Of the sign, so that it can be seen: the sum over values notices any bit alike."""
+    parameter.detach().numpy().view(np.uint8).reshape(-1)[7] ^= 0x80
+
+
+@pytest.mark.parametrize("one_step", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_parameter_is_used_by_the_next_call(change: str) -> None:
+def test_a_changed_parameter_is_used_by_the_next_call(change: str, one_step: bool) -> None:
     theirs, ours = pair("gru")
-    x = make_input("")
+    x = normal(1, 1, I) if one_step else make_input("")
+    hx = normal(1, x.shape[1], H, seed=4)
     with torch.no_grad():
-        before = ours(x)[0]
+        before = ours(x, hx)[0]
     CHANGES[change](ours)
     theirs.to(ours.weight_ih_l0.dtype).load_state_dict(ours.state_dict())
-    x = x.to(ours.weight_ih_l0.dtype)
+    x, hx = x.to(ours.weight_ih_l0.dtype), hx.to(ours.weight_ih_l0.dtype)
     with torch.no_grad():
-        after, expected = ours(x)[0], theirs(x)[0]
+        after, expected = ours(x, hx)[0], theirs(x, hx)[0]
     torch.testing.assert_close(after, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
     assert not torch.allclose(after.double(), before)
 
 
-def test_unchanged_parameters_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bits", range(0, 64, 7))
+def test_a_fingerprint_notices_any_bit_anywhere(bits: int) -> None:
+    """And numbers that change places; every length of the last stripe, and pieces that threads share."""
+    rng = np.random.default_rng(bits)
+    for size in (1, 7, 8, 9, 127, 128, 129, 1000, 40_000, 700_000):
+        values = rng.integers(1 << 64, size=size, dtype=np.uint64)
+
+        def fingerprint(values: Any = values) -> bytes:
+            return _core.fingerprint([values.ctypes.data], [values.nbytes])
+
+        before = fingerprint()
+        assert fingerprint() == before and len(before) == 64
+        for place in rng.integers(size, size=5):
+            values[place] ^= np.uint64(1 << bits)
+            assert fingerprint() != before
+            values[place] ^= np.uint64(1 << bits)
+        i, j = rng.integers(size, size=2)
+        if values[i] != values[j]:
+            values[[i, j]] = values[[j, i]]
+            assert fingerprint() != before
+            values[[i, j]] = values[[j, i]]
+        assert fingerprint() == before
+
+
+def count_packs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     packs, init = [], functional.Packed.__init__
 
     def spy(self: functional.Packed, *args: Any) -> None:
@@ -92,6 +137,11 @@ def test_unchanged_parameters_are_packed_once(monkeypatch: pytest.MonkeyPatch) -
         init(self, *args)
 
     monkeypatch.setattr(functional.Packed, "__init__", spy)
+    return packs
+
+
+def test_unchanged_parameters_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packs = count_packs(monkeypatch)
     layer, x = module("lstm", num_layers=2), make_input("")
     for _ in range(3):
         layer(x)[0].sum().backward()
@@ -101,6 +151,67 @@ def test_unchanged_parameters_are_packed_once(monkeypatch: pytest.MonkeyPatch) -
     in_place(layer)
     layer(x)
     assert len(packs) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_step_packs_nothing_and_has_the_layers_bits(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes below, at and beside whole vectors, a stack in both directions, with and without biases and states."""
+    name, options = (KINDS | OWN_KINDS)[kind]
+    for size, hidden, layers, bidirectional, bias in (
+        (I, H, 2, True, True),
+        (16, 32, 1, False, True),
+        (33, 47, 2, False, False),
+        (64, 80, 2, True, True),
+    ):
+        both: dict[str, Any] = {"num_layers": layers, "bidirectional": bidirectional, "bias": bias, **options}
+        ours = getattr(recurra.torch, name)(size, hidden, dtype=getattr(torch, dtype), **both)
+        layer = getattr(recurra, name)(size, hidden, dtype=dtype, **both)
+        layer.load_state_dict(ours.state_dict())
+        rows, output = layers * (2 if bidirectional else 1), ours.proj_size or hidden
+        for batch in ((), (1,)):
+            x = normal(1, *batch, size).to(ours.weight_ih_l0.dtype)
+            state: Any = normal(rows, *batch, output, seed=1).to(x.dtype)
+            if name == "LSTM":
+                state = state, normal(rows, *batch, hidden, seed=2).to(x.dtype)
+            for hx in (None, state):
+                expected = layer(x, hx)
+                packs = count_packs(monkeypatch)
+                with torch.no_grad():
+                    assert_same_bits([t.numpy() for t in tensors(ours(x, hx))], expected)
+                    if name == "LSTM" and hx is not None:
+                        assert_same_bits([t.numpy() for t in tensors(ours(x, list(hx)))], expected)
+                assert len(packs) <= 1  # a list is out of the ordinary, and goes the long way
+                monkeypatch.undo()
+
+
+def test_wide_steps_have_the_layers_bits_on_any_number_of_threads(restore_threads: None) -> None:
+    layer = recurra.torch.GRU(600, 500)
+    plain = recurra.GRU(600, 500)
+    plain.load_state_dict(layer.state_dict())
+    x = normal(1, 1, 600).float()
+    for threads in (1, 2):
+        recurra.set_num_threads(threads)
+        with torch.no_grad():
+            assert_same_bits([t.numpy() for t in tensors(layer(x))], plain(x))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_weights_are_packed_at_most_once_at_a_time(dropout: float) -> None:
+    layer, x = module("lstm", num_layers=3, dropout=dropout), make_input("")
+    bytes_of = sum(p.numel() * 8 for p in layer.parameters())
+
+    def kept() -> int:
+        return sum(entry.packed.network.weight_bytes for entry in layer._weights._entries.values())
+
+    for training in (False, True, False, True):
+        layer.train(training)
+        layer(x)[0].sum().backward()
+        assert 0 < kept() < 4 * bytes_of  # of small layers, for padding
+        assert {number < 0 for number in layer._weights._entries} == {not (training and dropout)}
+    wide = recurra.torch.LSTM(300, 300, 2, dropout=dropout)
+    wide(torch.zeros(2, 2, 300))[0].sum().backward()
+    assert not wide._weights._entries  # they'll be others at the next call, and those for backward hang on them
 
 
 def train(nn: Any, steps: int = 12) -> list[float]:
@@ -226,17 +337,6 @@ def test_weights_that_cannot_run_are_refused() -> None:
 def test_dropout_of_one_layer_is_warned_about() -> None:
     with pytest.warns(UserWarning, match="dropout=0.5 does nothing"):
         module("gru", dropout=0.5)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
-def test_tracing_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="constant"):
-        torch.jit.trace(module("gru"), (X,))
-
-
-def test_export_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"torch\.export would record"):
-        torch.export.export(module("gru"), (X,))
 
 
 def test_neither_torch_nor_its_compiler_is_loaded_unasked() -> None:

@@ -8,6 +8,7 @@
 
 #include "../engine/memory.h"
 #include "arrays.h"
+#include "in_place.h"
 #include "linear.h"
 #include "stream.h"
 
@@ -315,6 +316,28 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
       .def("forward", &PyLinear::forward, py::arg("x"), py::arg("y"), "Writes y [rows, outputs]; all C-contiguous.")
       .def("backward", &PyLinear::backward, py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("d_weight"), py::arg("d_bias"),
            "Writes dx unless it is None, adds to d_weight and d_bias.");
+
+  m.def("fingerprint", fingerprint_of, py::arg("arrays"), py::arg("bytes"),
+        "64 bytes that change when the memory at these addresses does.");
+
+  py::class_<PyStepInPlace>(m, "StepInPlace", "One step of one row, from unpacked weights at their addresses.")
+      .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
+                       int layers, int directions, std::vector<double> constants) {
+             NetworkConfig config;
+             config.cell = std::move(cell);
+             config.input_size = input_size;
+             config.hidden_size = hidden_size;
+             config.output_size = output_size;
+             config.layers = layers;
+             config.directions = directions;
+             config.constants = std::move(constants);
+             return PyStepInPlace(dtype, config);
+           }),
+           py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
+           py::arg("layers"), py::arg("directions"), py::arg("constants"))
+      .def("run", &PyStepInPlace::run, py::arg("x"), py::arg("params"), py::arg("initial"), py::arg("y"),
+           py::arg("final_states"),
+           "All are addresses of contiguous numbers; params one after another as in Network, 0 for an absent bias.");
 
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
       .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,

@@ -30,6 +30,10 @@ namespace {
 //
 #include "affine.h"
 //
+#include "in_place.h"
+//
+#include "fingerprint.h"
+//
 #include "backward.h"
 
 // Subnormal numbers count as zero: on many machines each one costs a hundred cycles, so that a fading signal would
@@ -89,6 +93,12 @@ constexpr KernelTable<T> table_of() {
 }
 
 template <class T, class... P>
+constexpr void set_in_place(Kernels<T>& k, int cell, Pointwise<P...>) {
+  int phase = 0;
+  ((k.in_place[cell][phase++] = step_in_place<P, T>), ...);
+}
+
+template <class T, class... P>
 constexpr void set_backward(Kernels<T>& k, int cell, Pointwise<P...>) {
   int phase = 0;
   ((k.backward[cell][phase++] = backward<P, T>), ...);
@@ -100,6 +110,9 @@ constexpr Kernels<T> full_kernels() {
   k.lanes = Vec<T>::lanes;
   k.by_precision[0] = table_of<FullWeights, T>();
   int cell = 0;
+#define RECURRA_CELL(name, ...) set_in_place(k, cell++, __VA_ARGS__::Phases());
+#include "../cells/cells.def"
+  cell = 0;
 #define RECURRA_CELL(name, ...) set_backward(k, cell++, __VA_ARGS__::Phases());
 #include "../cells/cells.def"
   k.transposed = sweep<TransposedBlock<T>, TransposedCall<T>>;
@@ -113,7 +126,8 @@ constexpr Backend backend(const char* name) {
   Kernels<float> k = full_kernels<float>();
   k.by_precision[1] = table_of<Bfloat16, float>();
   k.by_precision[2] = table_of<Int8Weights, float>();
-  return {name, k, full_kernels<double>(), {nullptr, round_rows<typename Bfloat16::Number>, quantise}, enter, leave};
+  return {name,  k,    full_kernels<double>(), {nullptr, round_rows<typename Bfloat16::Number>, quantise}, fingerprint,
+          enter, leave};
 }
 
 }  // namespace

@@ -122,7 +122,6 @@ struct PhaseBlock {
     (call.saved.base ? finish<true> : finish<false>)(call, row, R, tile, N, spilled);
   }
 
- private:
   template <bool saves>
   static RECURRA_FN void finish_unit(const PhaseCall<T>& call, int row, int tile, const Vec<T> (&chain)[chains]) {
     constexpr int U = Vec<T>::lanes;

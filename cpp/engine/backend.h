@@ -98,6 +98,14 @@ struct PhaseCall {
   const T* constants = nullptr;
 };
 
+// One phase of one step of one row, whose weights lie where their owner keeps them. The tiles hold biases and vectors only.
+template <class T>
+struct InPlaceCall {
+  PhaseCall<T> phase;
+  const T* input = nullptr;      // [gate blocks * units, input_size]
+  const T* recurrent = nullptr;  // [gate blocks * units, source_size]
+};
+
 // Bias plus input product of many rows at once: out[row][tile][gate][lane].
 template <class T>
 struct InputCall {
@@ -199,6 +207,7 @@ template <class T>
 struct Kernels {
   int lanes = 0;  // units per tile
   KernelTable<T> by_precision[kPrecisions];
+  void (*in_place[kCells][kMaxPhases])(const InPlaceCall<T>&) = {};
   // For training, in full precision.
   void (*backward[kCells][kMaxPhases])(const BackwardCall<T>&) = {};
   void (*transposed)(const TransposedCall<T>&) = nullptr;
@@ -209,8 +218,9 @@ struct Kernels {
 struct Backend {
   const char* name = nullptr;
   Kernels<float> f32;
-  Kernels<double> f64;                                  // full precision only
-  void (*reduce[kPrecisions])(const ReduceCall&) = {};  // null for full
+  Kernels<double> f64;                                                                   // full precision only
+  void (*reduce[kPrecisions])(const ReduceCall&) = {};                                   // null for full
+  void (*fingerprint)(const char*, ptrdiff_t bytes, unsigned long long* sum) = nullptr;  // adds to sum[8]
   // Every thread computes inside an Environment. enter and leave (given what enter returned) fix the floating-point
   // environment, so that results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count
   // as zero.

@@ -52,9 +52,10 @@ def as_array(name: str, value: Any) -> Array:
         return plain
     if not _offers_dlpack(value):
         raise TypeError(f"{name}: expected a NumPy or DLPack array, got {kind_of_value.__name__}")
+    settled = _settled(name, value)
     try:
-        kind, index = map(int, value.__dlpack_device__())
-        array = np.from_dlpack(value) if kind in _HOST else None
+        kind, index = map(int, settled.__dlpack_device__())
+        array: Array | None = np.from_dlpack(settled) if kind in _HOST else None
     except Exception as error:
         # The reasons are many: it requires grad, NumPy lacks its dtype, there is no memory behind it, ...
         raise TypeError(f"{name}: cannot be read through DLPack: {error}") from error
@@ -62,6 +63,31 @@ def as_array(name: str, value: Any) -> Array:
         device = _DEVICES.get(kind, f"DLPack device type {kind}")
         raise ValueError(f"{name}: expected CPU memory, got {device}:{index}")
     return array
+
+
+def _settled(name: str, value: Any) -> Any:
+    """A torch tensor whose memory holds its numbers; DLPack hands out what is lazily negated, or traced, as it lies."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(value, getattr(torch, "Tensor", ())):
+        return value
+    tensor: Any = value
+    unreadable = {
+        "a nested tensor": tensor.is_nested,
+        "an uninitialised parameter": torch.nn.parameter.is_lazy(tensor),
+        "a tensor that torch.func transforms": torch._C._functorch.is_functorch_wrapped_tensor(tensor),
+        f"a {type(tensor).__name__}, which has no memory of its own": (
+            type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        ),
+    }
+    for what, so in unreadable.items():
+        if so:
+            raise TypeError(f"{name}: expected an array, got {what}")
+    if (
+        torch.autograd.forward_ad._current_level >= 0
+        and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+    ):
+        raise TypeError(f"{name}: expected an array, got a tensor with a forward-mode derivative, which would be lost")
+    return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
 
 
 def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int | str, ...]) -> Array:

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Linear', 'Network', 'Stream', 'Tape', 'cells', 'config', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
+__all__: list[str] = ['Linear', 'Network', 'StepInPlace', 'Stream', 'Tape', 'cells', 'config', 'fingerprint', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
 class Stream:
     """
     The running state of some sequences.
@@ -58,6 +58,16 @@ class Linear:
         """
         Writes y [rows, outputs]; all C-contiguous.
         """
+class StepInPlace:
+    """
+    One step of one row, from unpacked weights at their addresses.
+    """
+    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        ...
+    def run(self, x: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], initial: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None, y: typing.SupportsInt | typing.SupportsIndex, final_states: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        All are addresses of contiguous numbers; params one after another as in Network, 0 for an absent bias.
+        """
 class Network:
     """
     Packed weights of a stack of layers; immutable.
@@ -96,6 +106,10 @@ def cells() -> dict:
 def config() -> dict:
     """
     What was chosen on this machine.
+    """
+def fingerprint(arrays: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], bytes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> bytes:
+    """
+    64 bytes that change when the memory at these addresses does.
     """
 def get_num_threads() -> int:
     """

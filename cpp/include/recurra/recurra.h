@@ -230,6 +230,29 @@ class Linear {
   std::shared_ptr<const Weights> weights_;
 };
 
+// One step of one row of a stack whose weights stay where the caller keeps them, and may change between steps: nothing is
+// packed, and each is read once. The bits are those of Network::forward over one step. Full precision, no regularization.
+// Immutable.
+template <class T>
+class StepInPlace {
+ public:
+  explicit StepInPlace(const NetworkConfig& config);
+
+  // params[(layer * directions + direction) * n + i] is parameter i of the cell's n, a bias may be null; x [input_size],
+  // y [directions * output_size]; initial[s] and final_states[s] [layers * directions, width of state s], initial may be null.
+  void run(const T* x, const T* const* params, const T* const* initial, T* y, T* const* final_states) const;
+  double multiplications() const;  // about
+  const CellInfo& cell() const;
+
+ private:
+  struct Plan;
+  std::shared_ptr<const Plan> plan_;
+};
+
+// A sum over arrays, 512 bits in sum[8], by which a change of any is noticed: of one number always, of more with a chance to be
+// missed of about 2^-64. It depends on the instruction set.
+void fingerprint(const void* const* arrays, const size_t* bytes, size_t count, uint64_t* sum);
+
 // The states of some sequences that arrive piece by piece. After construction nothing is allocated or locked and no system
 // call is made. One thread at a time: a second one gets std::runtime_error. One direction only.
 template <class T>

@@ -1,0 +1,47 @@
+"""recurra's layers as modules of torch, to train with. Needs torch 2.7 or newer, which nothing else in recurra imports.
+
+    rnn = recurra.torch.GRU(40, 128, num_layers=2)      # where torch.nn.GRU(40, 128, num_layers=2) stood
+    output, h_n = rnn(input)
+    model = recurra.torch.convert(model)                # or all that a model has of them, in place
+    torch.onnx.export(recurra.torch.revert(model), ...)
+
+LSTM, GRU and RNN, and the single steps LSTMCell, GRUCell and RNNCell, are subclasses of their namesakes in torch.nn,
+with the same constructors, attributes, parameters (names, shapes, order, initial values) and results, so that
+state_dicts go both ways; and with recurra's options besides, by keyword. They run on the CPU, in float32 and float64,
+and take
+
+    input   [T, B, I], with batch_first [B, T, I]; [T, I] for one sequence without a batch axis; or a PackedSequence
+    hx      initial state, default zeros: h_0 [L*D, B, O], for LSTMs the tuple (h_0, c_0) with c_0 [L*D, B, H], where
+            O is proj_size or else H; without a B axis if input has none
+    lengths valid steps of each sequence, where input is padded: B integers in 0..T, in any order
+
+and return (output, h_n), for LSTMs (output, (h_n, c_n)): output as input with D*O in place of I, states as hx. Wrong
+dtypes and kinds of object raise TypeError, wrong shapes, values and devices ValueError: nothing is cast or moved,
+except that under CPU autocast bfloat16 and float16 become float32, in which these layers run and return their results.
+
+What differs from torch.nn:
+
+- Outputs and first gradients have recurra's bits: see README. They agree with torch's to rounding.
+- Second derivatives (create_graph=True), forward mode and torch.func go through PyTorch operations, many times slower.
+- Parameters are used as they are at the moment of a call, however they were changed. One step of one row without
+  gradients reads them where they lie. Other calls copy and pack them, once beside PyTorch's own copy, at the first call
+  and when a fingerprint of their values has changed, which every call takes: 512 bits, which notice a change of one
+  number always, and others but with a chance of about 2^-64. After a backward large packed weights are let go.
+- Dropout, in training, runs the layers one after another. Its masks are those of torch.nn for the same seed.
+- recurrent_dropout and zoneout, which torch.nn has not, are those of `recurra.Recurrent`, in training mode, with or
+  without gradients. Their masks are made from a seed that each call (with dropout: each layer) takes from torch's
+  generator for the CPU. All rates may be changed between calls.
+- torch.compile breaks its graph at a layer, as at torch.nn's own, and the layer runs as without it. With
+  torch._dynamo.config.allow_rnn = True it is one opaque operation of the graph (with a PackedSequence or lengths a
+  break still); with fullgraph=True torch then reports errors of a call in its own words.
+- torch.jit.trace, torch.export and torch.onnx.export record torch.nn's layer in its place, or refuse by name where
+  there is none; torch.jit.script and torch.ao.quantization want `revert`.
+- Writing to a parameter between forward and backward is allowed (not in a graph of torch.compile): first gradients are
+  those of the values that ran.
+"""
+
+from .cells import GRUCell, LSTMCell, RNNCell
+from .convert import convert, revert
+from .modules import GRU, LSTM, RNN
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "revert"]

@@ -1,0 +1,178 @@
+"""A call with gradients, as PyTorch's autograd sees it.
+
+The core makes outputs and first gradients, to its own bits. What is asked of gradients themselves (create_graph=True)
+and gradients of a batch of losses (is_grads_batched=True) go through `equations`, computed anew from the tensors of the
+call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from .. import functional
+from . import equations
+from .tensors import as_array, is_batched, is_transforming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..tape import Tape
+    from .weights import Weights
+
+__all__ = ["Plan", "core_gradients", "differentiated", "run_core", "run_untrained", "sequence"]
+
+Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
+Grads = tuple[Tensor | None, ...]
+
+# Whether the backward pass now running retains the graph. If not, tapes are freed as torch frees what it saves: scripts
+# keep losses, and with them all nodes. torch has no public name for it; where it has none at all, a tape lives on.
+_keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
+class Plan(NamedTuple):
+    """How a call runs: its packed weights, who keeps them, and what else it needs."""
+
+    call: equations.Call
+    packed: functional.Packed
+    weights: Weights
+    recompute: bool
+
+
+def run_core(
+    function: Callable[..., Any], plan: Plan, x: Tensor, state: Sequence[Tensor], **options: Any
+) -> tuple[list[Tensor], list[Tape]]:
+    """functional.run or forward, from tensors to tensors over the same memory: [y, *final states], and [tape] or []."""
+    initial = functional.unwrapped([as_array(part) for part in state]) if state else None
+    options |= {"lengths": plan.call.lengths, "batch_first": plan.call.batch_first}
+    y, final, *tape = function(plan.packed, as_array(x), initial, **options)
+    return [torch.from_numpy(array) for array in (y, *functional.wrapped(final))], tape
+
+
+def run_untrained(plan: Plan, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
+    """[y, *final states], without gradients."""
+    if plan.call.seed is None:
+        return run_core(functional.run, plan, x, state)[0]
+    # Only calls that can be trained leave something out at random; the tape goes at once, so a small one.
+    return run_core(functional.forward, plan, x, state, recompute=True, rng=plan.call.seed)[0]
+
+
+def sequence(plan: Plan, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+    """[y, *final states], with gradients."""
+    apply: Any = _Sequence.apply
+    # A node of their own for each: hooks on a result that no loss uses would be called, with None.
+    return [result.view_as(result) for result in apply(plan, len(state), x, *state, *params)]
+
+
+class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
+    """apply(plan, number of states, x, *states, *parameters) -> y, *final states."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, states: int, *tensors: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.plan, ctx.states = plan, states
+        results, (ctx.tape,) = run_core(
+            functional.forward, plan, tensors[0], tensors[1 : 1 + states], recompute=plan.recompute, rng=plan.call.seed
+        )
+        ctx.save_for_backward(*tensors)  # looked at for second derivatives only: others may have been overwritten
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        if ctx.tape is None:
+            raise RuntimeError(
+                "recurra.torch: a second backward through this call needs retain_graph=True in the first"
+            )
+        needed = ctx.needs_input_grad[2:]
+        if all(grad is None for grad in grads):
+            return (None,) * (2 + len(needed))
+        again = torch.is_grad_enabled()  # create_graph=True
+        if is_transforming() or any(grad is not None and is_batched(grad) for grad in grads):
+            found = differentiated(ctx.plan.call, ctx.states, ctx.saved_tensors, needed, grads, again)
+        elif again:
+            apply: Any = _Gradients.apply
+            found = apply(ctx.plan.call, ctx.tape, ctx.states, needed, len(grads), *grads, *ctx.saved_tensors)
+        else:
+            found = core_gradients(ctx.tape, ctx.states, needed, grads)
+        if not _keeps_graph():
+            ctx.tape = None
+            ctx.plan.weights.went_back()
+        return None, None, *found
+
+
+class _Gradients(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
+    """apply(call, tape, number of states, what is needed, number of gradients, *gradients of results, *tensors) ->
+    *gradients of tensors: the core's, with their derivatives from the equations."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: equations.Call, tape: Tape, states: int, needed: Sequence[bool], outputs: int, *tensors: Any
+    ) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.states, ctx.needed, ctx.outputs = call, states, needed, outputs
+        ctx.save_for_backward(*tensors)
+        return core_gradients(tape, states, needed, tensors[:outputs])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        wanted, again = ctx.needs_input_grad[5:], torch.is_grad_enabled()
+        if all(grad is None for grad in grads):
+            return (None,) * (5 + len(wanted))
+        with torch.enable_grad():
+            tensors = _fresh(ctx.saved_tensors, wanted)
+            incoming, given = tensors[: ctx.outputs], tensors[ctx.outputs :]
+            found = differentiated(ctx.call, ctx.states, given, ctx.needed, incoming, True)
+        return None, None, None, None, None, *_vector_jacobian(found, tensors, wanted, grads, again)
+
+
+def core_gradients(tape: Tape, states: int, needed: Sequence[bool], grads: Sequence[Tensor | None]) -> Grads:
+    """Gradients of x, the given initial states and the parameters, None where they are not needed."""
+    dy, *final = [None if grad is None else as_array(grad) for grad in grads]
+    dstate = None if all(part is None for part in final) else functional.unwrapped(final)  # type: ignore[arg-type]
+    dx, state, params = tape.backward(dy, dstate, input_grad=needed[0])
+    arrays = (dx, *functional.wrapped(state)[:states], *params.values())
+    return tuple(torch.from_numpy(array) if need else None for array, need in zip(arrays, needed, strict=True))
+
+
+def differentiated(
+    call: equations.Call,
+    states: int,
+    tensors: Sequence[Tensor],
+    needed: Sequence[bool],
+    grads: Sequence[Tensor | None],
+    again: bool,
+) -> Grads:
+    """The same through the equations; `again`: to be differentiated in their turn."""
+    with torch.enable_grad():
+        fresh = _fresh(tensors, needed)
+        results = equations.run(call, fresh[0], fresh[1 : 1 + states], fresh[1 + states :])
+    return _vector_jacobian(results, fresh, needed, grads, again)
+
+
+def _vector_jacobian(
+    results: Sequence[Tensor | None],
+    tensors: Sequence[Tensor],
+    needed: Sequence[bool],
+    grads: Sequence[Tensor | None],
+    again: bool,
+) -> Grads:
+    pairs = [
+        (result, grad)
+        for result, grad in zip(results, grads, strict=True)
+        if result is not None and grad is not None and result.requires_grad
+    ]
+    inputs = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
+    if not pairs or not inputs:
+        return tuple(torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True))
+    outputs, incoming = zip(*pairs, strict=True)
+    found = torch.autograd.grad(
+        outputs, inputs, incoming, create_graph=again, allow_unused=True, materialize_grads=True
+    )
+    rest = iter(found)
+    return tuple(next(rest) if need else None for need in needed)
+
+
+def _fresh(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    """Tensors to differentiate by: hooks of the caller's own are not to see what is computed in between."""
+    return [tensor.view_as(tensor) if need else tensor for tensor, need in zip(tensors, needed, strict=True)]

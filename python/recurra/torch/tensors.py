@@ -1,0 +1,85 @@
+"""Tensors that callers hand in: checked here, and turned into arrays over the same memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .._arrays import check_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._arrays import Array
+
+__all__ = [
+    "as_array",
+    "check",
+    "compiler_watches",
+    "differentiates_forward",
+    "is_batched",
+    "is_transforming",
+    "without_compiler",
+]
+
+Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
+
+DTYPES = (torch.float32, torch.float64)
+
+# torch has no public names for these.
+is_transforming = torch._C._are_functorch_transforms_active  # by torch.func
+is_batched = torch._C._functorch.is_legacy_batchedtensor  # by is_grads_batched=True
+
+
+def differentiates_forward() -> bool:
+    """Whether forward-mode derivatives may travel with tensors."""
+    return bool(torch.autograd.forward_ad._current_level >= 0)
+
+
+# What torch.compile has set to look at each Python function that is called, or None or False.
+_watcher: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None)
+
+
+def compiler_watches() -> bool:
+    """Whether this runs between graphs of torch.compile, which would go on and compile whatever is called."""
+    return callable(_watcher())
+
+
+def without_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, and all that it calls, out of torch.compile's sight."""
+    opaque: Any = torch.compiler.disable  # not a decorator: that would load the compiler with this module
+    return opaque(function)  # type: ignore[no-any-return]
+
+
+def check(name: str, value: Any, dtype: Any = None, *patterns: tuple[int | str, ...]) -> Tensor:
+    """`value`, if it is a tensor the core can read, of this dtype and of one of the shapes, if any are given."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if not torch.compiler.is_compiling():
+        _check_kind(name, value)
+    if value.device.type != "cpu":
+        raise ValueError(f"{name}: expected CPU memory, got {value.device}")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {value.dtype}")
+    if dtype not in (None, value.dtype):
+        raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    if patterns:
+        check_shape(name, value.shape, *patterns)
+    return value
+
+
+def _check_kind(name: str, value: Tensor) -> None:
+    if torch.nn.parameter.is_lazy(value):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}, whose shape is not yet known")
+    if value.is_nested or value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if value.is_nested else value.layout}")
+    if type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise TypeError(f"{name}: expected a tensor with memory of its own, got {type(value).__name__}")
+
+
+def as_array(tensor: Tensor) -> Array:
+    """The numbers of a tensor that has been checked, or is a gradient of one."""
+    tensor = tensor.detach()
+    array: Array = (tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()).numpy()
+    return array
