@@ -67,9 +67,9 @@ def memory() -> None:
     for parameter in layer.parameters():
         parameter.grad = torch.zeros_like(parameter)
     weights = sum(p.numel() for p in layer.parameters()) * 4 / 1e6
+    optimiser = torch.optim.SGD(layer.parameters(), lr=1e-3)  # which loads the compiler
     x, start = torch.zeros(4, 2, 1024), resident_mb()
     print(f"{weights:.0f} MB of weights")
-    optimiser = torch.optim.SGD(layer.parameters(), lr=1e-3)
 
     def report(what: str) -> None:
         print(f"{what:<40} {resident_mb() - start:>6.0f} MB more")
