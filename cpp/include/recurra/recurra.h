@@ -111,7 +111,7 @@ struct Sequence {
 };
 
 // A long call asks it now and then, on the thread that made the call, and is given up when the answer is true: it then throws
-// Stopped, and what it was to write holds nothing of use.
+// Stopped, or else what the function itself has thrown, and what it was to write holds nothing of use.
 using Stop = std::function<bool()>;
 
 struct Stopped : std::runtime_error {
