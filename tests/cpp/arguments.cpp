@@ -117,6 +117,8 @@ void calls() {
   const auto forward = [&](recurra::Sequence<const float> from, recurra::Sequence<float> to, const int64_t* lengths) {
     return [=, &network, &final_states] { network.forward(from, nullptr, lengths, to, final_states); };
   };
+  refused("layer", [&] { network.get_parameter(1, 0, y.data()); });
+  for (const int i : {-1, 4}) refused("i:", [&] { network.get_parameter(0, i, y.data()); });
   refused("y", forward(in(2, 5), out(1, 5), nullptr));
   refused("y", forward(in(2, 5), out(2, 4), nullptr));
   refused("y", forward(in(-1, 5), out(-1, 5), nullptr));
