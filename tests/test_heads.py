@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recurra
+from recurra import _core
 
 
 def random(*shape: int, dtype: str = "float64", seed: int = 0) -> Array:
@@ -28,7 +29,7 @@ def test_a_linear_that_gets_no_memory_for_its_new_parameters_stays_as_it_was(mon
         raise MemoryError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recurra.heads._core, "Linear", no_memory)
+        patch.setattr(_core, "Linear", no_memory)
         with pytest.raises(MemoryError, match="out_features=5: no memory"):
             layer.load_state_dict({name: array + 1 for name, array in old.items()})
     assert_same_bits(layer(x), y)
@@ -91,6 +92,7 @@ def test_linear_has_the_same_bits_on_avx2_and_avx512() -> None:
 import hashlib
 import numpy as np
 import recurra
+from recurra import _core
 layer = recurra.Linear(37, 21, seed=0)
 x = np.random.default_rng(0).standard_normal((300, 37), dtype=np.float32)
 y, tape = layer.forward(x)
