@@ -13,10 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recurra
+from recurra import _core
 
 
 def random(*shape: int, dtype: str = "float64", seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def test_a_linear_that_gets_no_memory_for_its_new_parameters_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = recurra.Linear(3, 5, seed=0)
+    old, x = layer.state_dict(), np.ones((2, 3), "float32")
+    y = layer(x)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_core, "Linear", no_memory)
+        with pytest.raises(MemoryError, match="out_features=5: no memory"):
+            layer.load_state_dict({name: array + 1 for name, array in old.items()})
+    assert_same_bits(layer(x), y)
+    assert all(np.array_equal(array, old[name]) for name, array in layer.state_dict().items())
 
 
 @given(
@@ -75,6 +92,7 @@ def test_linear_has_the_same_bits_on_avx2_and_avx512() -> None:
 import hashlib
 import numpy as np
 import recurra
+from recurra import _core
 layer = recurra.Linear(37, 21, seed=0)
 x = np.random.default_rng(0).standard_normal((300, 37), dtype=np.float32)
 y, tape = layer.forward(x)

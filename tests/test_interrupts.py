@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -105,3 +107,14 @@ def test_signals_wait_for_nothing_in_a_thread_that_is_not_the_main_one() -> None
         time.sleep(60)
     thread.join()
     assert_same_bits(results[0], layer(np.ones((20_000, 1), "float32"))[0])
+
+
+def test_a_daemon_thread_in_a_long_call_does_not_hinder_the_end_of_the_process() -> None:
+    script = """
+import threading, time, numpy, recurra
+layer, x = recurra.LSTM(1, 1024, proj_size=1, seed=0), numpy.ones((4_000_000, 1), "float32")
+threading.Thread(target=lambda: layer(x), daemon=True).start()
+time.sleep(0.2)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -64,3 +64,24 @@ def test_what_a_call_takes_is_known_before_it_begins(
     what: str, cell: str, layers: int, directions: int, steps: int, rows: int
 ) -> None:
     assert not run_python(MEASURE, cell, *map(str, (layers, directions, steps, rows)), what)
+
+
+SPARE = """
+import numpy, recurra
+from recurra import _core
+
+layer = recurra.LSTM(8, 256, seed=0)
+
+
+def tape(steps):
+    return layer.forward(numpy.zeros((steps, 8, 8), "float32"))[2].nbytes
+
+
+first = tape(1700)  # its memory stays for a tape of its size
+_core.limit_memory(first + tape(10) + (12 << 20))
+assert tape(700) > 16 << 20
+"""
+
+
+def test_memory_that_lies_idle_does_not_count_against_a_call() -> None:
+    assert not run_python(SPARE)

@@ -16,12 +16,19 @@ void without_gil_if(bool worth, Work&& work) {
   work();
 }
 
+// Python runs signal handlers in its main thread alone. Another one would wait for the GIL for nothing, and a daemon's would be
+// ended there at exit, within the engine.
+inline bool in_main_thread() {
+  const py::object main = py::module_::import("threading").attr("main_thread")();
+  return main.attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
+}
+
 // Ctrl-C ends a call that takes longer than a moment with a KeyboardInterrupt. work(stop) passes `stop` to the engine.
 template <class Work>
 void until_signal(double multiplications, Work&& work) {
   constexpr double kWorthWatching = 1e9;  // some 20 milliseconds
   Stop stop;
-  if (multiplications > kWorthWatching)
+  if (multiplications > kWorthWatching && in_main_thread())
     stop = [] {
       const py::gil_scoped_acquire acquire;
       return PyErr_CheckSignals() != 0;

@@ -141,7 +141,7 @@ void Bptt<T>::run_pass(const Pass& pass, int worker) {
     }
     barrier_.wait(worker);
   }
-  finish(pass, worker);
+  if (!given_up_) finish(pass, worker);
   barrier_.wait(worker);
 }
 

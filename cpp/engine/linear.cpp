@@ -4,11 +4,13 @@
 #include <cstring>
 
 #include "../threads/team.h"
+#include "arguments.h"
 #include "worth.h"
 
 namespace recurra {
 
 using detail::Buffer;
+using detail::expect;
 
 template <class T>
 Linear<T>::Weights::Weights(int64_t the_inputs, int64_t the_outputs, const T* weight, const T* bias)
@@ -52,8 +54,16 @@ int workers_for(int64_t inputs, int64_t outputs, int64_t rows) {
 }  // namespace
 
 template <class T>
-Linear<T>::Linear(int64_t inputs, int64_t outputs, const T* weight, const T* bias)
-    : weights_(std::make_shared<Weights>(inputs, outputs, weight, bias)) {}
+Linear<T>::Linear(int64_t inputs, int64_t outputs, const T* weight, const T* bias) {
+  const auto check_size = [](const char* name, int64_t size) {  // tiles count in an int
+    if (size < 0 || size > INT_MAX)
+      throw std::invalid_argument(std::string(name) + ": expected 0 to 2^31 - 1, got " + std::to_string(size));
+  };
+  check_size("inputs", inputs);
+  check_size("outputs", outputs);
+  expect(weight || !inputs || !outputs, "weight: expected values, got null");
+  weights_ = std::make_shared<Weights>(inputs, outputs, weight, bias);
+}
 
 template <class T>
 int64_t Linear<T>::inputs() const {

@@ -49,11 +49,15 @@ class TooMuch : public std::bad_alloc {
 void limit_memory(size_t bytes) { most.store(bytes); }
 
 Taken::Taken(size_t bytes) : bytes_(bytes) {
-  if (!bytes) return;
-  const size_t before = taken.fetch_add(bytes);
-  if (before + bytes <= most.load()) return;
-  taken.fetch_sub(bytes);
-  throw TooMuch(bytes, before);
+  if (!bytes || take()) return;
+  SpareMemory::of_process().release();
+  if (!take()) throw TooMuch(bytes, taken.load());
+}
+
+bool Taken::take() const {
+  if (taken.fetch_add(bytes_) + bytes_ <= most.load()) return true;
+  taken.fetch_sub(bytes_);
+  return false;
 }
 
 Taken::~Taken() {
@@ -110,13 +114,16 @@ SpareMemory::SpareMemory() {
 
 // The smallest block that is large enough, unless most of it would be unused: a stream holds its block as long as it lives.
 Buffer<char> SpareMemory::take(size_t bytes) {
-  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (!lock) return Buffer<char>(bytes);
   auto best = blocks_.end();
   for (auto block = blocks_.begin(); block != blocks_.end(); ++block)
     if (block->size() >= bytes && block->size() / 2 <= bytes && (best == blocks_.end() || block->size() < best->size()))
       best = block;
-  if (best == blocks_.end()) return Buffer<char>(bytes);
+  if (best == blocks_.end()) {
+    lock.unlock();
+    return Buffer<char>(bytes);
+  }
   Buffer<char> block = std::move(*best);
   blocks_.erase(best);
   return block;

@@ -13,7 +13,7 @@ namespace detail {
 // the process that tries to use it: with a limit, a call that is too large fails before it has written anything.
 void limit_memory(size_t bytes);
 
-// Bytes that count as taken as long as it lives; std::bad_alloc beyond the limit.
+// Bytes that count as taken as long as it lives; std::bad_alloc beyond the limit, when releasing spare memory was not enough.
 class Taken {
  public:
   Taken() = default;
@@ -26,6 +26,7 @@ class Taken {
   ~Taken();
 
  private:
+  bool take() const;
   size_t bytes_ = 0;
 };
 

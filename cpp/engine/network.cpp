@@ -48,6 +48,8 @@ Network<T>::Network(const NetworkConfig& config, const std::vector<std::vector<c
 
 template <class T>
 void Network<T>::get_parameter(size_t layer, int i, T* out) const {
+  expect(layer < model_->layers.size(), "layer: expected a number of a layer and direction");
+  expect(i >= 0 && i < model_->spec->params.size, "i: expected a number of the cell's list of parameters");
   model_->get_parameter(layer, i, out);
 }
 

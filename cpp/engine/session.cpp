@@ -143,7 +143,7 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
   pass.rows = {plan.order, RowShare(plan.rows)};
   pass.stopper = &stopper;
 
-  for (pass.first = 0; pass.first < x.steps; pass.first += span_) {
+  for (pass.first = 0; pass.first < x.steps && !pass.given_up; pass.first += span_) {
     const int64_t steps = std::min(span_, x.steps - pass.first);
     for (int layer = 0; layer < c.layers; ++layer) {
       const bool last = layer == c.layers - 1;
@@ -153,7 +153,7 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         pass.rank = worker - group.first;
         if (pass.rank < 0 || pass.rank >= group.size) continue;
         pass.size = group.size;
-        pass.barrier = &group.barrier;
+        pass.group = &group;
         pass.direction = d;
         pass.lane = size_t(layer * c.directions + d);
         pass.layer = &model_->layers[pass.lane];
@@ -162,7 +162,7 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         pass.y = last ? from_step(y, pass.first, steps) : between(layer, steps);
         pass.y.data += d * c.output_size;
         run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
-        if (!last) drop_between(pass, plan, steps);
+        if (!last && !pass.given_up) drop_between(pass, plan, steps);
       }
       if (crew.side_by_side) crew.all.wait(worker);
     }
@@ -179,8 +179,7 @@ Sequence<T> Session<T>::between(int layer, int64_t steps) const {
 // Reads and writes every row at its own place: forward at step, reverse at length - 1 - step. Both walk with one base for all
 // rows, because what differs between rows is put into their offsets.
 template <class T>
-void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order,
-                          const int64_t* y_order) {
+void Session<T>::run_pass(Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order) {
   const ptrdiff_t own = states_.before(pass.lane, 0).h.stride, result = states_.result(pass.direction, pass.lane, 0).stride;
   for (int r = 0; r < plan.rows; ++r) {
     const int64_t start = pass.reverse() ? plan.length(r, steps) - 1 : 0;
@@ -202,7 +201,9 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
     const int64_t to = std::min(steps, from + chunk_);
     // A single step has nothing to share: its input product joins the chain in the phase itself.
     const bool at_once = to - from > 1;
+    bool& stopped = pass.group->stopped[pass.chunks++ & 1];
     pass.stopper->poll();
+    if (pass.rank == 0) stopped = pass.stopper->stopped();
     if (record_ && pass.lane == 0) keep_inputs(pass, plan, from, to);
     if (at_once) chunk_of_inputs(pass, plan, from, to);
     ptrdiff_t row = 0;
@@ -211,6 +212,10 @@ void Session<T>::run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, 
       if (!rows) return;
       run_step(pass, step, rows, at_once ? row : -1);
       row += rows;
+    }
+    if (stopped) {
+      pass.given_up = true;
+      return;
     }
   }
 }
@@ -302,7 +307,7 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
       phase.run(call);
       if (zones_out) regularizer_.zone_out(call, p, p == last, pass.scratch->old_states, pass.lane, pass.rows, now);
     }
-    if (pass.size > 1) pass.barrier->wait(pass.rank);
+    if (pass.size > 1) pass.group->barrier.wait(pass.rank);
   }
 }
 
@@ -324,7 +329,7 @@ void Session<T>::drop_between(const Pass& pass, const RowPlan& plan, int64_t ste
     for (int64_t t = 0; t < plan.length(r, steps); ++t)
       regularizer_.drop_between(pass.y.data + t * pass.y.step_stride + r * pass.y.row_stride, begin, end, pass.lane,
                                 plan.source(r), t);
-  if (pass.size > 1) pass.barrier->wait(pass.rank);
+  if (pass.size > 1) pass.group->barrier.wait(pass.rank);
 }
 
 template <class T>

@@ -17,6 +17,9 @@ struct Crew {
   struct Group {
     int first, size;
     Barrier barrier;
+    // What its first worker finds at the start of every other chunk, for all to read at the end: in between is a barrier, and
+    // another before it is written again.
+    bool stopped[2] = {};
     Group(int first, int size) : first(first), size(size), barrier(size) {}
   };
   const int size;
@@ -88,8 +91,10 @@ class Session {
     PhaseCall<T>* calls;
     CallerRows rows;
     int rank, size;
-    Barrier* barrier;
+    Crew::Group* group;
     Stopper* stopper;
+    int64_t chunks = 0;     // that are over, of all passes
+    bool given_up = false;  // as all workers of the group agree
 
     bool reverse() const { return direction == 1; }
     // Alone without a division, which a stream would make four times a step.
@@ -107,7 +112,7 @@ class Session {
   Offsets offsets_of(int worker) const;
   Masked masked_of(int worker) const;
   Reduced reduced_of(int worker) const;
-  void run_pass(const Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
+  void run_pass(Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
   void keep_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
   void prepare(const PackedPhase<T>& phase, const Scratch& scratch, PhaseCall<T>& call) const;

@@ -170,7 +170,7 @@ void Stream<T>::run(Sequence<const T> x, Sequence<T> y, const Stop& stop) {
   const std::vector<std::vector<T>> before = live_->copy_of_states();
   try {
     live_->run(x, y, stop);
-  } catch (const Stopped&) {
+  } catch (...) {  // Stopped, or what `stop` has thrown
     std::vector<const T*> from;
     for (const std::vector<T>& state : before) from.push_back(state.data());
     live_->session.states().load(from.data(), live_->plan, live_->plan.rows);

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import as_array, check, contiguous, empty, require_memory
+from ._arrays import as_array, check, contiguous, empty, memory_for, require_memory
 from ._fixed import Fixed
 from ._options import flag, float_dtype, generator, integer, mapping
 
@@ -89,7 +89,12 @@ class _Head(Fixed):
         )
 
     def _set(self, parameters: dict[str, Array]) -> None:
-        self.__dict__["_parameters"] = {name: np.array(array, order="C") for name, array in parameters.items()}
+        own = {name: np.array(array, order="C") for name, array in parameters.items()}
+        self.__dict__.update(_parameters=own, **self._made_of(own))
+
+    def _made_of(self, parameters: dict[str, Array]) -> dict[str, Any]:
+        """What else is replaced together with the parameters."""
+        return {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"configuration": self._configuration(), "parameters": self._parameters}
@@ -156,9 +161,9 @@ class Linear(_Head):
             "dtype": self.dtype,
         }
 
-    def _set(self, parameters: dict[str, Array]) -> None:
-        super()._set(parameters)
-        self.__dict__["_affine"] = _core.Linear(self._parameters["weight"], self._parameters.get("bias"))
+    def _made_of(self, parameters: dict[str, Array]) -> dict[str, Any]:
+        with memory_for(f"in_features={self.in_features}, out_features={self.out_features}"):
+            return {"_affine": _core.Linear(parameters["weight"], parameters.get("bias"))}
 
     def __call__(self, x: Input) -> Array:
         """[..., O] from x [..., I] of the layer's dtype.

@@ -117,6 +117,8 @@ void calls() {
   const auto forward = [&](recurra::Sequence<const float> from, recurra::Sequence<float> to, const int64_t* lengths) {
     return [=, &network, &final_states] { network.forward(from, nullptr, lengths, to, final_states); };
   };
+  refused("layer", [&] { network.get_parameter(1, 0, y.data()); });
+  for (const int i : {-1, 4}) refused("i:", [&] { network.get_parameter(0, i, y.data()); });
   refused("y", forward(in(2, 5), out(1, 5), nullptr));
   refused("y", forward(in(2, 5), out(2, 4), nullptr));
   refused("y", forward(in(-1, 5), out(-1, 5), nullptr));
@@ -143,6 +145,13 @@ void calls() {
   refused("y", [&] { stream.run(in(2, 5), out(1, 5)); });
   for (const int64_t row : {int64_t(-1), int64_t(5)}) refused("rows", [&] { stream.reset(&row, 1); });
   stream.run(in(2, 5), out(2, 5));
+
+  for (const int64_t size : {int64_t(-1), int64_t(INT_MAX) + 1}) {
+    refused("inputs", [&] { recurra::Linear<float>(size, 1, values.data(), nullptr); });
+    refused("outputs", [&] { recurra::Linear<float>(1, size, values.data(), nullptr); });
+  }
+  refused("weight", [] { recurra::Linear<float>(2, 3, nullptr, nullptr); });
+  recurra::Linear<float>(0, 3, nullptr, nullptr);
   refused("num_threads", [] { recurra::set_num_threads(0); });
 }
 

@@ -1,13 +1,5 @@
 // recurra: recurrent networks on CPU. The C++ face of the engine; the Python module is one client of it.
 //
-//   recurra::NetworkConfig config;
-//   config.cell = "gru";  // cells() lists them all, with their parameters, states and constants
-//   config.input_size = 12;
-//   config.hidden_size = config.output_size = 64;
-//   const recurra::Network<float> network(config, {{weight_ih, weight_hh, bias_ih, bias_hh}});  // const float*, as torch's
-//   recurra::Stream<float> stream(network, 1);
-//   while (read_frame(x)) stream.step(x, y);  // float x[12], y[64]
-//
 // Arrays are plain memory: sequences [steps, rows, features] whose last axis is contiguous, states [layers * directions, rows,
 // width] wholly contiguous, parameters row-major. What can be checked is, and refused by a
 // std::invalid_argument that names it; that memory is as large as it has to be is the caller's duty.
@@ -140,7 +132,7 @@ struct Sequence {
 };
 
 // A long call asks it now and then, on the thread that made the call, and is given up when the answer is true: it then throws
-// Stopped, and what it was to write is undefined.
+// Stopped, or else what the function itself has thrown, and what it was to write is undefined.
 using Stop = std::function<bool()>;
 
 struct Stopped : std::runtime_error {
