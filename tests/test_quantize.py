@@ -397,3 +397,5 @@ def test_int8_sums_are_exact_up_to_the_size_where_32_bits_end_and_refused_beyond
     with pytest.raises(ValueError, match=r"input_size: expected at most 133144 for int8.*got 133145"):
         wide.quantize("int8")
     assert wide.quantize("bfloat16").precision == "bfloat16"
+    stack = recurra.RNN(MOST_INT8_COLUMNS + 1, 2, num_layers=2, seed=0)  # a layer that is kept has no such sums
+    assert np.isfinite(stack.quantize("int8", keep=[0])(np.zeros((1, MOST_INT8_COLUMNS + 1), "float32"))[0]).all()

@@ -19,16 +19,20 @@ ptrdiff_t first_level_cache = 32 << 10;
   extern const Backend table; \
   }
 
-#if defined(__x86_64__)
+// RECURRA_WITH_...: by CMakeLists.txt, for what it compiles.
+#if defined(RECURRA_WITH_avx512)
 RECURRA_DECLARE(avx512)
 namespace avx512 {
 extern const Backend table_bf16;
 }
+#endif
+#if defined(RECURRA_WITH_avx2)
 RECURRA_DECLARE(avx2)
 #endif
-#if defined(__aarch64__)
+#if defined(RECURRA_WITH_neon)
 RECURRA_DECLARE(neon)
-#else
+#endif
+#if defined(RECURRA_WITH_generic)
 RECURRA_DECLARE(generic)
 #endif
 
@@ -43,17 +47,22 @@ struct Candidate {
 std::vector<Candidate> candidates() {
   std::vector<Candidate> all;
 #if defined(__x86_64__)
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#if defined(RECURRA_WITH_avx512)
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512vnni");
   all.push_back({&avx512::table_bf16, has_avx512 && __builtin_cpu_supports("avx512bf16")});
   all.push_back({&avx512::table, has_avx512});
+#endif
+#if defined(RECURRA_WITH_avx2)
   all.push_back({&avx2::table, has_avx2});
 #endif
-#if defined(__aarch64__)
+#if defined(RECURRA_WITH_neon)
   all.push_back({&neon::table, true});
-#else
+#endif
+#if defined(RECURRA_WITH_generic)
   all.push_back({&generic::table, true});
 #endif
   return all;
@@ -77,7 +86,8 @@ const Backend& choose() {
   for (const Candidate& c : candidates())
     if (c.runs && (!forced || !*forced || std::string(forced) == c.backend->name)) return *c.backend;
   throw std::runtime_error(std::string("RECURRA_ISA: expected an instruction set that this machine can run (") +
-                           joined(available_isas()) + "), or nothing for the best of them, got '" + forced + "'");
+                           joined(available_isas()) + "), or nothing for the best of them, got '" + (forced ? forced : "") +
+                           "'");
 }
 
 }  // namespace

@@ -45,18 +45,20 @@ void check(const NetworkConfig& c, const CellInfo& cell) {
   const auto expect = [](bool good, const char* name, const std::string& expected, auto got) {
     if (!good) throw std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + std::to_string(got));
   };
-  const auto expect_size = [&](const char* name, int64_t size) {
+  const bool int8 = c.precision == Precision::int8;
+  const bool first_kept = std::find(c.kept.begin(), c.kept.end(), 0) != c.kept.end();
+  const auto expect_size = [&](const char* name, int64_t size, bool meets_int8) {
     expect(size >= 1 && size <= INT_MAX, name, "1 to 2^31 - 1", size);
-    expect(c.precision != Precision::int8 || size <= kMostInt8Columns, name,
+    expect(!meets_int8 || size <= kMostInt8Columns, name,
            "at most " + std::to_string(kMostInt8Columns) + " for int8, whose sums are 32-bit integers", size);
   };
-  expect_size("input_size", c.input_size);
-  expect_size("hidden_size", c.hidden_size);
-  expect_size("output_size", c.output_size);
+  expect_size("input_size", c.input_size, int8 && !first_kept);
+  expect_size("hidden_size", c.hidden_size, int8);
+  expect_size("output_size", c.output_size, int8);
   expect(cell.projected || c.output_size == c.hidden_size, "output_size", "hidden_size without a projection", c.output_size);
-  expect(c.layers >= 1, "layers", "at least 1", c.layers);
+  expect(c.layers >= 1 && c.layers <= INT_MAX / 2, "layers", "1 to 2^30 - 1", c.layers);
   expect(c.directions == 1 || c.directions == 2, "directions", "1 or 2", c.directions);
-  if (c.layers > 1) expect_size("directions * output_size", c.directions * c.output_size);
+  if (c.layers > 1) expect_size("directions * output_size", c.directions * c.output_size, int8);
   expect(c.constants.size() == cell.constants.size(), "constants", std::to_string(cell.constants.size()), c.constants.size());
   const Regularization& r = c.regularization;
   for (const auto& [name, chance] : {std::pair{"dropout", r.dropout},

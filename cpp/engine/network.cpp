@@ -111,6 +111,7 @@ void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const So
     std::vector<int64_t> order, lengths;
     RowPlan plan;
     std::unique_ptr<Session<T>> session;
+    std::unique_ptr<Crew> crew;
   };
   TeamLease team(share.parts * share.workers);
   const bool alone = team.size() == 1;
@@ -126,20 +127,15 @@ void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const So
     part.plan = {int(part.order.size()), part.order.data(), sorted.lengths.empty() ? nullptr : part.lengths.data()};
     part.session = record ? std::make_unique<Session<T>>(*record, rows, workers)
                           : std::make_unique<Session<T>>(model, part.plan.rows, x.steps, workers);
+    part.crew = std::make_unique<Crew>(workers, c.directions);
     if (initial) part.session->states().load(initial, part.plan, x.rows);
   }
 
-  Crew crew(workers, c.directions);
   Stopper stopper(stop);
   auto job = [&](int rank) {
     const bool together = parts.size() == 1;
     const Part& part = parts[together ? 0 : size_t(rank)];
-    if (together) {
-      part.session->run(crew, rank, x, y, part.plan, stopper);
-    } else {
-      Crew own(1, c.directions);
-      part.session->run(own, 0, x, y, part.plan, stopper);
-    }
+    part.session->run(*part.crew, together ? rank : 0, x, y, part.plan, stopper);
     if (rank == 0 || !together) clear_padding(y, c.directions * c.output_size, part.plan);
   };
   team.run(job);

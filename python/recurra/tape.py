@@ -81,7 +81,8 @@ class Tape:
                 zero.
             input_grad: whether to compute the gradient of the input.
             into: the parameters' names to arrays that their gradients are added to, all of them, C-contiguous and
-                writeable; default new ones. So gradients of several batches accumulate.
+                writeable; default new ones. So gradients of several batches accumulate. (A call that a signal ends
+                may have added those of some layers.)
 
         Returns:
             Gradients(x, state, params); `params` holds the arrays of `into` if they were given.
