@@ -220,6 +220,19 @@ recurra::Precision precision_named(const std::string& name) {
                               : recurra::Precision::full;
 }
 
+NetworkConfig config_of(const std::string& cell, int64_t input_size, int64_t hidden_size, int64_t output_size, int layers,
+                        int directions, const std::vector<double>& constants) {
+  NetworkConfig config;
+  config.cell = cell;
+  config.input_size = input_size;
+  config.hidden_size = hidden_size;
+  config.output_size = output_size;
+  config.layers = layers;
+  config.directions = directions;
+  config.constants = constants;
+  return config;
+}
+
 py::dict cells() {
   py::dict all;
   for (const recurra::CellInfo& cell : recurra::cells()) {
@@ -321,17 +334,9 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
         "64 bytes that change when the memory at these addresses does.");
 
   py::class_<PyStepInPlace>(m, "StepInPlace", "One step of one row, from unpacked weights at their addresses.")
-      .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
-                       int layers, int directions, std::vector<double> constants) {
-             NetworkConfig config;
-             config.cell = std::move(cell);
-             config.input_size = input_size;
-             config.hidden_size = hidden_size;
-             config.output_size = output_size;
-             config.layers = layers;
-             config.directions = directions;
-             config.constants = std::move(constants);
-             return PyStepInPlace(dtype, config);
+      .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
+                       int64_t output_size, int layers, int directions, const std::vector<double>& constants) {
+             return PyStepInPlace(dtype, config_of(cell, input_size, hidden_size, output_size, layers, directions, constants));
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("constants"))
@@ -340,18 +345,11 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
            "All are addresses of contiguous numbers; params one after another as in Network, 0 for an absent bias.");
 
   py::class_<PyNetwork>(m, "Network", "Packed weights of a stack of layers; immutable.")
-      .def(py::init([](std::string cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t output_size,
-                       int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
-                       std::vector<double> constants, const std::string& precision, std::vector<int> kept,
+      .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
+                       int64_t output_size, int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
+                       const std::vector<double>& constants, const std::string& precision, std::vector<int> kept,
                        const std::array<double, 4>& regularization) {
-             NetworkConfig config;
-             config.cell = std::move(cell);
-             config.input_size = input_size;
-             config.hidden_size = hidden_size;
-             config.output_size = output_size;
-             config.layers = layers;
-             config.directions = directions;
-             config.constants = std::move(constants);
+             NetworkConfig config = config_of(cell, input_size, hidden_size, output_size, layers, directions, constants);
              config.precision = precision_named(precision);
              config.kept = std::move(kept);
              config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};

@@ -11,8 +11,8 @@
 namespace recurra {
 namespace detail {
 
-// The calling thread asks now and then; a worker that finds the call stopped skips its work but still waits at every barrier,
-// so that workers need not agree on the moment.
+// The calling thread asks now and then. A worker that finds the call stopped skips its work but still waits at every barrier,
+// until those who share barriers leave together, at the end of a chunk.
 class Stopper {
  public:
   explicit Stopper(const Stop& ask) : ask_(ask) {
