@@ -104,6 +104,8 @@ def test_a_reader_that_stops_early_leaves_no_traceback(words: list[str], buffere
 def test_an_environment_that_the_core_refuses_is_named(
     name: str, value: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "bench" in words:
+        pytest.importorskip("rich", reason="the bench extra is not installed")
     monkeypatch.setenv(name, value)
     done = command(tmp_path, *words)
     assert done.returncode == 2 and done.stderr.startswith(f"python -m recurra: {name}: ")
