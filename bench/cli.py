@@ -188,7 +188,7 @@ def benchmark(options: argparse.Namespace, console: Console) -> Run:
     """Time what the options say. An interrupt ends it early and keeps what there is.
 
     Raises:
-        ValueError: the options make no sense.
+        ValueError: the options make no sense, or a shape does not fit this machine's memory.
     """
     from . import report
     from .run import measure
@@ -212,4 +212,6 @@ def benchmark(options: argparse.Namespace, console: Console) -> Run:
                 progress.advance(task)
         except KeyboardInterrupt:
             pass
+        except MemoryError as error:
+            raise ValueError(f"--shapes: {shape.label}: {error}") from None
     return run

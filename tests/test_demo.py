@@ -90,6 +90,13 @@ def test_a_reader_that_stops_early_leaves_no_traceback(words: list[str], buffere
     writer.stderr.close()
 
 
+@pytest.mark.parametrize("words", ["info", "demo"])
+def test_nothing_need_be_there_to_write_to(words: str, tmp_path: Path) -> None:
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "recurra", words]
+    done = subprocess.run(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

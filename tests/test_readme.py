@@ -45,10 +45,12 @@ def names() -> dict[str, Any]:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_an_example_runs(example: str) -> None:
+    given = names()
     if "recurra.torch" in example:
-        pytest.importorskip("torch")
+        torch = pytest.importorskip("torch")
+        given["model"] = torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.GRU(12, 64))
     try:
-        exec(example, names())
+        exec(example, given)
     except EndOfInput:
         assert "while True" in example
 

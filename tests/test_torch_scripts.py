@@ -303,6 +303,18 @@ def test_a_wrong_call_is_refused(call: str) -> None:
         module(kind)(x, hx)
 
 
+def test_too_many_rows_are_refused_under_the_name_that_torch_has_for_them() -> None:
+    rows = 2**31
+    calls = (
+        (recurra.torch.GRU(3, 4), torch.empty(0, rows, 3)),
+        (recurra.torch.LSTM(3, 4, batch_first=True), torch.empty(rows, 0, 3)),
+        (recurra.torch.GRUCell(3, 4), torch.zeros(1, 1).expand(rows, 3)),
+    )
+    for layer, x in calls:
+        with pytest.raises(ValueError, match=rf"^input: expected fewer than 2\*\*31 sequences, got {rows}"):
+            layer(x)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -17,7 +17,7 @@ def main() -> int:
         try:
             return run()
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)  # not sys.stdout.flush(): where it is closed, there is no sys.stdout
     except BrokenPipeError:
         # The reader has gone, as head does. What is left goes nowhere, or Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

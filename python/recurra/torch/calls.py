@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .._arrays import bounded, vector
+from .._arrays import bounded, require_rows, vector
 from .._cells import CELLS, Sizes
 from . import compiled, equations
 from .gradients import Plan, run_untrained, sequence
@@ -239,7 +239,11 @@ class CoreModule:
         size = self._sizes.input
         patterns = [(*axes, size)] + ([] if packed else [("T", size)])
         shape = check("input", x, self._dtype, *patterns).shape
-        return (shape[axes.index("B")],) if len(shape) == 3 else ()
+        if len(shape) != 3:
+            return ()
+        rows = shape[axes.index("B")]
+        require_rows("input", rows)
+        return (rows,)
 
     def _checked_state(self, hx: Any, batch: tuple[int, ...]) -> list[Tensor]:
         if hx is None:

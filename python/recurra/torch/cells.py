@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._arrays import require_rows
 from .._cells import CELLS, Sizes, rnn_cell
 from .._options import flag, integer
 from .calls import CoreModule
@@ -57,6 +58,7 @@ class _Cell(CoreModule):
             return list(result) if isinstance(result, tuple) else [result]
         input = self._widened(input)
         check("input", input, self._dtype, ("B", self.input_size), (self.input_size,))
+        require_rows("input", input.shape[:-1].numel())
         state = [part.unsqueeze(0) for part in self._checked_state(hx, tuple(input.shape[:-1]))]
         _, final = self._run_layers(input.unsqueeze(0), state, None, False)
         return [part.squeeze(0) for part in final]
