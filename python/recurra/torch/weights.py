@@ -129,11 +129,14 @@ class OneStep:
         if self._releases:  # the GIL: another thread may give a parameter other memory, and these keep the old
             x, params = x.detach(), [param.detach() for param in params]
             state = None if state is None else [part.detach() for part in state]
-        addresses = [0] * self._addresses
-        for place, param in zip(self._places, params, strict=True):
-            addresses[place] = param.data_ptr()
+        start, given = x.data_ptr(), [param.data_ptr() for param in params]
         initial = None if state is None else [part.data_ptr() for part in state]
-        self._run(x.data_ptr(), addresses, initial, y.data_ptr(), [part.data_ptr() for part in final])
+        if not (start and all(given) and all(initial or ())):  # none behind it: see `tensors.check`
+            return None
+        addresses = [0] * self._addresses
+        for place, address in zip(self._places, given, strict=True):
+            addresses[place] = address
+        self._run(start, addresses, initial, y.data_ptr(), [part.data_ptr() for part in final])
         return [y, *final]
 
 
