@@ -220,8 +220,8 @@ class CoreModule:
         kept = self._step
         if kept is None or kept[0].dtype is not dtype:
             kept = self._step = OneStep(self._cell, self._constants, self._sizes, dtype), None
-        state = hx if hx is None or type(hx) is tuple else (hx,)
-        if state is not None and len(state) != len(shapes[2]):
+        state = (hx,) if len(shapes[2]) == 1 and hx is not None else hx
+        if state is not None and (type(state) is not tuple or len(state) != len(shapes[2])):
             return None
         return kept[0](x, state, [self._parameter(name) for name in self._names], shapes)
 

@@ -58,8 +58,9 @@ class Weights:
         arrays = {name: contiguous(as_array(tensor)) for name, tensor in zip(names, tensors, strict=True)}
         # Before packing: what is written meanwhile then differs from it at the next call.
         fingerprint = _core.fingerprint([a.ctypes.data for a in arrays.values()], [a.nbytes for a in arrays.values()])
-        for other in [number for number in self._entries if (number < 0) != (layer < 0)]:
-            del self._entries[other]
+        for other in list(self._entries):  # a copy: other threads may be here too
+            if (other < 0) != (layer < 0):
+                self._entries.pop(other, None)
         entry = self._entries.get(layer)
         found = None if entry is None else entry.packed
         if found is not None and (found.regularization != rates or not _fits(found, arrays)):
@@ -74,7 +75,7 @@ class Weights:
 
     def went_back(self) -> None:
         """A tape has been used up."""
-        if sum(entry.packed.network.weight_bytes for entry in self._entries.values()) > _LARGE:
+        if sum(entry.packed.network.weight_bytes for entry in list(self._entries.values())) > _LARGE:
             self._entries.clear()
 
 
