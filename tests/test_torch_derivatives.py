@@ -351,3 +351,17 @@ def test_autocast_does_not_reach_derivatives(kind: str) -> None:
         strict=True,
     ):
         assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+def test_forward_mode_and_vmap_go_through_dropout_between_layers_with_lengths() -> None:
+    layer, x, v = module("gru", num_layers=3, dropout=0.4), normal(3, 2, I), normal(3, 2, I, seed=1)
+
+    def output(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return layer(x, lengths=[3, 2])[0]
+
+    value, tangent = FUNC.jvp(output, (x,), (v,))
+    step = 1e-5
+    assert_close([value, tangent], [output(x), (output(x + step * v) - output(x - step * v)) / (2 * step)])
+    rows = FUNC.vmap(lambda x: layer(x, lengths=[3, 2])[0], randomness="different")(torch.stack([x, x]))
+    assert not torch.equal(rows[0], rows[1])

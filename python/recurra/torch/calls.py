@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -147,9 +148,9 @@ class CoreModule:
     def _dropped(self, x: Tensor, lengths: Array | None, dropout: float) -> Tensor:
         if lengths is None or not (lengths[:-1] >= lengths[1:]).all() or not lengths.all():
             return torch.nn.functional.dropout(x, dropout)
-        data, sizes, *_ = pack_padded_sequence(x, torch.from_numpy(lengths))  # as torch.nn, for the same masks
-        data = torch.nn.functional.dropout(data, dropout)
-        return pad_packed_sequence(PackedSequence(data, sizes), total_length=x.shape[0])[0]
+        # On packed data, as torch.nn, for the same masks; by indices, as torch packs in neither forward mode nor vmap.
+        places = tuple(map(torch.from_numpy, np.nonzero(np.arange(len(x))[:, None] < lengths)))
+        return torch.zeros_like(x).index_put(places, torch.nn.functional.dropout(x[places], dropout))
 
     def _run(
         self, layer: int, x: Tensor, state: list[Tensor], lengths: Array | None, batch_first: bool
