@@ -328,3 +328,40 @@ def test_empty_sequences_have_no_derivatives() -> None:
     assert_close(torch.autograd.grad(g.sum(), h), [torch.full_like(h, 2)])
     call = equations.Call("lstm", {"cell_clip": np.inf}, layer._rates, 1, 1, True, None, False, None)
     assert equations.run(call, torch.zeros(0, B, I, dtype=F64), [], list(layer.parameters()))[0].shape == (0, B, H)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *OWN_KINDS])
+def test_autocast_does_not_reach_derivatives(kind: str) -> None:
+    """They run in float32 as the layer does, not in bfloat16; only what torch.func goes back through is torch's own."""
+    layer, x = module(kind, dtype=torch.float32), make_input("").float().requires_grad_()
+
+    def found() -> list[Tensor]:
+        (g,) = torch.autograd.grad(layer(x)[0].pow(2).sum(), x, create_graph=True)
+        second = torch.autograd.grad(g.pow(2).sum(), x)
+        value, tangent = FUNC.jvp(lambda x: layer(x)[0], (x.detach(),), (x.detach(),))
+        _, back = FUNC.vjp(lambda x: layer(x)[0], x.detach())
+        return [*second, value, tangent, FUNC.vmap(lambda row: layer(row)[0], 1)(x.detach()), back]
+
+    expected = found()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        halved = found()
+    for a, b in zip(
+        [*halved[:-1], *halved[-1](halved[1].detach())],
+        [*expected[:-1], *expected[-1](halved[1].detach())],
+        strict=True,
+    ):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+def test_forward_mode_and_vmap_go_through_dropout_between_layers_with_lengths() -> None:
+    layer, x, v = module("gru", num_layers=3, dropout=0.4), normal(3, 2, I), normal(3, 2, I, seed=1)
+
+    def output(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return layer(x, lengths=[3, 2])[0]
+
+    value, tangent = FUNC.jvp(output, (x,), (v,))
+    step = 1e-5
+    assert_close([value, tangent], [output(x), (output(x + step * v) - output(x - step * v)) / (2 * step)])
+    rows = FUNC.vmap(lambda x: layer(x, lengths=[3, 2])[0], randomness="different")(torch.stack([x, x]))
+    assert not torch.equal(rows[0], rows[1])

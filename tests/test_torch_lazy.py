@@ -192,3 +192,41 @@ def test_a_graph_maker_records_torchs_layer_and_not_a_constant() -> None:
             torch.testing.assert_close(graph(2 * X), layer(2 * X)[0])
         with pytest.raises(RuntimeError, match=r"make_fx.*gru_write"):
             make_fx(lambda x: module("write")(x)[0])(X)
+
+
+@pytest.mark.parametrize("steps", [1, T])
+def test_zeros_without_memory_are_zeros(steps: int) -> None:
+    for kind in ("gru", "lstm"):
+        layer = module(kind)
+        zeros = torch._efficientzerotensor((steps, 1, I), dtype=F64)
+        with torch.no_grad():
+            assert_same_bits(tensors(layer(zeros)), tensors(layer(torch.zeros(steps, 1, I, dtype=F64))))
+    cell = recurra.torch.GRUCell(I, H, dtype=F64)
+    x = normal(1, I)
+    with torch.no_grad():
+        assert_same_bits([cell(x, torch._efficientzerotensor((1, H), dtype=F64))], [cell(x)])
+
+
+def _released(tensor: Tensor) -> Tensor:
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("steps", [1, T])
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_memory_that_has_been_released_is_never_read(kind: str, steps: int, grad: bool) -> None:
+    x, state = normal(steps, 1, I), [normal(1, 1, H) for _ in range(2 if kind == "lstm" else 1)]
+    wrapped: Any = tuple if kind == "lstm" else lambda parts: parts[0]
+    with torch.set_grad_enabled(grad):
+        for form in (_released, torch._to_functional_tensor):
+            with pytest.raises(ValueError, match=r"^input: expected a tensor with memory"):
+                module(kind)(form(x.clone()))
+            with pytest.raises(ValueError, match=r"^hx h: expected a tensor with memory"):
+                module(kind)(x, wrapped([form(state[0].clone()), *state[1:]]))
+        layer = module(kind)
+        _released(layer.weight_hh_l0)
+        with pytest.raises(ValueError, match=r"^weight_hh_l0: expected a tensor with memory"):
+            layer(x)
+    with pytest.raises(ValueError, match=r"^x: expected a tensor with memory"):
+        recurra.GRU(I, H, dtype="float64")(_released(x.clone()))

@@ -353,3 +353,35 @@ def test_copies_compute_the_same_and_are_independent(way: str) -> None:
         other.weight_hh_l1.zero_()
     assert_close([layer(x)[0]], [expected], tolerance=0)
     assert not torch.equal(other(x)[0], expected)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_one_step_refuses_what_more_steps_refuse(grad: bool) -> None:
+    x, h = torch.zeros(1, I, dtype=F64), torch.zeros(1, H, dtype=F64)
+    cell = recurra.torch.GRUCell(I, H, dtype=F64)
+    with torch.set_grad_enabled(grad):
+        for shape in ((1, 1, I), (1, 1, 1, I)):
+            with pytest.raises(ValueError, match=r"^input: expected shape"):
+                cell(x.reshape(shape))
+        with pytest.raises(TypeError, match=r"^hx h: expected a torch\.Tensor, got tuple"):
+            cell(x, (h,))
+        with pytest.raises(TypeError, match=r"^hx h: expected a torch\.Tensor, got tuple"):
+            module("gru")(x.reshape(1, 1, I), (h.reshape(1, 1, H),))
+
+
+def test_another_thread_may_run_a_module_while_a_backward_ends() -> None:
+    layer, x = module("lstm", num_layers=2, dropout=0.5), normal(3, 2, I)
+    y, _ = layer(x)
+    entries = layer._weights._entries
+    first = entries[0]
+
+    class Meanwhile:
+        @property
+        def packed(self) -> Any:
+            layer.eval()(x)  # all layers at once
+            return first.packed
+
+    entries[0] = Meanwhile()
+    y.sum().backward()
+    assert list(entries) == [-1]
+    assert all(p.grad is not None for p in layer.parameters())

@@ -87,7 +87,16 @@ def _settled(name: str, value: Any) -> Any:
         and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
     ):
         raise TypeError(f"{name}: expected an array, got a tensor with a forward-mode derivative, which would be lost")
+    if tensor.layout is torch.strided and tensor.is_cpu:
+        check_memory(name, tensor)
     return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
+
+
+def check_memory(name: str, tensor: Any) -> None:
+    """ValueError if a dense torch tensor on the CPU has numbers and no memory: released (as sharded training does
+    between calls), or a wrapper of another. NumPy would read whatever lies elsewhere."""
+    if not tensor.data_ptr() and tensor.numel() and not tensor._is_zerotensor():
+        raise ValueError(f"{name}: expected a tensor with memory, got one whose memory has been released")
 
 
 def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int | str, ...]) -> Array:

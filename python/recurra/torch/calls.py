@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -147,9 +148,9 @@ class CoreModule:
     def _dropped(self, x: Tensor, lengths: Array | None, dropout: float) -> Tensor:
         if lengths is None or not (lengths[:-1] >= lengths[1:]).all() or not lengths.all():
             return torch.nn.functional.dropout(x, dropout)
-        data, sizes, *_ = pack_padded_sequence(x, torch.from_numpy(lengths))  # as torch.nn, for the same masks
-        data = torch.nn.functional.dropout(data, dropout)
-        return pad_packed_sequence(PackedSequence(data, sizes), total_length=x.shape[0])[0]
+        # On packed data, as torch.nn, for the same masks; by indices, as torch packs in neither forward mode nor vmap.
+        places = tuple(map(torch.from_numpy, np.nonzero(np.arange(len(x))[:, None] < lengths)))
+        return torch.zeros_like(x).index_put(places, torch.nn.functional.dropout(x[places], dropout))
 
     def _run(
         self, layer: int, x: Tensor, state: list[Tensor], lengths: Array | None, batch_first: bool
@@ -220,8 +221,8 @@ class CoreModule:
         kept = self._step
         if kept is None or kept[0].dtype is not dtype:
             kept = self._step = OneStep(self._cell, self._constants, self._sizes, dtype), None
-        state = hx if hx is None or type(hx) is tuple else (hx,)
-        if state is not None and len(state) != len(shapes[2]):
+        state = (hx,) if len(shapes[2]) == 1 and hx is not None else hx
+        if state is not None and (type(state) is not tuple or len(state) != len(shapes[2])):
             return None
         return kept[0](x, state, [self._parameter(name) for name in self._names], shapes)
 

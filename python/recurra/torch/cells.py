@@ -47,7 +47,7 @@ class _Cell(CoreModule):
             plain = False
         else:
             plain = type(input) is torch.Tensor and input.numel() == self.input_size and not input.is_nested
-        if plain:
+        if plain and input.dim() <= 2:
             ones = tuple(input.shape[:-1])
             states = [torch.Size((*ones, self.hidden_size))] * len(CELLS[self._cell].states)
             done = self._quick(input, hx, (torch.Size((*ones, self.input_size)), None, states))

@@ -51,6 +51,11 @@ class Call(NamedTuple):
 
 def run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
     """[y, *final states], of x and initial states (none: zeros) in the forms that modules take, and all parameters."""
+    with torch.autocast("cpu", enabled=False):  # which would make products of less than float32
+        return _run(call, x, state, params)
+
+
+def _run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
     unbatched = x.dim() == 2
     if unbatched:
         x, state = x.unsqueeze(1), [part.unsqueeze(1) for part in state]

@@ -166,9 +166,10 @@ def _vector_jacobian(
     if not pairs or not inputs:
         return tuple(torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True))
     outputs, incoming = zip(*pairs, strict=True)
-    found = torch.autograd.grad(
-        outputs, inputs, incoming, create_graph=again, allow_unused=True, materialize_grads=True
-    )
+    with torch.autocast("cpu", enabled=False):
+        found = torch.autograd.grad(
+            outputs, inputs, incoming, create_graph=again, allow_unused=True, materialize_grads=True
+        )
     rest = iter(found)
     return tuple(next(rest) if need else None for need in needed)
 

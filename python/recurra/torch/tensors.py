@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._arrays import check_shape
+from .._arrays import check_memory, check_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,8 @@ def check(name: str, value: Any, dtype: Any = None, *patterns: tuple[int | str, 
         _check_kind(name, value)
     if value.device.type != "cpu":
         raise ValueError(f"{name}: expected CPU memory, got {value.device}")
+    if not (torch.compiler.is_compiling() or is_transforming()):
+        check_memory(name, value)
     if value.dtype not in DTYPES:
         raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {value.dtype}")
     if dtype not in (None, value.dtype):

@@ -58,8 +58,9 @@ class Weights:
         arrays = {name: contiguous(as_array(tensor)) for name, tensor in zip(names, tensors, strict=True)}
         # Before packing: what is written meanwhile then differs from it at the next call.
         fingerprint = _core.fingerprint([a.ctypes.data for a in arrays.values()], [a.nbytes for a in arrays.values()])
-        for other in [number for number in self._entries if (number < 0) != (layer < 0)]:
-            del self._entries[other]
+        for other in list(self._entries):  # a copy: other threads may be here too
+            if (other < 0) != (layer < 0):
+                self._entries.pop(other, None)
         entry = self._entries.get(layer)
         found = None if entry is None else entry.packed
         if found is not None and (found.regularization != rates or not _fits(found, arrays)):
@@ -74,7 +75,7 @@ class Weights:
 
     def went_back(self) -> None:
         """A tape has been used up."""
-        if sum(entry.packed.network.weight_bytes for entry in self._entries.values()) > _LARGE:
+        if sum(entry.packed.network.weight_bytes for entry in list(self._entries.values())) > _LARGE:
             self._entries.clear()
 
 
@@ -129,11 +130,14 @@ class OneStep:
         if self._releases:  # the GIL: another thread may give a parameter other memory, and these keep the old
             x, params = x.detach(), [param.detach() for param in params]
             state = None if state is None else [part.detach() for part in state]
-        addresses = [0] * self._addresses
-        for place, param in zip(self._places, params, strict=True):
-            addresses[place] = param.data_ptr()
+        start, given = x.data_ptr(), [param.data_ptr() for param in params]
         initial = None if state is None else [part.data_ptr() for part in state]
-        self._run(x.data_ptr(), addresses, initial, y.data_ptr(), [part.data_ptr() for part in final])
+        if not (start and all(given) and all(initial or ())):  # none behind it: see `tensors.check`
+            return None
+        addresses = [0] * self._addresses
+        for place, address in zip(self._places, given, strict=True):
+            addresses[place] = address
+        self._run(start, addresses, initial, y.data_ptr(), [part.data_ptr() for part in final])
         return [y, *final]
 
 
