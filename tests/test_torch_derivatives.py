@@ -256,6 +256,18 @@ def test_vmap(kind: str) -> None:
     assert_close(FUNC.vmap(FUNC.grad(loss), (0, None))(many, x), stacked([gradients(p, x) for p in alone]), 1e-9)
 
 
+@pytest.mark.parametrize("option", ["recurrent_dropout", "zoneout"])
+def test_vmap_draws_one_mask_or_says_that_it_draws_no_others(option: str) -> None:
+    rates: dict[str, Any] = {option: 0.5}
+    layer = recurra.torch.GRU(I, H, **rates)
+    x = torch.ones(3, T, B, I)
+    y = FUNC.vmap(lambda x: layer(x)[0], randomness="same")(x)
+    assert_close([y[1], y[2]], [y[0], y[0]], 1e-6)
+    assert not torch.allclose(y[0, :, 0], y[0, :, 1], atol=1e-3)  # each row has its own
+    with pytest.raises(RuntimeError, match="recurrent_dropout and zoneout need randomness='same', got 'different'"):
+        FUNC.vmap(lambda x: layer(x)[0], randomness="different")(x)
+
+
 def test_a_step_of_second_order_maml_is_torchs() -> None:
     """Inner step by gradients that keep their graph; the outer gradient goes through them (Finn et al. 2017)."""
     gradients = []

@@ -20,6 +20,15 @@ T = TypeVar("T")
 FLOAT_DTYPES = {np.dtype(name): name for name in ("float32", "float64")}
 
 
+def shown(value: Any) -> str:
+    """`value` as errors show it: its beginning, if it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # whatever the caller's __repr__ raises, and Python's for an integer of thousands of digits
+        return f"{'an' if isinstance(value, int) else 'a'} {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 def integer(name: str, value: Any, minimum: int = 1) -> int:
     """`value` as an int of at least `minimum`; booleans and floats are refused."""
     try:
@@ -27,20 +36,20 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     except Exception:  # whatever the caller's __index__ raises
         number = None
     if number is None:
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
+        raise TypeError(f"{name}: expected an integer, got {shown(value)}")
     if number < minimum:
-        raise ValueError(f"{name}: expected at least {minimum}, got {number}")
+        raise ValueError(f"{name}: expected at least {minimum}, got {shown(number)}")
     return number
 
 
 def real(name: str, value: Any) -> float:
     """`value`, an int or float but not NaN, as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
+        raise TypeError(f"{name}: expected a number, got {shown(value)}")
     try:
         number = float(value)
     except OverflowError:
-        raise ValueError(f"{name}: expected a number that float64 holds, got {value}") from None
+        raise ValueError(f"{name}: expected a number that float64 holds, got {shown(value)}") from None
     if math.isnan(number):
         raise ValueError(f"{name}: expected a number, got NaN")
     return number
@@ -50,14 +59,14 @@ def chance(name: str, value: Any) -> float:
     """`value` as a float in 0..1."""
     number = real(name, value)
     if not 0 <= number <= 1:
-        raise ValueError(f"{name}: expected a number in 0..1, got {value}")
+        raise ValueError(f"{name}: expected a number in 0..1, got {shown(value)}")
     return number
 
 
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool; anything else is refused, so that a misplaced positional argument is noticed."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected True or False, got {value!r}")
+        raise TypeError(f"{name}: expected True or False, got {shown(value)}")
     return bool(value)
 
 
@@ -67,7 +76,7 @@ def choice(name: str, value: Any, choices: Mapping[Any, T]) -> T:
     for key, chosen in choices.items():
         if isinstance(wanted, type(key)) and wanted == key:
             return chosen
-    raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {shown(value)}")
 
 
 def float_dtype(name: str, value: Any) -> np.dtype[Any]:
@@ -77,7 +86,7 @@ def float_dtype(name: str, value: Any) -> np.dtype[Any]:
     except Exception:  # TypeError, ValueError, SyntaxError, or what an attribute `dtype` of the caller's raises
         dtype = None
     if dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
+        raise TypeError(f"{name}: expected float32 or float64, got {shown(value)}")
     return dtype  # type: ignore[no-any-return]
 
 

@@ -177,6 +177,8 @@ class CoreModule:
     def _equations(self, layer: int, lengths: Array | None, batch_first: bool, seed: Tensor | None) -> equations.Call:
         sizes = self._sizes
         layers = sizes.layers if layer < 0 else 1
+        if seed is not None and torch._C._functorch.is_batchedtensor(seed):
+            raise RuntimeError("torch.func.vmap: recurrent_dropout and zoneout need randomness='same', got 'different'")
         drawn = None if seed is None else int(seed)
         return equations.Call(
             self._cell, self._constants, self._rates, layers, sizes.directions, sizes.bias, lengths, batch_first, drawn
