@@ -102,16 +102,18 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         if all(grad is None for grad in grads):
             return (None,) * (2 + len(needed))
         again = torch.is_grad_enabled()  # create_graph=True
+        batched = is_transforming() or any(grad is not None and is_batched(grad) for grad in grads)
         tape = ctx.tape
-        if is_transforming() or any(grad is not None and is_batched(grad) for grad in grads):
-            found = differentiated(ctx.plan.call, ctx.states, ctx.saved_tensors, needed, grads, again)
+        # Not looked at without need: they may have been overwritten. And once only: checkpoints make them anew.
+        tensors = ctx.saved_tensors if batched or again or tape is None else ()
+        if batched:
+            found = differentiated(ctx.plan.call, ctx.states, tensors, needed, grads, again)
         else:
             if tape is None:
-                x, *more = ctx.saved_tensors
-                _, tape = _run_taped(ctx.plan, x, more[: ctx.states])
+                _, tape = _run_taped(ctx.plan, tensors[0], tensors[1 : 1 + ctx.states])
             if again:
                 apply: Any = _Gradients.apply
-                found = apply(ctx.plan.call, tape, ctx.states, needed, len(grads), *grads, *ctx.saved_tensors)
+                found = apply(ctx.plan.call, tape, ctx.states, needed, len(grads), *grads, *tensors)
             else:
                 found = core_gradients(tape, ctx.states, needed, grads)
         if not _keeps_graph():
