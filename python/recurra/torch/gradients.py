@@ -105,7 +105,7 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         batched = is_transforming() or any(grad is not None and is_batched(grad) for grad in grads)
         tape = ctx.tape
         # Not looked at without need: they may have been overwritten. And once only: checkpoints make them anew.
-        tensors = ctx.saved_tensors if batched or again or tape is None else ()
+        tensors: Sequence[Tensor] = ctx.saved_tensors if batched or again or tape is None else ()
         if batched:
             found = differentiated(ctx.plan.call, ctx.states, tensors, needed, grads, again)
         else:
