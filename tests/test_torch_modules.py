@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import io
 import itertools
 import pickle
@@ -385,3 +387,47 @@ def test_another_thread_may_run_a_module_while_a_backward_ends() -> None:
     y.sum().backward()
     assert list(entries) == [-1]
     assert all(p.grad is not None for p in layer.parameters())
+
+
+def _tapes() -> int:
+    gc.collect()
+    return sum(type(thing).__name__ == "Tape" for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize(("reentrant", "second"), [(False, False), (False, True), (True, False)])
+def test_checkpoints_keep_no_tape_and_change_no_gradient(kind: str, reentrant: bool, second: bool) -> None:
+    layer = module(kind, num_layers=2, dropout=0.3, recurrent_dropout=0.2)
+    before, found = _tapes(), []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        x = normal(5, 2, I).requires_grad_()
+        if checkpointed:
+            y = torch.utils.checkpoint.checkpoint(lambda x: layer(x)[0], x, use_reentrant=reentrant)
+        else:
+            y = layer(x)[0]
+        assert (_tapes() > before) is not checkpointed
+        if second:
+            (g,) = torch.autograd.grad(y.pow(2).sum(), x, create_graph=True)
+            g.pow(2).sum().backward()
+        else:
+            y.pow(2).sum().backward()
+        found.append([y.detach(), x.grad, *(p.grad for p in layer.parameters())])
+        layer.zero_grad()
+    assert_same_bits(*([tensor.numpy() for tensor in each] for each in found))
+
+
+def test_tensors_saved_elsewhere_give_the_same_derivatives() -> None:
+    found = []
+    for saved in (False, True):
+        layer, x = pair("gru")[1], normal(5, 2, I).requires_grad_()
+        with torch.autograd.graph.save_on_cpu() if saved else contextlib.nullcontext():
+            y = layer(x)[0]
+            (g,) = torch.autograd.grad(y.pow(2).sum(), x, create_graph=True)
+        (h,) = torch.autograd.grad(g.pow(2).sum(), x, retain_graph=True)
+        y.sum().backward(retain_graph=True)
+        y.sum().backward()
+        found.append([g.detach(), h, x.grad])
+        with pytest.raises(RuntimeError, match="second"):
+            y.sum().backward()
+    assert_same_bits(*([tensor.numpy() for tensor in each] for each in found))

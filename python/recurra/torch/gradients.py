@@ -30,6 +30,12 @@ Grads = tuple[Tensor | None, ...]
 # keep losses, and with them all nodes. torch has no public name for it; where it has none at all, a tape lives on.
 _keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
+# The hooks that see what is saved for backward now, or None: activation checkpointing is made of them. They see
+# tensors, which a tape is not: none is kept while there are such hooks, but made anew in backward.
+_saving_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None
+)
+
 
 class Plan(NamedTuple):
     """How a call runs: its packed weights, who keeps them, and what else it needs."""
@@ -58,6 +64,11 @@ def run_untrained(plan: Plan, x: Tensor, state: Sequence[Tensor]) -> list[Tensor
     return run_core(functional.forward, plan, x, state, recompute=True, rng=plan.call.seed)[0]
 
 
+def _run_taped(plan: Plan, x: Tensor, state: Sequence[Tensor]) -> tuple[list[Tensor], Tape]:
+    results, (tape,) = run_core(functional.forward, plan, x, state, recompute=plan.recompute, rng=plan.call.seed)
+    return results, tape
+
+
 def sequence(plan: Plan, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
     """[y, *final states], with gradients."""
     apply: Any = _Sequence.apply
@@ -71,16 +82,19 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
     @staticmethod
     def forward(ctx: Any, plan: Plan, states: int, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.plan, ctx.states = plan, states
-        results, (ctx.tape,) = run_core(
-            functional.forward, plan, tensors[0], tensors[1 : 1 + states], recompute=plan.recompute, rng=plan.call.seed
-        )
+        ctx.plan, ctx.states, ctx.tape = plan, states, None
+        ctx.keeps_tape = _saving_hooks(False) is None
+        x, state = tensors[0], tensors[1 : 1 + states]
+        if ctx.keeps_tape:
+            results, ctx.tape = _run_taped(plan, x, state)
+        else:
+            results = run_untrained(plan, x, state)
         ctx.save_for_backward(*tensors)  # looked at for second derivatives only: others may have been overwritten
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        if ctx.tape is None:
+        if ctx.keeps_tape and ctx.tape is None:
             raise RuntimeError(
                 "recurra.torch: a second backward through this call needs retain_graph=True in the first"
             )
@@ -88,13 +102,20 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         if all(grad is None for grad in grads):
             return (None,) * (2 + len(needed))
         again = torch.is_grad_enabled()  # create_graph=True
-        if is_transforming() or any(grad is not None and is_batched(grad) for grad in grads):
-            found = differentiated(ctx.plan.call, ctx.states, ctx.saved_tensors, needed, grads, again)
-        elif again:
-            apply: Any = _Gradients.apply
-            found = apply(ctx.plan.call, ctx.tape, ctx.states, needed, len(grads), *grads, *ctx.saved_tensors)
+        batched = is_transforming() or any(grad is not None and is_batched(grad) for grad in grads)
+        tape = ctx.tape
+        # Not looked at without need: they may have been overwritten. And once only: checkpoints make them anew.
+        tensors: Sequence[Tensor] = ctx.saved_tensors if batched or again or tape is None else ()
+        if batched:
+            found = differentiated(ctx.plan.call, ctx.states, tensors, needed, grads, again)
         else:
-            found = core_gradients(ctx.tape, ctx.states, needed, grads)
+            if tape is None:
+                _, tape = _run_taped(ctx.plan, tensors[0], tensors[1 : 1 + ctx.states])
+            if again:
+                apply: Any = _Gradients.apply
+                found = apply(ctx.plan.call, tape, ctx.states, needed, len(grads), *grads, *tensors)
+            else:
+                found = core_gradients(tape, ctx.states, needed, grads)
         if not _keeps_graph():
             ctx.tape = None
             ctx.plan.weights.went_back()
