@@ -261,6 +261,7 @@ CONSTRUCTIONS: list[tuple[str, Any, dict[str, Any], Any, str]] = [
         "cell_clip.*got an int that",
     ),
     ("hidden that Python does not print", recurra.RNN, {"hidden_size": -(10**5000)}, ValueError, "hidden_size.*an int"),
+    ("layers beyond printing", recurra.GRU, {"num_layers": 10**5000}, MemoryError, "num_layers=an int that"),
     ("long text is cut", recurra.GRU, {"input_size": "a" * 5000}, TypeError, r"^input_size: .*, got 'a{99}\.\.\.$"),
     ("coupled float", recurra.LSTM, {"coupled": 1.0}, ValueError, r"coupled.*True.*1\.0"),
     ("coupled 0", recurra.LSTM, {"coupled": 0}, ValueError, "coupled.*False.*got 0"),

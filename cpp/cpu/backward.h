@@ -61,7 +61,7 @@ struct TransposedBlock {
   static void run(const TransposedCall<T>& call, int row, int tile) {
     constexpr int U = Vec<T>::lanes;
     const ptrdiff_t first = ptrdiff_t(tile) * U, left = call.tiles.units - first;  // the last columns may not fill their vector
-    const bool ahead = asks_ahead<TransposedBlock>(call);
+    const bool ahead = prefetches_ahead<TransposedBlock>(call);
     Vec<T> acc[N][R][1];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)

@@ -41,7 +41,7 @@ RECURRA_FN ptrdiff_t bytes_to_read(const Call& call) {
 // Whether blocks of rows prefetch the next tiles: weights from memory or an outer cache keep the first block waiting, while
 // those after it find them near. (bench/NOTES.md, "Prefetching the next tiles for a batch")
 template <class Block, class Call>
-RECURRA_FN bool asks_ahead(const Call& call) {
+RECURRA_FN bool prefetches_ahead(const Call& call) {
   constexpr ptrdiff_t enough = 64 << 20;  // bytes, times rows
   return call.rows > Block::Shape::max_rows && bytes_to_read<Block>(call) * call.rows >= enough;
 }
@@ -103,7 +103,7 @@ struct PhaseBlock {
         for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
     Vec<T> acc[N][R][chains];
     start<phase.input.count>(acc, tiles, tile, call.before, row);
-    const bool ahead = asks_ahead<PhaseBlock>(call);
+    const bool ahead = prefetches_ahead<PhaseBlock>(call);
     if constexpr (phase.input.count > 0)
       if (!call.before.base)
         W::template add<InputOf<P>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size, ahead);
@@ -159,7 +159,7 @@ struct InputBlock {
     Vec<T> acc[N][R][gates];
     start<gates>(acc, tiles, tile, Panel<const T>(), row);
     W::template add<PlainGates<gates>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size,
-                                       asks_ahead<InputBlock>(call));
+                                       prefetches_ahead<InputBlock>(call));
     T* out = call.out[row] + ptrdiff_t(tile) * gates * U;
     const ptrdiff_t stride = call.out.stride;
 #pragma GCC unroll 8
@@ -202,7 +202,7 @@ RECURRA_FN void walk(const Call& call, bool backwards, int begin, int end) {
 template <class Block, class Call>
 RECURRA_FN bool goes_backwards(const Call& call) {
   constexpr ptrdiff_t memory = 48 << 20;  // bytes of one worker (bench/NOTES.md, "Memory is read in order")
-  return call.backwards && !asks_ahead<Block>(call) && bytes_to_read<Block>(call) < memory;
+  return call.backwards && !prefetches_ahead<Block>(call) && bytes_to_read<Block>(call) < memory;
 }
 
 // A single row reads all weights of its tiles once a step. The more chains side by side the better, unless few tiles would stay

@@ -47,7 +47,7 @@ struct Ahead {
     if (!wanted) return {tiles.base, 0};           // prefetching what is near costs less than a branch for each word
     return {tiles.base + (tile + N + part / G) * tiles.size + at + part % G * words * Vec<T>::lanes, Vec<T>::lanes};
   }
-  RECURRA_FN void ask(ptrdiff_t word) const { __builtin_prefetch(from + word * step); }
+  RECURRA_FN void prefetch(ptrdiff_t word) const { __builtin_prefetch(from + word * step); }
 };
 
 constexpr int kAccumulators = RECURRA_REGISTERS == 32 ? 24 : 12;  // the rest hold weights and a broadcast
@@ -81,7 +81,7 @@ struct FullWeights {
     const auto next = Ahead<T>::template part<R, N, G>(ahead, row, tiles, tile, at, size);
     for (ptrdiff_t k = 0; k < size; ++k) {
       Vec<T> w[N][G];
-      if (R > 1) next.ask(k);
+      if (R > 1) next.prefetch(k);
       load_weights<R>(w, weights, k);
       multiply_add<Gates, Vec<T>>(acc, w, rows, k);
     }
@@ -103,7 +103,7 @@ struct Bfloat16Weights {
     point_to_weights(weights, tiles, tile, at);
     const auto next = Ahead<float>::part<R, N, Gates::product().count>(ahead, row, tiles, tile, at, (size + 1) / 2);
     for (ptrdiff_t k = 0; k < size; k += 2) {
-      if (R > 1) next.ask(k / 2);
+      if (R > 1) next.prefetch(k / 2);
       add_half<Gates, true>(acc, rows, weights, k + 1);
       add_half<Gates, false>(acc, rows, weights, k);
     }
@@ -143,7 +143,7 @@ struct Bfloat16Pairs {
     const auto next = Ahead<float>::part<R, N, G>(ahead, row, tiles, tile, at, (size + 1) / 2);
     for (ptrdiff_t k = 0; k < (size + 1) / 2; ++k) {
       Vec<float> w[N][G];
-      if (R > 1) next.ask(k);
+      if (R > 1) next.prefetch(k);
       load_weights<R>(w, weights, k);
       multiply_add<Gates, TwoHalves>(acc, w, rows, k);
     }
@@ -179,7 +179,7 @@ struct Int8Weights {
               FourBytes::shifted ? Vec<float>::load(weights[n] + ((words + 1) * G + g) * U).bits() : Vec<float>::Bits{};
     const auto next = Ahead<float>::part<R, N, G>(ahead, row, tiles, tile, at, words);
     for (ptrdiff_t k = 0; k < words; ++k) {
-      if (R > 1) next.ask(k);
+      if (R > 1) next.prefetch(k);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const FourBytes four(rows[r][k]);

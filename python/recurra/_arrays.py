@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._options import shown
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol, TypeAlias
@@ -209,7 +211,7 @@ def bounded(name: str, array: Array, limit: int) -> Array:
 def require_memory(name: str, size: int) -> None:
     """MemoryError if `size` bytes are more than the machine has."""
     if size > _SMALL_BYTES and size > (memory := machine_memory()):
-        raise MemoryError(f"{name}: needs {size} bytes, this machine has {memory}")
+        raise MemoryError(f"{name}: needs {shown(size)} bytes, this machine has {memory}")
 
 
 class memory_for:  # noqa: N801  (a `with` statement reads so)

@@ -12,7 +12,7 @@ from . import functional
 from ._arrays import require_memory
 from ._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
 from ._fixed import Fixed
-from ._options import choice, flag, float_dtype, generator, integer, mapping, real
+from ._options import choice, flag, float_dtype, generator, integer, mapping, real, shown
 from .packed import Packed
 from .stream import Stream
 
@@ -147,7 +147,7 @@ class Recurrent(Fixed):
         }
         spec.constant_values(constants, values_dtype)
         random = generator(seed, rng)
-        what = f"input_size={sizes.input}, hidden_size={sizes.hidden}, num_layers={sizes.layers}"
+        what = f"input_size={shown(sizes.input)}, hidden_size={shown(hidden)}, num_layers={shown(sizes.layers)}"
         copies = 2  # initial and packed
         require_memory(what, copies * spec.parameter_count(sizes) * values_dtype.itemsize)
         bound = 1 / math.sqrt(hidden)

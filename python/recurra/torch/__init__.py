@@ -36,8 +36,13 @@ What differs from torch.nn:
   break still); with fullgraph=True torch then reports errors of a call in its own words.
 - torch.jit.trace, torch.export and torch.onnx.export record torch.nn's layer in its place, or refuse by name where
   there is none; torch.jit.script and torch.ao.quantization want `revert`.
-- Writing to a parameter between forward and backward is allowed (not in a graph of torch.compile): first gradients are
-  those of the values that ran.
+- Parameters, inputs and initial states may be written to between forward and backward: first gradients are those of the
+  values that ran. (Not in checkpoints or graphs of torch.compile.)
+- Inside torch.utils.checkpoint and under saved-tensor hooks only tensors are kept for backward, which then computes the
+  layer once more.
+- What a call goes back through while CPU autocast is on, as torch.func.grad does there, is torch's own and autocast.
+- T may be 0: the output is empty then, and the final state the initial one. Subclasses of Tensor come out as tensors.
+- Sizes and options are fixed when a module is made; rates of dropout and zoneout may be changed.
 """
 
 from .cells import GRUCell, LSTMCell, RNNCell
