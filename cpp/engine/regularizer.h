@@ -1,5 +1,6 @@
-// Dropout and zoneout on the rows of a step, forward and backward: `Noise` draws, this knows where the numbers lie. Every
-// function returns at once when what it does is switched off, so session.cpp and bptt.cpp call them unconditionally.
+// Dropout and zoneout on the rows of a step, forward and backward: `Noise` draws, this knows where the numbers lie. Functions
+// do nothing when what they are for is switched off; only the time loop of session.cpp asks first, since two calls for nothing
+// are 2 % of a step at H = 64.
 #pragma once
 #include "states.h"
 
