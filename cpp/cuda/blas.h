@@ -1,0 +1,46 @@
+// Products by cuBLAS.
+#pragma once
+#include "device.h"
+
+namespace recurra {
+namespace cuda {
+
+enum class Number { f32, f64, f16, bf16 };
+
+// A matrix in device memory, row-major, and how far the next one of a batch lies.
+struct Matrix {
+  const void* data = nullptr;
+  int64_t row = 0;    // elements from row to row
+  int64_t batch = 0;  // elements from matrix to matrix
+};
+
+// c = a b + beta c, [m, n] = [m, k] [k, n], `batches` of them; a and b may be given transposed (then a is [k, m], b [n, k]).
+// a and b are of one number type; c is too, but float for 16-bit ones. Sums are float, or double for f64.
+struct Gemm {
+  int64_t m = 0, n = 0, k = 0;
+  Matrix a, b;
+  bool a_transposed = false, b_transposed = false;
+  Matrix c;
+  float beta = 0;
+  int batches = 1;
+};
+
+// A cuBLAS handle with a stream and a workspace set, taken from a pool of the device and put back at the end: handles are not
+// for two threads at once, and making one takes milliseconds.
+class Blas {
+ public:
+  static constexpr size_t workspace_bytes = 32 << 20;  // as cuBLAS wants on Hopper
+
+  Blas(const Device& device, CUstream stream, void* workspace, bool allow_tf32);
+  ~Blas();
+  Blas(const Blas&) = delete;
+  void gemm(const Gemm& gemm, Number number) const;  // nothing is done if m, n or batches is 0; k = 0 scales c
+
+ private:
+  const Device& device_;
+  cublasHandle handle_;
+  bool allow_tf32_;
+};
+
+}  // namespace cuda
+}  // namespace recurra

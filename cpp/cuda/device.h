@@ -1,0 +1,68 @@
+// GPUs: their contexts, memory that this package owns, launches.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "library.h"
+
+namespace recurra {
+namespace cuda {
+
+// One for each GPU of the process, made at first use and kept. Its primary context, which CuPy and PyTorch use too.
+class Device {
+ public:
+  static const Device& of(int ordinal);  // std::invalid_argument when there is no such GPU
+  static int count();                    // 0 without a driver or GPU
+
+  int ordinal = 0;
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  CUcontext context = nullptr;
+};
+
+// Between construction and destruction the device's context is this thread's current one.
+class Current {
+ public:
+  explicit Current(const Device& device);
+  ~Current();
+  Current(const Current&) = delete;
+};
+
+// Device memory of our own: weights, states of streams. Allocated and freed synchronously, so never inside a call.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(const Device& device, size_t bytes);  // std::bad_alloc when the GPU has no room
+  ~Memory();
+  Memory(Memory&&) noexcept;
+  Memory& operator=(Memory&&) noexcept;
+  char* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  const Device* device_ = nullptr;
+  char* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+struct Grid {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+// Launches a kernel, which takes one struct by value.
+template <class Arguments>
+void launch(CUfunction kernel, Grid grid, Grid block, CUstream stream, const Arguments& arguments, unsigned shared_bytes = 0) {
+  void* parameters[] = {const_cast<Arguments*>(&arguments)};
+  check_driver(driver().cuLaunchKernel(kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes, stream,
+                                       parameters, nullptr),
+               "cuLaunchKernel");
+}
+
+bool is_capturing(CUstream stream);
+
+// What a device pointer belongs to: the GPU's number, or -1 when it is no device memory.
+int device_of(const void* pointer);
+
+}  // namespace cuda
+}  // namespace recurra
