@@ -29,7 +29,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, int64_t steps, std:
       order(std::move(the_order)),
       lengths(std::move(the_lengths)),
       recompute(recompute),
-      noise(model->config.regularization, seed) {
+      noise(noise_of(model->config.regularization, seed)) {
   keep_heap();
   const NetworkConfig& c = model->config;
   const ptrdiff_t hidden = model->padded_hidden();
