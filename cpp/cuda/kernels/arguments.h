@@ -60,7 +60,7 @@ struct BackwardArguments {
 };
 
 // out[m][n] = start + the sum over segments s in order, then k ascending, of a[m][a_at[s] + k] b[b_at[s] + k][n], one chain of
-// multiply-adds: grid (n, m, directions). The start is out itself (`adds`), or start[m][n] for n < start_columns and bias[n]
+// multiply-adds: grid (m, n, directions). The start is out itself (`adds`), or start[m][n] for n < start_columns and bias[n]
 // or 0 beyond.
 struct ProductArguments {
   int m, n;
@@ -80,7 +80,7 @@ struct ProductArguments {
 
 // out[m][n] = the sum over rows r of a[r][m] x[r][n], one chain of multiply-adds, in the order of the CPU's backward pass:
 // blocks of `block_steps` steps from the last to the first, the rows of each ascending.
-// grid (n, m, directions).
+// grid (m, n, directions).
 struct Outer {
   int64_t steps, block_steps;
   const int64_t* starts;  // at(s), s = 0 .. steps; null: s * rows

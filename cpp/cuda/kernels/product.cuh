@@ -37,25 +37,31 @@ inline void add_products(V (&acc)[kPerThread][kPerThread], const Weight* a, int6
   for (int64_t k = 0; k < length; k += kSlice) {
     const int count = length - k < kSlice ? int(length - k) : kSlice;
     __syncthreads();  // until the slices before these have been read
-    load_slice(slices.a, a + k * a_k, a_k, a_m, int(blockIdx.y) * kTile, m, count);
-    load_slice(slices.b, b + k * b_k, b_k, b_n, int(blockIdx.x) * kTile, n, count);
+    load_slice(slices.a, a + k * a_k, a_k, a_m, int(blockIdx.x) * kTile, m, count);
+    load_slice(slices.b, b + k * b_k, b_k, b_n, int(blockIdx.y) * kTile, n, count);
     __syncthreads();
-    for (int i = 0; i < count; ++i) RECURRA_UNROLL
-    for (int r = 0; r < kPerThread; ++r) RECURRA_UNROLL
-    for (int c = 0; c < kPerThread; ++c)
-      acc[r][c] = fma(V(slices.a[i][r * kThreads + row]), V(slices.b[i][c * kThreads + column]), acc[r][c]);
+    for (int i = 0; i < count; ++i) {
+      RECURRA_UNROLL
+      for (int r = 0; r < kPerThread; ++r) {
+        RECURRA_UNROLL
+        for (int c = 0; c < kPerThread; ++c)
+          acc[r][c] = fma(V(slices.a[i][r * kThreads + row]), V(slices.b[i][c * kThreads + column]), acc[r][c]);
+      }
+    }
   }
 }
 
 // use(m, n, sum) for each of the thread's sums that are in the result.
 template <class Use>
 inline void each_sum(int m, int n, const Use& use) {
-  const int row = int(blockIdx.y) * kTile + int(threadIdx.x) / kThreads;
-  const int column = int(blockIdx.x) * kTile + int(threadIdx.x) % kThreads;
+  const int row = int(blockIdx.x) * kTile + int(threadIdx.x) / kThreads;
+  const int column = int(blockIdx.y) * kTile + int(threadIdx.x) % kThreads;
   RECURRA_UNROLL
-  for (int r = 0; r < kPerThread; ++r) RECURRA_UNROLL
-  for (int c = 0; c < kPerThread; ++c)
-    if (row + r * kThreads < m && column + c * kThreads < n) use(row + r * kThreads, column + c * kThreads, r, c);
+  for (int r = 0; r < kPerThread; ++r) {
+    RECURRA_UNROLL
+    for (int c = 0; c < kPerThread; ++c)
+      if (row + r * kThreads < m && column + c * kThreads < n) use(row + r * kThreads, column + c * kThreads, r, c);
+  }
 }
 
 RECURRA_BLOCK_KERNEL(ordered_product, ProductArguments) {
@@ -80,7 +86,7 @@ RECURRA_BLOCK_KERNEL(ordered_product, ProductArguments) {
 // use(first row, number of rows) for each block of steps, in the order of the CPU's backward pass.
 template <class Use>
 inline void each_block(const Outer& o, const Use& use) {
-  const auto at = [&](int64_t step) { return o.starts ? o.starts[step] : step * o.rows; };
+  const auto at = [&](int64_t step) { return o.starts ? o.starts[step] - o.starts[0] : step * o.rows; };
   for (int64_t from = (o.steps - 1) / o.block_steps * o.block_steps; from >= 0 && o.steps; from -= o.block_steps) {
     const int64_t to = from + o.block_steps < o.steps ? from + o.block_steps : o.steps;
     use(at(from), at(to) - at(from));
