@@ -27,7 +27,9 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
       spec(spec_named(c.cell)),
       info(cells()[size_t(cell_number(c.cell))]),
       number_size(o.number == Number::f64 ? 8 : 4),
-      weight_size(o.number == Number::f64 ? 8 : o.number == Number::f32 ? 4 : 2) {
+      weight_size(o.number == Number::f64   ? 8
+                  : o.number == Number::f32 ? 4
+                                            : 2) {
   recurra::detail::check_config(config, info);
   if (config.precision != Precision::full) refuse("precision: expected full, the number type says what weights are rounded to");
   if (options.engine == Engine::exact && weight_size == 2) refuse("engine: exact is for float32 and float64");
@@ -96,7 +98,7 @@ void Network::set_parameters(const std::vector<std::vector<const void*>>& params
       const int layer = int(lane) / net.directions(), direction = int(lane) % net.directions();
       const PhaseWeights& weights = net.weights[size_t(layer)][size_t(p)];
       launch.zero(of_direction(weights.sums, direction, net.number_size).data, weights.sums.row, net.number_size);
-      each_parameter(net, layer, p, direction, weights, [&](int i, ParameterArguments a, bool matrix) {
+      each_parameter(net, layer, p, direction, weights, net.weight_size, [&](int i, ParameterArguments a, bool matrix) {
         a.parameter = const_cast<void*>(params[lane][size_t(i)]);
         if (a.parameter) launch.parameter(matrix ? net.kernels.pack_weights : net.kernels.pack_sums, a);
       });
@@ -140,8 +142,8 @@ Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) cons
   plan->engine = engine_of(net, rows);
   int64_t columns = 1;
   for (int p = 0; p < net.phases(); ++p) columns = std::max<int64_t>(columns, net.shape(0, p).columns * net.directions());
-  plan->block_steps = std::clamp<int64_t>(recurra::detail::kGradientRows / std::max<int64_t>(rows, 1), 1,
-                                          std::max<int64_t>(plan->steps, 1));
+  plan->block_steps =
+      std::clamp<int64_t>(recurra::detail::kGradientRows / std::max<int64_t>(rows, 1), 1, std::max<int64_t>(plan->steps, 1));
   plan->chunk_steps = steps_of_chunk(rows, columns, plan->steps);
   plan->backward_steps = std::max<int64_t>(plan->chunk_steps / plan->block_steps, 1) * plan->block_steps;
   measure(net, *plan);
@@ -164,13 +166,15 @@ void Network::forward(const Plan& plan, const Array& x, const Array* initial, co
 }
 
 void Network::backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
-                       const std::vector<std::vector<void*>>& params, bool add, const void* tape, void* workspace,
+                       const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
                        Stream stream) const {
   if (!plan.data_->options.training) refuse("plan: expected one for training");
-  if (int(params.size()) != data_->config.layers * data_->directions()) refuse("params: expected one list per layer and direction");
+  if (int(params.size()) != data_->config.layers * data_->directions())
+    refuse("params: expected one list per layer and direction");
   for (const auto& lane : params)
     if (int(lane.size()) != data_->spec.params.size) refuse("params: expected the cell's number of them");
-  run_backward(*data_, *plan.data_, dy, d_final, dx, d_initial, params, add, tape, workspace, static_cast<CUstream>(stream));
+  run_backward(*data_, *plan.data_, dy, d_final, dx, d_initial, params, add, seeded, tape, workspace,
+               static_cast<CUstream>(stream));
 }
 
 }  // namespace cuda

@@ -78,7 +78,7 @@ struct Plan::Data {
 // Call graphs that have been captured: of a plan with its workspace and tape at the same addresses.
 struct Graph {
   uint64_t plan;
-  bool backward;
+  int kind;  // forward or backward, and what else decides about its launches
   const void *workspace, *tape;
   CUgraphExec exec;  // null: seen once
 };

@@ -29,8 +29,9 @@ struct PhaseArguments {
   const int* order;                  // row r is the caller's row order[r]; null: r
   Rows input;                        // numbers: the input product [slot][unit]; with the bias where `bias` is null
   Rows recurrent;                    // numbers: the recurrent product [block][unit]; where `bias` is null, the whole chain
-  const void* bias;                  // numbers [direction][slot][unit], or null
-  const void* vectors;               // numbers [direction][vector][unit]
+  const void* bias;                  // numbers [slot][unit], or null
+  const void* vectors;               // numbers [vector][unit]
+  int64_t sums_direction;            // from direction to direction of both
   Rows h_before, h_after;            // numbers; h_after is written by the last phase
   Rows states_before, states_after;  // numbers [state][unit], may be the same memory
   Rows source;                       // weights: what the next recurrent product reads of h_after; data may be null
@@ -54,6 +55,7 @@ struct BackwardArguments {
   Rows d_kept;    // numbers
   Rows h_before, states_before, saved;
   const void* vectors;
+  int64_t sums_direction;
   Rows da;  // weights [slot][unit], then the vectors' shares [vector][unit]
   double constants[2];
   Seeded noise;

@@ -64,9 +64,8 @@ struct ForwardUnit {
 
   V new_states[kStates + 1];  // held back until zoneout has seen the old ones
   void set_state(int i, V v) { new_states[i] = v; }
-  int vector_count;
   V vector(int i) const {
-    return V::load(static_cast<const Number*>(a.vectors) + (int64_t(at.direction) * vector_count + i) * a.units + at.unit);
+    return V::load(static_cast<const Number*>(a.vectors) + at.direction * a.sums_direction + int64_t(i) * a.units + at.unit);
   }
 };
 
@@ -106,12 +105,12 @@ inline void forward_unit(const PhaseArguments& a, const Here& at) {
       chain[c] = block < 0 ? number(a.input, slot) : number(a.recurrent, block);
       continue;
     }
-    V sum = V::load(bias + (int64_t(at.direction) * chains + slot) * a.units + at.unit);
+    V sum = V::load(bias + at.direction * a.sums_direction + int64_t(slot) * a.units + at.unit);
     if (c < inputs) sum = sum + number(a.input, slot);
     if (block >= 0) sum = sum + number(a.recurrent, block);
     chain[c] = sum;
   }
-  ForwardUnit unit{a, at, {}, P::phase.vector_count};
+  ForwardUnit unit{a, at, {}};
   V result = P::forward(chain, unit);
 
   const recurra::detail::Noise noise = noise_of(a.noise);
@@ -138,7 +137,7 @@ inline void forward_unit(const PhaseArguments& a, const Here& at) {
 struct BackwardUnit {
   const BackwardArguments& a;
   const Here at;
-  int chains, vector_count;
+  const int chains;
 
   V value(const Rows& rows, int i) const {
     return V::load(row_of<Number>(rows, at.row, at.direction) + int64_t(i) * a.units + at.unit);
@@ -155,7 +154,7 @@ struct BackwardUnit {
   void set_d_kept(int i, V v) const { set(a.d_kept, i, v); }
   V constant(int i) const { return V(Number(a.constants[i])); }
   V vector(int i) const {
-    return V::load(static_cast<const Number*>(a.vectors) + (int64_t(at.direction) * vector_count + i) * a.units + at.unit);
+    return V::load(static_cast<const Number*>(a.vectors) + at.direction * a.sums_direction + int64_t(i) * a.units + at.unit);
   }
   void set_d_vector(int i, V v) const { set_da(chains + i, v); }
 
@@ -171,7 +170,7 @@ inline void backward_unit(const BackwardArguments& a, const Here& at) {
   using P = PhaseOf<p>;
   constexpr int chains = P::phase.chains, vectors = P::phase.vector_count;
   constexpr Places places = places_of(P::phase);
-  BackwardUnit unit{a, at, chains, vectors, {}, V(0)};
+  BackwardUnit unit{a, at, chains, {}, V(0)};
   if (a.lengths && a.step >= a.lengths[at.row]) {
     RECURRA_UNROLL
     for (int i = 0; i < chains + vectors; ++i) unit.set_da(i, V(0));

@@ -45,10 +45,10 @@ class Plan {
   size_t backward_workspace_bytes() const;  // of backward
   size_t tape_bytes() const;                // 0 unless it is for training
   Engine engine() const;
+  struct Data;
 
  private:
   friend class Network;
-  struct Data;
   std::shared_ptr<const Data> data_;
 };
 
@@ -79,17 +79,19 @@ class Network {
                const Array* final_states, const uint64_t* seed, void* tape, void* workspace, Stream stream) const;
 
   // From dy (like y; data may be null) and d_final (like final_states; null, or data null for some) to dx (like x; data may be
-  // null), d_initial (may be null) and parameters' gradients, contiguous: written, or with `add` added to, unless null.
+  // null), d_initial (may be null) and parameters' gradients, contiguous: written, or with `add` added to, unless null. seeded:
+  // whether forward was given a seed.
   void backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
-                const std::vector<std::vector<void*>>& params, bool add, const void* tape, void* workspace, Stream stream) const;
+                const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
+                Stream stream) const;
 
   const NetworkConfig& config() const;
   const CellInfo& cell() const;
   const Options& options() const;
   size_t weight_bytes() const;
+  struct Data;
 
  private:
-  struct Data;
   std::shared_ptr<Data> data_;
 };
 
