@@ -1,0 +1,1 @@
+"""Layers on NVIDIA GPUs. Nothing of CUDA is loaded before it is used."""
