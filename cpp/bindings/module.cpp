@@ -8,6 +8,7 @@
 
 #include "../engine/memory.h"
 #include "arrays.h"
+#include "cuda.h"
 #include "in_place.h"
 #include "linear.h"
 #include "stream.h"
@@ -371,4 +372,6 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
       .def("get_parameter", &PyNetwork::get_parameter, py::arg("layer"), py::arg("number"), py::arg("out"),
            "Writes params[layer][number] as it was given; no matrix in reduced precision.")
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
+
+  define_cuda(m);
 }

@@ -26,11 +26,17 @@ struct Gemm {
 };
 
 // A cuBLAS handle with a stream and a workspace set, taken from a pool of the device and put back at the end: handles are not
-// for two threads at once, and making one takes milliseconds.
+// for two threads at once, and making one takes milliseconds. As long as it lives the device's context is this thread's
+// current one.
+//
+// No handle can be made while a stream is being captured, since that allocates. `prepare`, called when a layer is put on a
+// device, leaves one in the pool, so one thread can capture at any time; Error for another one that does at the same moment,
+// unless a second handle was needed before.
 class Blas {
  public:
-  static constexpr size_t workspace_bytes = 32 << 20;  // as cuBLAS wants on Hopper
+  static constexpr size_t workspace_bytes = 32 << 20;  // as cuBLAS wants on Hopper; aligned to 256 bytes
 
+  static void prepare(const Device& device);
   Blas(const Device& device, CUstream stream, void* workspace, bool allow_tf32);
   ~Blas();
   Blas(const Blas&) = delete;
@@ -38,6 +44,8 @@ class Blas {
 
  private:
   const Device& device_;
+  const Current current_;
+  CUstream stream_;
   cublasHandle handle_;
   bool allow_tf32_;
 };

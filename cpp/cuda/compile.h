@@ -15,7 +15,9 @@ class Module {
 
  private:
   friend const Module& compiled(const Device&, const std::string&, const std::vector<std::string>&);
-  CUmodule module_ = nullptr;
+  Module(const Device& device, CUmodule module) : device_(&device), module_(module) {}
+  const Device* device_;
+  CUmodule module_;
 };
 
 // The module of a translation unit, `source`, which may include the sources that this library carries by their paths below
@@ -30,13 +32,17 @@ struct Compiled {
 };
 Compiled compile(const std::string& source, const std::vector<std::string>& options, const std::string& architecture);
 
-// The folder of the cache: RECURRA_CACHE_DIR, or recurra/ in XDG_CACHE_HOME or ~/.cache (macOS: ~/Library/Caches).
+// The cubin alone, from the cache on disk when it is there; put there when it is not. Needs no GPU either.
+std::string cached(const std::string& source, const std::vector<std::string>& options, const std::string& architecture);
+
+// The folder of the cache: RECURRA_CACHE_DIR, or recurra/ in XDG_CACHE_HOME or ~/.cache (macOS: ~/Library/Caches). Empty when
+// there is to be none, by RECURRA_CACHE_DIR="" or for want of a home.
 std::string cache_folder();
 
 // The sources that this library carries: path below cpp/ and text. Made by CMake from the files.
 struct Source {
   const char* path;
-  const char* text;
+  const char* text;  // whose #include "..." name such paths
 };
 extern const Source sources[];
 extern const int source_count;

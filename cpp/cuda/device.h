@@ -13,6 +13,7 @@ class Device {
  public:
   static const Device& of(int ordinal);  // std::invalid_argument when there is no such GPU
   static int count();                    // 0 without a driver or GPU
+  static constexpr int most = 64;
 
   int ordinal = 0;
   std::string name;

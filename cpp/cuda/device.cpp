@@ -1,0 +1,122 @@
+#include "device.h"
+
+#include <algorithm>
+#include <atomic>
+#include <new>
+#include <utility>
+
+namespace recurra {
+namespace cuda {
+namespace {
+
+constexpr CUresult kInvalidValue = 1;
+constexpr unsigned kDeviceMemory = 2;  // CU_MEMORYTYPE_DEVICE
+
+// Kept for the life of the process: at its end the driver may be gone before any destructor of ours.
+std::atomic<const Device*> devices[Device::most];
+
+int attribute(CUdevice device, int which) {
+  int value = 0;
+  check_driver(driver().cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
+  return value;
+}
+
+std::unique_ptr<const Device> made(int ordinal) {
+  auto device = std::make_unique<Device>();
+  CUdevice handle = 0;
+  char name[256] = "";
+  check_driver(driver().cuDeviceGet(&handle, ordinal), "cuDeviceGet");
+  check_driver(driver().cuDeviceGetName(name, sizeof name, handle), "cuDeviceGetName");
+  device->ordinal = ordinal;
+  device->name = name;
+  device->major = attribute(handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+  device->minor = attribute(handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+  device->multiprocessors = attribute(handle, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+  check_driver(driver().cuDevicePrimaryCtxRetain(&device->context, handle), "cuDevicePrimaryCtxRetain");
+  return device;
+}
+
+int counted() {
+  int count = 0;
+  check_driver(driver().cuDeviceGetCount(&count), "cuDeviceGetCount");
+  return std::min(count, Device::most);
+}
+
+}  // namespace
+
+const Device& Device::of(int ordinal) {
+  const int count = counted();
+  if (ordinal < 0 || ordinal >= count)
+    throw std::invalid_argument("device: there " +
+                                (count == 1 ? std::string("is 1 GPU") : "are " + std::to_string(count) + " GPUs") +
+                                ", counted from 0; got cuda:" + std::to_string(ordinal));
+  const Device* device = devices[ordinal].load(std::memory_order_acquire);
+  if (device) return *device;
+  auto first = made(ordinal);  // without a lock, as in library.cpp
+  if (devices[ordinal].compare_exchange_strong(device, first.get(), std::memory_order_acq_rel)) return *first.release();
+  return *device;
+}
+
+int Device::count() {
+  try {
+    return counted();
+  } catch (const Unavailable&) {
+    return 0;
+  }
+}
+
+Current::Current(const Device& device) { check_driver(driver().cuCtxPushCurrent(device.context), "cuCtxPushCurrent"); }
+
+Current::~Current() {
+  CUcontext context;
+  driver().cuCtxPopCurrent(&context);
+}
+
+Memory::Memory(const Device& device, size_t bytes) : device_(&device), size_(bytes) {
+  if (!bytes) return;
+  const Current current(device);
+  CUdeviceptr pointer = 0;
+  const CUresult status = driver().cuMemAlloc(&pointer, bytes);
+  if (status == CUDA_ERROR_OUT_OF_MEMORY) throw std::bad_alloc();
+  check_driver(status, "cuMemAlloc");
+  data_ = reinterpret_cast<char*>(pointer);
+}
+
+Memory::~Memory() {
+  if (!data_) return;
+  try {
+    const Current current(*device_);
+    driver().cuMemFree(reinterpret_cast<CUdeviceptr>(data_));
+  } catch (const std::exception&) {  // in a forked child, whose parent frees it, and when the driver has shut down at exit
+  }
+}
+
+Memory::Memory(Memory&& other) noexcept { *this = std::move(other); }
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+bool is_capturing(CUstream stream) {
+  int status = CU_STREAM_CAPTURE_STATUS_NONE;
+  check_driver(driver().cuStreamIsCapturing(stream, &status), "cuStreamIsCapturing");
+  return status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+int device_of(const void* pointer) {
+  const auto address = reinterpret_cast<CUdeviceptr>(pointer);
+  unsigned type = 0;
+  const CUresult status = driver().cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
+  if (status == kInvalidValue || (status == CUDA_SUCCESS && type != kDeviceMemory))
+    return -1;  // memory that CUDA does not know
+  check_driver(status, "cuPointerGetAttribute");
+  int ordinal = -1;
+  check_driver(driver().cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address), "cuPointerGetAttribute");
+  return ordinal;
+}
+
+}  // namespace cuda
+}  // namespace recurra
