@@ -187,7 +187,8 @@ def _read_dlpack(name: str, value: Any, device: int) -> View:
         raise _wrong_device(name, device, f"one on cuda:{number}")
     stream = current_stream(library_of(name, value), device)
     try:
-        memory = _core.cuda.DLPack(_capsule(value, stream))
+        capsule = _capsule(value, stream)
+        memory = _core.cuda.DLPack(capsule)
     except Exception as error:
         raise TypeError(f"{name}: cannot be read through DLPack: {error}") from error
     if memory.device != (kind, number):
