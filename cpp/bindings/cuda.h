@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
+
 #include "../cuda/compile.h"
 
 namespace recurra {
@@ -10,50 +12,45 @@ namespace bindings {
 
 namespace py = pybind11;
 
-inline py::list cuda_found() {
-  std::vector<cuda::Found> all;
-  {
-    const py::gil_scoped_release release;
-    all = cuda::found();
-  }
-  py::list list;
-  for (const cuda::Found& found : all)
-    list.append(py::dict(py::arg("name") = found.name, py::arg("path") = found.path, py::arg("version") = found.version,
-                         py::arg("problem") = found.problem));
-  return list;
+// Opening a library, starting the driver and compiling take a while.
+template <class Work>
+auto without_gil(Work&& work) {
+  const py::gil_scoped_release release;
+  return work();
+}
+
+using CudaFound = std::vector<std::map<std::string, std::string>>;
+
+inline CudaFound cuda_found() {
+  CudaFound all;
+  for (const cuda::Found& found : without_gil(cuda::found))
+    all.push_back({{"name", found.name}, {"path", found.path}, {"version", found.version}, {"problem", found.problem}});
+  return all;
 }
 
 inline py::dict cuda_device(int ordinal) {
-  const cuda::Device& device = cuda::Device::of(ordinal);
+  const cuda::Device& device = *without_gil([&] { return &cuda::Device::of(ordinal); });
   return py::dict(py::arg("name") = device.name, py::arg("capability") = py::make_tuple(device.major, device.minor),
                   py::arg("multiprocessors") = device.multiprocessors);
 }
 
-inline py::tuple cuda_compile(const std::string& source, const std::vector<std::string>& options,
-                              const std::string& architecture) {
-  cuda::Compiled compiled;
-  {
-    const py::gil_scoped_release release;
-    compiled = cuda::compile(source, options, architecture);
-  }
-  return py::make_tuple(py::bytes(compiled.cubin), compiled.log);
+inline std::pair<py::bytes, std::string> cuda_compile(const std::string& source, const std::vector<std::string>& options,
+                                                      const std::string& architecture) {
+  const auto [cubin, log] = without_gil([&] { return cuda::compile(source, options, architecture); });
+  return {cubin, log};
 }
 
 inline py::bytes cuda_cached(const std::string& source, const std::vector<std::string>& options,
                              const std::string& architecture) {
-  std::string cubin;
-  {
-    const py::gil_scoped_release release;
-    cubin = cuda::cached(source, options, architecture);
-  }
-  return cubin;
+  return without_gil([&] { return cuda::cached(source, options, architecture); });
 }
 
 inline void define_cuda(py::module_& core) {
   py::module_ m = core.def_submodule("cuda", "The GPU. No library of CUDA is opened before it is needed.");
   m.def("found", cuda_found,
         "What there is of driver, nvrtc and cublas: name, path, version, problem; empty where there is none.");
-  m.def("device_count", cuda::Device::count, "How many GPUs there are; 0 without a driver.");
+  m.def("device_count", cuda::Device::count, py::call_guard<py::gil_scoped_release>(),
+        "How many GPUs there are; 0 without a driver.");
   m.def("device", cuda_device, py::arg("ordinal"), "A GPU's name, compute capability and number of multiprocessors.");
   m.def("set_library_path", cuda::set_library_path, py::arg("library"), py::arg("path"),
         "Where \"nvrtc\" or \"cublas\" is, unless one is loaded already.");

@@ -28,7 +28,8 @@ std::vector<Source> headers() {
 }
 
 std::vector<std::string> all_options(const std::vector<std::string>& options, const std::string& architecture) {
-  std::vector<std::string> all = {"-std=c++17", "-default-device", "--gpu-architecture=" + architecture, "--ptxas-options=-v"};
+  std::vector<std::string> all = {"-std=c++17", "-default-device", "--gpu-architecture=" + architecture, "--ptxas-options=-v",
+                                  "--diag-suppress=161"};  // pragmas that are GCC's
   all.insert(all.end(), options.begin(), options.end());
   return all;
 }

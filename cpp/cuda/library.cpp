@@ -199,7 +199,9 @@ const Cublas& cublas() { return kept(cublas_table, open_cublas); }
 void set_library_path(const std::string& library, const std::string& path) {
   for (Library* known : {&nvrtc_library, &cublas_library}) {
     if (library != known->name) continue;
-    auto* newest = new Path{path, known->path};
+    const Path* last = known->path;
+    if (last && last->text == path) return;
+    auto* newest = new Path{path, last};
     while (!known->path.compare_exchange_weak(newest->older, newest)) {
     }
     return;

@@ -1,4 +1,4 @@
-"""``python -m recurra demo``, ``python -m recurra bench`` and ``python -m recurra info``."""
+"""``python -m recurra demo``, ``bench``, ``info`` and ``cuda``."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def run() -> int:
     add_demos(demo)
     commands.add_parser("bench", help="time layers beside other libraries; bench --help says how", add_help=False)
     commands.add_parser("info", help="show what this machine runs: instruction set, threads, versions")
+    commands.add_parser("cuda", help="show what there is for NVIDIA GPUs, and what is missing and how to get it")
     options, rest = parser.parse_known_args()
     if options.command == "bench":
         from recurra.bench.cli import main as bench  # here, so that the others need no benchmark
@@ -51,6 +52,10 @@ def run() -> int:
         return run_demo(demo, options)
     if options.command == "info":
         recurra.show_config()
+    elif options.command == "cuda":
+        from recurra.cuda import report
+
+        return report.run()
     else:
         parser.print_help()
     return 0

@@ -1,6 +1,6 @@
-"""NVIDIA GPUs. No GPU library is imported here, or needed before the first CUDA array or layer."""
+"""Layers on NVIDIA GPUs. Nothing of CUDA, and no library of arrays, is loaded before it is used."""
 
-from .libraries import Library as Library
-from .libraries import register_library as register_library
+from .array_libraries import Library as Library
+from .array_libraries import register_library as register_library
 
 __all__ = ["Library", "register_library"]

@@ -6,7 +6,8 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Linear', 'Network', 'StepInPlace', 'Stream', 'Tape', 'cells', 'config', 'fingerprint', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
+from . import cuda
+__all__: list[str] = ['Linear', 'Network', 'StepInPlace', 'Stream', 'Tape', 'cells', 'config', 'cuda', 'fingerprint', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
 class Stream:
     """
     The running state of some sequences.
