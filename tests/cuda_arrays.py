@@ -17,8 +17,6 @@ from checks import Array
 
 from recurra.cuda import register_library
 
-CAPTURE_NONE = 0
-
 
 @functools.cache
 def driver() -> ctypes.CDLL:
@@ -59,21 +57,40 @@ def new_stream(device: int = 0, blocking: bool = False) -> int:
 
 
 def synchronize(stream: int, device: int = 0) -> None:
+    """Wait for all that a stream has been given."""
     with on_device(device) as cuda:
         call(cuda.cuStreamSynchronize(ctypes.c_void_p(stream)))
 
 
-class Memory:
-    """Bytes of a GPU, which go to a pool when they are free: as those of real libraries, for which the driver allocates
-    nothing in a steady state."""
+def is_capturing(stream: int, device: int = 0) -> bool:
+    """Whether work for the stream goes to a graph."""
+    status = ctypes.c_int()
+    with on_device(device) as cuda:
+        call(cuda.cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(status)))
+    return status.value != 0
 
-    _pool: dict[tuple[int, int], list[int]] = {}  # noqa: RUF012
+
+def wait(stream: int, producer: int, device: int = 0) -> None:
+    """Make a stream wait for what another has been given."""
+    event = ctypes.c_void_p()
+    with on_device(device) as cuda:
+        call(cuda.cuEventCreate(ctypes.byref(event), 2))
+        call(cuda.cuEventRecord(event, ctypes.c_void_p(producer)))
+        call(cuda.cuStreamWaitEvent(ctypes.c_void_p(stream), event, 0))
+        call(cuda.cuEventDestroy_v2(event))
+
+
+class Memory:
+    """Bytes of a GPU. When free they go to a pool of the stream that was current, as those of real libraries do: in a
+    steady state the driver allocates nothing, and what is done with them next comes later in the same stream."""
+
+    _pool: dict[tuple[int, int, int], list[int]] = {}  # noqa: RUF012
     allocations = 0  # of the driver
 
     def __init__(self, size: int, device: int) -> None:
-        self.size, self.device = size, device
-        free = self._pool.setdefault((device, size), [])
-        self.pointer = free.pop() if free else self._allocated()
+        self.size, self.device, self.stream = size, device, LIBRARY.current_stream(device)
+        self._free = self._pool.setdefault((device, self.stream, size), [])
+        self.pointer = self._free.pop() if self._free else self._allocated()
 
     def _allocated(self) -> int:
         pointer = ctypes.c_uint64(0)
@@ -85,20 +102,35 @@ class Memory:
 
     def __del__(self) -> None:
         if hasattr(self, "pointer"):
-            self._pool[self.device, self.size].append(self.pointer)
+            self._free.append(self.pointer)
+
+    def set(self, byte: int) -> None:
+        """All bytes, in the stream."""
+        if self.size:
+            where, stream, size = (
+                ctypes.c_uint64(self.pointer),
+                ctypes.c_void_p(self.stream),
+                ctypes.c_size_t(self.size),
+            )
+            with on_device(self.device) as cuda:
+                call(cuda.cuMemsetD8Async(where, ctypes.c_ubyte(byte), size, stream))
 
     def read(self) -> Array:
-        """A copy on the host; waits for the whole GPU, as it is on the legacy stream."""
+        """A copy on the host, after what this thread's current stream has been given, and nothing else."""
         data = np.empty(self.size, "uint8")
         if self.size:
+            synchronize(LIBRARY.current_stream(self.device), self.device)
             with on_device(self.device) as cuda:
                 call(cuda.cuMemcpyDtoH_v2(data.ctypes, ctypes.c_uint64(self.pointer), ctypes.c_size_t(self.size)))
         return data
 
     def write(self, data: Array) -> None:
+        """A copy of the host's, likewise; it has arrived when this returns."""
         if self.size:
+            synchronize(LIBRARY.current_stream(self.device), self.device)
             with on_device(self.device) as cuda:
                 call(cuda.cuMemcpyHtoD_v2(ctypes.c_uint64(self.pointer), data.ctypes, ctypes.c_size_t(self.size)))
+            synchronize(0, self.device)
 
 
 class _Addresses:
@@ -120,16 +152,17 @@ class DeviceArray:
     Slices and transposes are views. `stream` is what the interface says of its producer; `readonly` likewise.
     """
 
-    stream: int | None = None
     readonly = False
 
-    def __init__(self, shape: tuple[int, ...], dtype: str = "float32", device: int = 0, poison: bool = True) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: str = "float32", device: int = 0) -> None:
+        """A new array of no particular numbers (of NaN, for those who forget to write), of the current stream."""
         self.dtype, self.device = dtype, device
         self._numbers = np.dtype("uint16" if dtype == "bfloat16" else dtype)
         self.memory = Memory(math.prod(shape) * self._numbers.itemsize, device)
+        self.stream: int | None = self.memory.stream or 1
         self._addresses = np.asarray(_Addresses(self.memory.pointer, shape, self._numbers))  # never read
-        if poison:  # NaN
-            self.memory.write(np.full(self.memory.size, 255, "uint8"))
+        if not is_capturing(self.memory.stream, device):
+            self.memory.set(255)
 
     @classmethod
     def of(cls, array: Any, dtype: str | None = None, device: int = 0) -> DeviceArray:
@@ -143,7 +176,7 @@ class DeviceArray:
         """A copy on the host; bfloat16 as float32."""
         offset = self.pointer - self.memory.pointer if self._addresses.size else 0
         host: Array = np.ndarray(self.shape, self._numbers, self.memory.read(), offset, self.strides).copy()
-        return (host.astype("uint32") << 16).view("float32") if self.dtype == "bfloat16" else host
+        return np.asarray((host.astype("uint32") << 16).view("float32")) if self.dtype == "bfloat16" else host
 
     def fill(self, array: Any) -> None:
         """Write host numbers to the elements of this view, and to no others."""
@@ -202,8 +235,8 @@ class DeviceArray:
 
     def __dlpack__(self, stream: int | None = None, max_version: tuple[int, int] | None = None) -> Any:
         assert stream is not None and stream != 0
-        if self.stream not in (None, stream):
-            raise NotImplementedError("a DLPack producer would make the streams wait here")
+        if stream != -1 and self.stream not in (None, stream):
+            wait(stream, self.stream or 0, self.device)
         elements = tuple(step // self._numbers.itemsize for step in self.strides)
         return capsule(self, self.pointer, self.shape, elements, self.dtype, (2, self.device), max_version is not None)
 
@@ -211,28 +244,22 @@ class DeviceArray:
 def _rounded(array: Array) -> Array:
     """The upper 16 bits of float32 numbers, rounded to nearest even; NaN must not be among them."""
     bits = array.astype("float32").view("uint32").astype("uint64")
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("uint16")
+    rounded: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("uint16")
+    return rounded
 
 
 class DeviceLibrary:
-    """A library of `DeviceArray`s, each thread of which has a current stream on every GPU."""
+    """A library of `DeviceArray`s: each thread has a current stream on every GPU."""
 
     def __init__(self) -> None:
         self._current = threading.local()
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> DeviceArray:
-        array = DeviceArray(shape, dtype, device, poison=False)
-        stream, capturing = ctypes.c_void_p(self.current_stream(device)), ctypes.c_int()
-        with on_device(device) as cuda:
-            call(cuda.cuStreamIsCapturing(stream, ctypes.byref(capturing)))
-            if array.memory.size and capturing.value == CAPTURE_NONE:  # NaN, for those who forget to write
-                size = ctypes.c_size_t(array.memory.size)
-                call(cuda.cuMemsetD8Async(ctypes.c_uint64(array.pointer), ctypes.c_ubyte(255), size, stream))
-        array.stream = stream.value or 1
-        return array
+        return DeviceArray(shape, dtype, device)
 
     def current_stream(self, device: int) -> int:
-        return getattr(self._current, str(device), 0)
+        stream: int = getattr(self._current, str(device), 0)
+        return stream
 
     @contextlib.contextmanager
     def use(self, stream: int, device: int = 0) -> Iterator[None]:
@@ -296,17 +323,18 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
 live: dict[int, Any] = {}  # address of a managed tensor to all that belongs to it, until it is released
 
 
-@_Release
-def _release(address: int) -> None:
+def _release_one(address: int) -> None:
     del live[address]
 
 
-@_Destructor
-def _destroy(address: int) -> None:
-    """Of a capsule that nobody has used."""
+def _destroy_capsule(address: int) -> None:
+    """Give back what nobody has used."""
     for name in (b"dltensor", b"dltensor_versioned"):
         if _is_valid(address, name):
-            _release(_pointer(address, name))
+            _release_one(_pointer(address, name))
+
+
+_release, _destroy = _Release(_release_one), _Destructor(_destroy_capsule)
 
 
 def capsule(
@@ -324,14 +352,15 @@ def capsule(
 ) -> Any:
     """A DLPack capsule; `live` holds its owner until it is released."""
     sizes = (ctypes.c_int64 * len(shape))(*shape)
-    steps = None if strides is None else (ctypes.c_int64 * len(strides))(*strides)
+    steps = (ctypes.c_int64 * len(strides or ()))(*(strides or ()))
     kind = dtype.rstrip("0123456789")
     bits = int(dtype[len(kind) :] or 8)
     managed: Any = _Versioned(version, 0) if versioned else _Managed()
     managed.release = _release
     managed.tensor = _Tensor(pointer, *device, len(shape), _CODES[kind], bits, lanes)
     managed.tensor.shape = ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64))
-    managed.tensor.strides = ctypes.cast(steps, ctypes.POINTER(ctypes.c_int64))
+    if strides is not None:
+        managed.tensor.strides = ctypes.cast(steps, ctypes.POINTER(ctypes.c_int64))
     managed.tensor.offset = offset
     address = ctypes.addressof(managed)
     live[address] = (owner, sizes, steps, managed)

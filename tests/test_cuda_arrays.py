@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import recurra
 from recurra import _core
-from recurra.cuda import arrays, libraries, register_library
+from recurra.cuda import array_libraries as libraries
+from recurra.cuda import arrays, register_library
 from recurra.cuda.arrays import View, on_gpu, sequence, single_step, view
 from recurra.cuda.launch import empty, ordered, output, written
 
@@ -83,7 +84,7 @@ class Capsules:
     def __dlpack__(self, *, stream: int, max_version: tuple[int, int]) -> Any:
         self.streams.append(stream)
         elements = tuple(step // self.array.itemsize for step in self.array.strides)
-        more = {"device": self.device, "strides": elements, "versioned": True} | self.changes
+        more: dict[str, Any] = {"device": self.device, "strides": elements, "versioned": True} | self.changes
         return capsule(self, self.array.ctypes.data, self.array.shape, dtype=self.dtype, **more)
 
 
@@ -331,7 +332,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 def _api_capsule() -> Any:
     import datetime
 
-    return datetime.datetime_CAPI  # type: ignore[attr-defined]
+    return datetime.datetime_CAPI
 
 
 class Negative(Capsules):
@@ -710,10 +711,12 @@ def test_a_stream_that_cannot_wait_is_an_error_that_names_the_array(monkeypatch:
 
 
 def test_layers_on_the_cpu_refuse_cuda_arrays_by_name(torch: Any) -> None:
-    layer = recurra.LSTM(3, 5, seed=0)
+    layer: Any = recurra.LSTM(3, 5, seed=0)
     for value in (Interface(X), Capsules(X)):
         with pytest.raises(ValueError, match=r"^x: expected CPU memory, got (a CUDA array|cuda:0)"):
             layer(value)
+    with pytest.raises(TypeError, match=r"^out: expected a NumPy array, got a CUDA array, Interface$"):
+        layer(X, out=Interface(np.zeros((4, 5), "float32")))
     with pytest.raises(ValueError, match=r"^lengths: expected CPU memory"):
         layer(np.zeros((4, 2, 3), "float32"), lengths=Interface(np.array([1, 2])))
 

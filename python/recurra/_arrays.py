@@ -172,7 +172,8 @@ def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Mappi
 def own_array(name: str, value: object) -> Array:
     """A plain view of an array that is to be written, which must be NumPy's."""
     if not issubclass(type(value), np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+        cuda = "a CUDA array, " if offers(value, "__cuda_array_interface__") else ""  # CuPy's are called ndarray too
+        raise TypeError(f"{name}: expected a NumPy array, got {cuda}{type(value).__name__}")
     return as_array(name, value)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import HOST, check_shape, device_name, offers, settled
-from .libraries import LEGACY_STREAM, Library, current_stream, is_cupy, is_torch, library_of
+from .array_libraries import LEGACY_STREAM, Library, current_stream, is_cupy, is_torch, library_of
 
 # DLPack device types: GPU memory, and memory that the driver moves to whoever touches it.
 _CUDA = (2, 13)
@@ -241,9 +241,8 @@ def contiguous_strides(shape: tuple[int, ...], item_size: int = 1) -> tuple[int,
 
 def _elements(name: str, shape: tuple[int, ...], strides: tuple[int, ...], item_size: int) -> tuple[int, ...]:
     """Strides in elements from those in bytes."""
-    for size, stride in zip(shape, strides, strict=True):
-        if size > 1 and stride % item_size:
-            raise ValueError(f"{name}: expected strides of whole elements, got {strides} bytes for {item_size}")
+    if any([stride % item_size and size > 1 for size, stride in zip(shape, strides, strict=True)]):
+        raise ValueError(f"{name}: expected strides of whole elements of {item_size} bytes, got {strides}")
     return tuple([stride // item_size for stride in strides])
 
 

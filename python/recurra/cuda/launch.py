@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .._arrays import Array
-    from .libraries import Library
+    from .array_libraries import Library
 
 
 def empty(name: str, library: Library, shape: tuple[int, ...], dtype: str, device: int) -> View:
