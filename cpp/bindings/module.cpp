@@ -9,6 +9,7 @@
 #include "../engine/memory.h"
 #include "arrays.h"
 #include "cuda.h"
+#include "cuda_arrays.h"
 #include "in_place.h"
 #include "linear.h"
 #include "stream.h"
@@ -374,4 +375,5 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
 
   define_cuda(m);
+  define_cuda_arrays(m);
 }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Input: TypeAlias = NDArray[Any] | DLPack
 
 # DLPack device types: ordinary and pinned host memory, which the CPU reads in place, and names for error messages.
-_HOST = (1, 3, 11)
+HOST = (1, 3, 11)
 _DEVICES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 13: "cuda managed", 14: "oneapi", 15: "webgpu"}
 
 # Effort np.may_share_memory may spend to tell interleaved views apart; beyond it the answer is "perhaps".
@@ -52,22 +52,28 @@ def as_array(name: str, value: Any) -> Array:
             raise TypeError(f"{name}: expected a plain array, got a masked one (its mask would be lost)")
         plain: Array = np.ndarray.view(value, np.ndarray)  # a subclass may have overridden its own
         return plain
-    if not _offers_dlpack(value):
+    if not offers(value, "__dlpack__"):
+        if offers(value, "__cuda_array_interface__"):
+            raise ValueError(f"{name}: expected CPU memory, got a CUDA array ({kind_of_value.__name__})")
         raise TypeError(f"{name}: expected a NumPy or DLPack array, got {kind_of_value.__name__}")
-    settled = _settled(name, value)
+    plain_numbers = settled(name, value)
     try:
-        kind, index = map(int, settled.__dlpack_device__())
-        array: Array | None = np.from_dlpack(settled) if kind in _HOST else None
+        kind, index = map(int, plain_numbers.__dlpack_device__())
+        array: Array | None = np.from_dlpack(plain_numbers) if kind in HOST else None
     except Exception as error:
         # The reasons are many: it requires grad, NumPy lacks its dtype, there is no memory behind it, ...
         raise TypeError(f"{name}: cannot be read through DLPack: {error}") from error
     if array is None:
-        device = _DEVICES.get(kind, f"DLPack device type {kind}")
-        raise ValueError(f"{name}: expected CPU memory, got {device}:{index}")
+        raise ValueError(f"{name}: expected CPU memory, got {device_name(kind)}:{index}")
     return array
 
 
-def _settled(name: str, value: Any) -> Any:
+def device_name(kind: int) -> str:
+    """What errors call a DLPack device type."""
+    return _DEVICES.get(kind, f"DLPack device type {kind}")
+
+
+def settled(name: str, value: Any) -> Any:
     """A torch tensor whose memory holds its numbers; DLPack hands out what is lazily negated, or traced, as it lies."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not isinstance(value, getattr(torch, "Tensor", ())):
@@ -89,14 +95,14 @@ def _settled(name: str, value: Any) -> Any:
         and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
     ):
         raise TypeError(f"{name}: expected an array, got a tensor with a forward-mode derivative, which would be lost")
-    if tensor.layout is torch.strided and tensor.is_cpu:
+    if tensor.layout is torch.strided and (tensor.is_cpu or tensor.is_cuda):
         check_memory(name, tensor)
     return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
 
 
 def check_memory(name: str, tensor: Any) -> None:
-    """ValueError if a dense torch tensor on the CPU has numbers and no memory: released (as sharded training does
-    between calls), or a wrapper of another. NumPy would read whatever lies elsewhere."""
+    """ValueError if a dense torch tensor has numbers and no memory: released (as sharded training does between calls),
+    or a wrapper of another. NumPy would read whatever lies elsewhere."""
     if not tensor.data_ptr() and tensor.numel() and not tensor._is_zerotensor():
         raise ValueError(f"{name}: expected a tensor with memory, got one whose memory has been released")
 
@@ -166,7 +172,8 @@ def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Mappi
 def own_array(name: str, value: object) -> Array:
     """A plain view of an array that is to be written, which must be NumPy's."""
     if not issubclass(type(value), np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+        cuda = "a CUDA array, " if offers(value, "__cuda_array_interface__") else ""  # CuPy's are called ndarray too
+        raise TypeError(f"{name}: expected a NumPy array, got {cuda}{type(value).__name__}")
     return as_array(name, value)
 
 
@@ -236,9 +243,10 @@ def require_rows(name: str, batch: int) -> None:
         raise ValueError(f"{name}: expected fewer than 2**31 sequences, got {batch}")
 
 
-def _offers_dlpack(value: object) -> bool:
+def offers(value: object, protocol: str) -> bool:
+    """Whether it has an attribute "__dlpack__" or "__cuda_array_interface__"."""
     try:
-        return hasattr(value, "__dlpack__")
+        return hasattr(value, protocol)
     except Exception:  # whatever the caller's __getattr__ raises
         return False
 

@@ -1,1 +1,6 @@
-"""Layers on NVIDIA GPUs. Nothing of CUDA is loaded before it is used."""
+"""Layers on NVIDIA GPUs. Nothing of CUDA, and no library of arrays, is loaded before it is used."""
+
+from .array_libraries import Library as Library
+from .array_libraries import register_library as register_library
+
+__all__ = ["Library", "register_library"]
