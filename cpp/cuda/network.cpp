@@ -159,8 +159,8 @@ Engine Plan::engine() const { return data_->engine; }
 
 void Network::forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
                       const Array* final_states, const uint64_t* seed, void* tape, void* workspace, Stream stream) const {
-  if (plan.data_->options.device_lengths != (lengths != nullptr)) refuse("lengths: expected as in the plan");
-  if (plan.data_->options.training != (tape != nullptr)) refuse("tape: expected memory for a plan for training only");
+  if (plan.data_->rows && plan.data_->options.device_lengths != (lengths != nullptr)) refuse("lengths: expected as in the plan");
+  if (plan.data_->tape && plan.data_->options.training != (tape != nullptr)) refuse("tape: expected memory for a plan for training only");
   if (seed && !tape) refuse("seed: expected null outside of training");
   run_forward(*data_, *plan.data_, x, initial, lengths, y, final_states, seed, tape, workspace, static_cast<CUstream>(stream));
 }
