@@ -69,6 +69,7 @@ class PyCudaNetwork {
   }
 
   size_t weight_bytes() const { return network_.weight_bytes(); }
+  const cuda::Network& network() const { return network_; }
 
  private:
   std::vector<cuda::Array> states(const States& given) const {
@@ -81,6 +82,38 @@ class PyCudaNetwork {
   }
 
   cuda::Network network_;
+};
+
+class PyCudaStream {
+ public:
+  using States = std::vector<CudaArray>;
+
+  PyCudaStream(const PyCudaNetwork& network, int64_t rows)
+      : stream_(network.network(), rows), states_(network.network().cell().states.size()) {}
+
+  void step(const CudaArray& x, const CudaArray& y, Address stream) { stream_.step(array(x), array(y), pointer(stream)); }
+  void run(const cuda::Plan& plan, const CudaArray& x, const CudaArray& y, Address workspace, Address stream) {
+    stream_.run(plan, array(x), array(y), pointer(workspace), pointer(stream));
+  }
+  void get_state(const States& states, Address stream) const { stream_.get_state(arrays(states).data(), pointer(stream)); }
+  void set_state(const States& states, Address stream) { stream_.set_state(arrays(states).data(), pointer(stream)); }
+  void reset(const CudaLengths& rows, Address stream) {
+    if (rows)
+      stream_.reset(rows->data(), rows->size(), pointer(stream));
+    else
+      stream_.reset(pointer(stream));
+  }
+
+ private:
+  std::vector<cuda::Array> arrays(const States& given) const {
+    if (given.size() != states_) throw py::value_error("states: expected the cell's number of them");
+    std::vector<cuda::Array> all;
+    for (const auto& one : given) all.push_back(array(one));
+    return all;
+  }
+
+  cuda::Stream stream_;
+  size_t states_;
 };
 
 inline cuda::Options cuda_options(const std::string& number, int device, const std::string& engine, bool allow_tf32) {
@@ -138,7 +171,17 @@ inline void define_cuda_network(py::module_& m) {
       .def("backward", &PyCudaNetwork::backward, py::arg("plan"), py::arg("dy"), py::arg("d_final"), py::arg("dx"),
            py::arg("d_initial"), py::arg("params"), py::arg("add"), py::arg("seeded"), py::arg("tape"), py::arg("workspace"),
            py::arg("stream"), released)
+      .def(
+          "stream", [](const PyCudaNetwork& network, int64_t rows) { return std::make_unique<PyCudaStream>(network, rows); },
+          py::arg("rows"))
       .def_property_readonly("weight_bytes", &PyCudaNetwork::weight_bytes);
+  py::class_<PyCudaStream>(m, "Stream", "The running state of some sequences on a GPU.")
+      .def("step", &PyCudaStream::step, py::arg("x"), py::arg("y"), py::arg("stream"), released, "x [B, I], y [B, O].")
+      .def("run", &PyCudaStream::run, py::arg("plan"), py::arg("x"), py::arg("y"), py::arg("workspace"), py::arg("stream"),
+           released)
+      .def("get_state", &PyCudaStream::get_state, py::arg("states"), py::arg("stream"), released)
+      .def("set_state", &PyCudaStream::set_state, py::arg("states"), py::arg("stream"), released)
+      .def("reset", &PyCudaStream::reset, py::arg("rows"), py::arg("stream"), "All rows, or the given ones, to zero.");
 }
 
 }  // namespace bindings

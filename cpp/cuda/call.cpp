@@ -275,11 +275,11 @@ void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
                ReversalArguments{steps(), reinterpret_cast<int*>(header.reversed)});
 }
 
-void Call::state(CUfunction kernel, const Array& array, void* rows, int64_t width) const {
+void Call::state(CUfunction kernel, const Array& array, int format, void* rows, int64_t width) const {
   StateArguments a{};
   a.steps = steps();
   a.columns = width;
-  a.array = {array.data, array.outer, array.row, array.column, format_of(net.options.number)};
+  a.array = {array.data, array.outer, array.row, array.column, format};
   a.rows = {rows, width, plan.rows * width};
   launch.run(kernel, width, plan.rows, net.config.layers * net.directions(), a);
 }
