@@ -231,13 +231,14 @@ std::vector<float> scaled(const Device& device, const Module& module) {
   return to_host<float>(to);
 }
 
-void kernels(const Device& device) {
-  const std::string twice = std::string("#define FACTOR 2\n") + kScale, open = kScale;
-  const Module& module = compiled(device, twice, {"-fmad=false"});
-  check(scaled(device, module) == std::vector<float>{2, 4, 6, 8, 10}, "a kernel");
-  check(&compiled(device, twice, {"-fmad=false"}) == &module, "the same module again");
-  const Module& other = compiled(device, open, {"-fmad=false", "-DFACTOR=3"});
-  check(&other != &module && scaled(device, other) == std::vector<float>{3, 6, 9, 12, 15}, "a module of other options");
+void kernels(const Device& device, const Device& next) {
+  const std::vector<std::string> twice = {"-fmad=false", "-DFACTOR=2"}, thrice = {"-fmad=false", "-DFACTOR=3"};
+  const std::vector<float> doubled = {2, 4, 6, 8, 10};
+  const Module& module = compiled(device, kScale, twice);
+  check(scaled(device, module) == doubled, "a kernel");
+  check(&compiled(device, kScale, twice) == &module, "the same module again");
+  check(scaled(device, compiled(device, kScale, thrice)) == std::vector<float>{3, 6, 9, 12, 15}, "a module of other options");
+  check(scaled(next, compiled(next, kScale, twice)) == doubled, "a module of another GPU");
   check(has(thrown<Error>([&] { module.function("nothing"); }), "cuModuleGetFunction nothing"), "a kernel that is not there");
   const std::string log = thrown<Error>([&] { compiled(device, "RECURRA", {}); });
   check(has(log, device.name) && has(log, "NVRTC") && has(log, "RECURRA"), "the compiler's log: " + log);
@@ -245,8 +246,8 @@ void kernels(const Device& device) {
   std::vector<std::thread> threads;
   for (size_t i = 0; i < found.size(); ++i)
     threads.emplace_back([&, i] {
-      found[i] = &compiled(device, twice + "// " + std::to_string(i % 2), {});
-      if (scaled(device, *found[i]) != std::vector<float>{2, 4, 6, 8, 10}) found[i] = nullptr;
+      found[i] = &compiled(device, kScale + std::string(i % 2, ' '), twice);
+      if (scaled(device, *found[i]) != doubled) found[i] = nullptr;
     });
   for (std::thread& thread : threads) thread.join();
   check(!std::set<const Module*>(found.begin(), found.end()).count(nullptr), "kernels from several threads");
@@ -277,13 +278,15 @@ void fork_(const Device& device) {
 }  // namespace
 
 int main() {
-  const Device& device = Device::of(0);
-  check(&Device::of(0) == &device && Device::count() >= 1 && device.multiprocessors > 0, "the device");
-  check(has(thrown<std::invalid_argument>([] { Device::of(Device::count()); }), "counted from 0; got cuda:"), "no such device");
-  products(device);
+  const Device &device = Device::of(0), &next = Device::of(1);
+  check(&Device::of(0) == &device && Device::count() == 2 && device.multiprocessors > 0, "the devices");
+  check(has(thrown<std::invalid_argument>([] { Device::of(2); }), "counted from 0; got cuda:2"), "no such device");
   capture(device);
-  memory(device);
-  kernels(device);
+  for (const Device* each : {&device, &next}) {
+    products(*each);
+    memory(*each);
+  }
+  kernels(device, next);
   fork_(device);
   std::printf("%d failures\n", failures);
   return failures != 0;
