@@ -1,5 +1,6 @@
 #include "blas.h"
 
+#include <algorithm>
 #include <climits>
 #include <mutex>
 #include <vector>
@@ -13,7 +14,7 @@ struct Pool {
   std::mutex mutex;
   std::vector<cublasHandle> free;
 };
-Pool pools[Device::most];
+Pool* const pools = new Pool[Device::most];  // never destroyed: at exit other threads may still be here
 
 Pool& pool_of(const Device& device) { return pools[device.ordinal]; }
 
@@ -65,14 +66,16 @@ int type_of(Number number) {
 
 // Elements from row to row; of a matrix of one row it means nothing to us, but cuBLAS checks it.
 int pitch(const Matrix& matrix, int64_t rows, int64_t columns) {
-  return int_of(rows > 1 ? matrix.row : columns > 0 ? columns : 1);
+  return int_of(std::max<int64_t>(1, rows > 1 ? matrix.row : columns));
 }
 
 void set_zero(const Gemm& gemm, size_t number_bytes, CUstream stream) {
+  const bool contiguous = gemm.c.row == gemm.n;
+  const int64_t pieces = contiguous ? 1 : gemm.m, size = contiguous ? gemm.m * gemm.n : gemm.n;
   for (int batch = 0; batch < gemm.batches; ++batch)
-    for (int64_t row = 0; row < gemm.m; ++row) {
-      const auto* to = static_cast<const char*>(gemm.c.data) + size_t(batch * gemm.c.batch + row * gemm.c.row) * number_bytes;
-      check_driver(driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(to), 0, size_t(gemm.n) * number_bytes, stream),
+    for (int64_t i = 0; i < pieces; ++i) {
+      const auto* to = static_cast<const char*>(gemm.c.data) + size_t(batch * gemm.c.batch + i * gemm.c.row) * number_bytes;
+      check_driver(driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(to), 0, size_t(size) * number_bytes, stream),
                    "cuMemsetD8Async");
     }
 }

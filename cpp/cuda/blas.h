@@ -1,11 +1,10 @@
 // Products by cuBLAS.
 #pragma once
 #include "device.h"
+#include "recurra/cuda.h"
 
 namespace recurra {
 namespace cuda {
-
-enum class Number { f32, f64, f16, bf16 };
 
 // A matrix in device memory, row-major, and how far the next one of a batch lies.
 struct Matrix {

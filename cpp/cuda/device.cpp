@@ -45,13 +45,14 @@ int counted() {
 }  // namespace
 
 const Device& Device::of(int ordinal) {
+  driver();  // throws in a forked child
+  const Device* device = ordinal < 0 || ordinal >= most ? nullptr : devices[ordinal].load(std::memory_order_acquire);
+  if (device) return *device;
   const int count = counted();
   if (ordinal < 0 || ordinal >= count)
     throw std::invalid_argument("device: there " +
                                 (count == 1 ? std::string("is 1 GPU") : "are " + std::to_string(count) + " GPUs") +
                                 ", counted from 0; got cuda:" + std::to_string(ordinal));
-  const Device* device = devices[ordinal].load(std::memory_order_acquire);
-  if (device) return *device;
   auto first = made(ordinal);  // without a lock, as in library.cpp
   if (devices[ordinal].compare_exchange_strong(device, first.get(), std::memory_order_acq_rel)) return *first.release();
   return *device;

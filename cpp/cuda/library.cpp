@@ -42,9 +42,10 @@ struct Library {
   std::atomic<const Path*> path{nullptr};
 };
 
-Library driver_library{"driver", "an NVIDIA driver", {"libcuda.so.1"}, nullptr, {}};
-Library nvrtc_library{"nvrtc", "NVRTC", {"libnvrtc.so.13", "libnvrtc.so.12"}, "nvidia-cuda-nvrtc", {}};
-Library cublas_library{"cublas", "cuBLAS", {"libcublas.so.13", "libcublas.so.12"}, "nvidia-cublas", {}};
+// Never destroyed: at exit other threads may still be here.
+Library& driver_library = *new Library{"driver", "an NVIDIA driver", {"libcuda.so.1"}, nullptr, {}};
+Library& nvrtc_library = *new Library{"nvrtc", "NVRTC", {"libnvrtc.so.13", "libnvrtc.so.12"}, "nvidia-cuda-nvrtc", {}};
+Library& cublas_library = *new Library{"cublas", "cuBLAS", {"libcublas.so.13", "libcublas.so.12"}, "nvidia-cublas", {}};
 
 std::string missing(const Library& library) {
 #ifdef __APPLE__

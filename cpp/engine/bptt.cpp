@@ -7,13 +7,6 @@
 
 namespace recurra {
 namespace detail {
-namespace {
-
-// Rows of a chunk: enough that reading and writing a weight's gradient once per chunk is cheap next to its multiply-adds.
-constexpr int64_t kChunkRows = 256;
-
-}  // namespace
-
 template <class T>
 Bptt<T>::Bptt(const Record<T>& record, const Gradients<T>& gradients, int workers, Stopper& stopper)
     : record_(record),
@@ -34,7 +27,7 @@ Bptt<T>::Bptt(const Record<T>& record, const Gradients<T>& gradients, int worker
   same_tiles_ = true;
   for (const PackedPhase<T>& phase : model_.layers[0].phases)
     same_tiles_ = same_tiles_ && phase.tile_count * model_.lanes == model_.padded(phase.tiles.source_size);
-  chunk_steps_ = std::clamp<int64_t>(kChunkRows / rows, 1, std::max<int64_t>(record.x.steps, 1));
+  chunk_steps_ = std::clamp<int64_t>(kGradientRows / rows, 1, std::max<int64_t>(record.x.steps, 1));
   chunk_rows_ = int(chunk_steps_ * rows);
   model_.transposed();
   deal();

@@ -8,6 +8,9 @@
 namespace recurra {
 namespace detail {
 
+// Rows of a chunk: enough that reading and writing a weight's gradient once per chunk is cheap next to its multiply-adds.
+constexpr int64_t kGradientRows = 256;
+
 // Gradients that come in and go out; any may be null. They are written, or with `add` those of parameters added to.
 template <class T>
 struct Gradients {

@@ -40,8 +40,10 @@ class Parameters {
   const std::vector<const T*>& params_;
 };
 
+}  // namespace
+
 // A call from C++ has not been checked by anyone before it reaches the engine.
-void check(const NetworkConfig& c, const CellInfo& cell) {
+void check_config(const NetworkConfig& c, const CellInfo& cell) {
   const auto expect = [](bool good, const char* name, const std::string& expected, auto got) {
     if (!good) throw std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + std::to_string(got));
   };
@@ -68,8 +70,6 @@ void check(const NetworkConfig& c, const CellInfo& cell) {
     expect(chance >= 0 && chance <= 1, name, "a number in 0 .. 1", chance);
 }
 
-}  // namespace
-
 template <class T>
 Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>& params)
     : config(c), backend(&recurra::backend()), lanes(kernels<T>(*backend).lanes) {
@@ -77,7 +77,7 @@ Model<T>::Model(const NetworkConfig& c, const std::vector<std::vector<const T*>>
   const int number = cell_number(config.cell);
   info = &cells()[number];
   spec = &spec_of(number);
-  check(config, *info);
+  check_config(config, *info);
   if (config.precision != Precision::full && sizeof(T) != sizeof(float))
     throw std::invalid_argument("precision: only float32 networks can be reduced");
   constants.assign(config.constants.begin(), config.constants.end());

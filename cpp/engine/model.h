@@ -18,6 +18,9 @@ int cell_number(const std::string& name);  // std::invalid_argument when there i
 
 namespace detail {
 
+// std::invalid_argument, naming what is wrong.
+void check_config(const NetworkConfig& config, const CellInfo& cell);
+
 // Divides one block of memory up, in cache lines. A first pass, without a block, finds out how much is needed.
 struct Dealer {
   char* block = nullptr;

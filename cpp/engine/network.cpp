@@ -1,21 +1,21 @@
 // A call of a network, divided among threads, and the backward pass over its tape.
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "arguments.h"
 #include "bptt.h"
+#include "row_order.h"
 #include "session.h"
 #include "worth.h"
 
 namespace recurra {
 
 using detail::check_alike;
-using detail::checked_rows;
 using detail::Crew;
 using detail::expect;
 using detail::Model;
 using detail::Record;
+using detail::RowOrder;
 using detail::RowPlan;
 using detail::RowShare;
 using detail::Session;
@@ -77,22 +77,6 @@ double Network<T>::multiplications_per_step() const {
 
 namespace {
 
-// Rows of a call, longest first.
-struct Sorted {
-  std::vector<int64_t> order, lengths;  // lengths: none when all rows run all steps
-  int64_t steps;                        // of the longest
-
-  Sorted(int64_t rows, int64_t all_steps, const int64_t* given)
-      : order(size_t(checked_rows(rows))), steps(rows ? all_steps : 0) {
-    std::iota(order.begin(), order.end(), 0);
-    if (!given) return;
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return given[a] > given[b]; });
-    for (const int64_t row : order) lengths.push_back(given[row]);
-    expect(!rows || (lengths.front() <= all_steps && lengths.back() >= 0), "lengths: expected 0 to the number of steps");
-    steps = rows ? lengths[0] : 0;
-  }
-};
-
 // Zeros the output past each row's length.
 template <class T>
 void clear_padding(const Sequence<T>& y, int64_t size, const RowPlan& plan) {
@@ -103,7 +87,7 @@ void clear_padding(const Sequence<T>& y, int64_t size, const RowPlan& plan) {
 
 // Runs a call, divided among threads; into a record if there is one.
 template <class T>
-void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const Sorted& sorted, Sequence<const T> x,
+void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const RowOrder& sorted, Sequence<const T> x,
               const T* const* initial, Sequence<T> y, T* const* final_states, const Stop& stop) {
   const NetworkConfig& c = model->config;
   const Share share = share_out(c, model->multiplications(), x.rows, x.steps);
@@ -149,7 +133,7 @@ template <class T>
 void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
                          T* const* final_states, const Stop& stop) const {
   check_alike(x, y);
-  const Sorted sorted(x.rows, x.steps, lengths);
+  const RowOrder sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states, stop);
 }
@@ -162,7 +146,7 @@ Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const i
   if (model_->config.precision != Precision::full)
     throw std::invalid_argument("record: weights of reduced precision cannot be trained");
   check_alike(x, y);
-  const Sorted sorted(x.rows, x.steps, lengths);
+  const RowOrder sorted(x.rows, x.steps, lengths);
   x.steps = sorted.steps;
   auto record = std::make_shared<Record<T>>(model_, x.steps, sorted.order, sorted.lengths, recompute, seed);
   run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states, stop);

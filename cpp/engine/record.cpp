@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "row_order.h"
+
 namespace recurra {
 namespace detail {
 namespace {
@@ -29,7 +31,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, int64_t steps, std:
       order(std::move(the_order)),
       lengths(std::move(the_lengths)),
       recompute(recompute),
-      noise(model->config.regularization, seed) {
+      noise(noise_of(model->config.regularization, seed)) {
   keep_heap();
   const NetworkConfig& c = model->config;
   const ptrdiff_t hidden = model->padded_hidden();
@@ -38,14 +40,7 @@ Record<T>::Record(std::shared_ptr<const Model<T>> the_model, int64_t steps, std:
   saved_width = recompute ? 0 : model->spec->saved * hidden;
   const ptrdiff_t result_width = recompute || model->spec->phases.size == 1 ? 0 : stride;
 
-  if (!lengths.empty()) {
-    starts_.assign(size_t(steps) + 1, 0);
-    int running = rows();
-    for (int64_t step = 0; step < steps; ++step) {
-      while (running > 0 && lengths[size_t(running) - 1] <= step) --running;
-      starts_[size_t(step) + 1] = starts_[size_t(step)] + running;
-    }
-  }
+  if (!lengths.empty()) starts_ = starts_of(lengths, steps);
   bytes = size_t(steps * rows() * c.input_size) * sizeof(T);
   x_memory_ = model->spare->take(bytes);
   x = {reinterpret_cast<T*>(x_memory_.data()), steps, rows(), rows() * c.input_size, c.input_size};

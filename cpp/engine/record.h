@@ -10,6 +10,10 @@
 namespace recurra {
 namespace detail {
 
+inline Noise noise_of(const Regularization& r, const uint64_t* seed) {
+  return {{r.dropout, r.recurrent_dropout, r.zoneout_h, r.zoneout_c}, seed != nullptr, seed ? *seed : 0};
+}
+
 // Which of all rows one of several workers has, longest first too. Where all rows run equally long it is a block of them: what
 // a cache fetches ahead of one worker's rows is then not what another is writing, 10 % of a small layer's steps backward
 // (bench/NOTES.md). Otherwise every stride-th, so that every worker has long and short ones.

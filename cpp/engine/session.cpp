@@ -54,7 +54,7 @@ Session<T>::Session(std::shared_ptr<const Model<T>> model, int rows, int64_t ste
       workers_(workers),
       share_(rows),
       states_(*model_, rows),
-      regularizer_({model_->config.regularization, nullptr}, *model_) {
+      regularizer_(noise_of(model_->config.regularization, nullptr), *model_) {
   size(steps);
   deal(std::max(rows, 1));
   for (int row = 0; row < rows; ++row) states_.clear_row(row);

@@ -40,7 +40,7 @@ def from_pathfinder(library: str) -> str | None:
 
 def from_folders(library: str) -> Iterator[str]:
     """The files in the wheels' folders, and in conda's."""
-    folders = [Path(entry, "nvidia", wheel, "lib") for wheel in WHEELS[library] for entry in sys.path]
+    folders = [Path(entry, "nvidia", wheel, "lib") for entry in sys.path for wheel in WHEELS[library]]
     for folder in [*folders, Path(sys.prefix, "lib")]:
         for name in FILES[library]:
             if (folder / name).is_file():

@@ -1,0 +1,399 @@
+#include <algorithm>
+
+#include "call.h"
+
+namespace recurra {
+namespace cuda {
+namespace {
+
+struct Workspace {
+  std::vector<char*> d_final, d_initial;             // of each state: [lane][row][width], numbers
+  std::vector<std::vector<PhaseWeights>> gradients;  // [layer][phase], numbers
+  char* dy = nullptr;                                // of the network's output, in time: [row][direction][output]
+  char* between[2] = {};                             // of a layer's input, in time; the lowest layer's too
+  char* second_dx = nullptr;                         // the second direction's, in its loop's order
+  char* reversed_x = nullptr;
+  Rows loop_dy;  // of a layer's output, in the loops' order
+  Rows d_h, d_states, d_result, d_kept, d_masked, mask;
+  std::vector<Rows> da;  // of each phase, of a chunk of steps
+  Rows previous;         // what recurrent products read, of a chunk, where rows end
+  // To compute again what the tape has not, of a chunk.
+  std::vector<Rows> input, recurrent;
+  Rows saved, kept, result, h, states;
+  char* blas = nullptr;
+};
+
+Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
+  const NetworkConfig& c = net.config;
+  const int directions = net.directions();
+  const size_t size = net.number_size;
+  const int64_t hidden = c.hidden_size, rows = plan.rows, output = directions * c.output_size;
+  const int64_t chunk = std::min(plan.total, plan.backward_steps * rows), states = net.states() * hidden;
+  const int64_t first_units = net.phases() > 1 ? net.shape(0, 0).units : 0,
+                widest = std::max(c.input_size, c.layers > 1 ? output : 0);
+  Workspace w;
+  for (std::vector<char*>* all : {&w.d_final, &w.d_initial})
+    for (int s = 0; s <= net.states(); ++s)
+      all->push_back(deal.take(int64_t(c.layers) * directions * rows * (s ? hidden : c.output_size), size));
+  for (int layer = 0; layer < c.layers; ++layer) w.gradients.push_back(net.deal_weights(deal, layer, size));
+  w.dy = deal.take(plan.total * output, size);
+  for (int i = 0; i < std::min(c.layers, 2); ++i) w.between[i] = deal.take(plan.total * widest, size);
+  if (directions == 2) w.second_dx = deal.take(plan.engine == Engine::cublas ? plan.total * widest : 0, size);
+  if (directions == 2) w.reversed_x = deal.take(plan.total * widest, net.weight_size);
+  w.loop_dy = deal_rows(deal, directions, plan.total, c.output_size, size);
+  w.d_h = deal_rows(deal, directions, rows, c.output_size, size);
+  w.d_states = deal_rows(deal, directions, rows, states, size);
+  w.d_result = deal_rows(deal, directions, rows, first_units, size);
+  w.d_kept = deal_rows(deal, directions, rows, net.spec.kept * hidden, size);
+  if (c.regularization.recurrent_dropout > 0)
+    for (Rows* each : {&w.d_masked, &w.mask}) *each = deal_rows(deal, directions, rows, c.output_size, size);
+  for (int p = 0; p < net.phases(); ++p)
+    w.da.push_back(deal_rows(deal, directions, chunk, net.shape(0, p).columns, net.weight_size));
+  if (!plan.starts.empty()) w.previous = deal_rows(deal, directions, chunk, c.output_size, net.weight_size);
+  if (plan.options.recompute) {
+    for (int p = 0; p < net.phases(); ++p) {
+      const Phase& phase = net.spec.phases[p];
+      const int64_t units = net.shape(0, p).units;
+      w.input.push_back(deal_rows(deal, directions, chunk, phase.input.count * units, size));
+      w.recurrent.push_back(deal_rows(deal, directions, chunk, phase.recurrent.count * units, size));
+    }
+    w.saved = deal_rows(deal, directions, chunk, net.spec.saved * hidden, size);
+    w.kept = deal_rows(deal, directions, chunk, net.spec.kept * hidden, size);
+    w.result = deal_rows(deal, directions, chunk, first_units, net.weight_size);
+    w.h = deal_rows(deal, directions, rows, c.output_size, size);
+    w.states = deal_rows(deal, directions, rows, states, size);
+  }
+  if (plan.engine == Engine::cublas) w.blas = deal.take(Blas::workspace_bytes, 1);
+  return w;
+}
+
+// Backward through one layer: `count` directions from `first` on.
+class Layer {
+ public:
+  Layer(const Call& call, const Workspace& w, const Products& products, const std::vector<LayerRows>& layers, int layer,
+        int first, bool has_dy, char* dx)
+      : call_(call),
+        net_(call.net),
+        plan_(call.plan),
+        w_(w),
+        products_(products),
+        layer_(layer),
+        first_(first),
+        count_(products.directions),
+        has_dy_(has_dy),
+        dx_(dx) {
+    const LayerRows& rows = layers[size_t(layer)];
+    rows_.h = number(rows.h);
+    rows_.states = number(rows.states);
+    rows_.saved = number(rows.saved);
+    rows_.source = weight(rows.source);
+    rows_.result = weight(rows.result);
+    x_ = {const_cast<void*>(call.input_rows(layers, layer)), net_.input_size(layer), 0};
+    if (net_.directions() == 2) {
+      x_.direction = (w.reversed_x - static_cast<char*>(x_.data)) / int64_t(net_.weight_size);
+      if (!first)
+        call_.launch.run(net_.kernels.reverse_rows, x_.row, plan_.total, 1,
+                         ReorderArguments{plan_.total, x_.row, call_.steps().reversed, x_.data, w.reversed_x});
+    }
+    x_ = weight(x_);
+    for (int p = 0; p < net_.phases(); ++p) {
+      const PhaseWeights& packed = net_.weights[size_t(layer)][size_t(p)];
+      weights_.push_back({weight(packed.input), weight(packed.recurrent), number(packed.sums)});
+      const PhaseWeights& gradient = w.gradients[size_t(layer)][size_t(p)];
+      gradients_.push_back({number(gradient.input), number(gradient.recurrent), number(gradient.sums)});
+    }
+  }
+
+  void run() const {
+    begin();
+    if (!plan_.total) clear_gradients();
+    const int64_t last = (plan_.steps - 1) / plan_.backward_steps * plan_.backward_steps;
+    for (int64_t from = last; from >= 0 && plan_.total; from -= plan_.backward_steps) {
+      const Chunk chunk = {from, std::min(plan_.steps, from + plan_.backward_steps)};
+      const Rows previous = this->previous(chunk);
+      if (plan_.options.recompute) recompute(chunk, previous);
+      for (int64_t step = chunk.to - 1; step >= chunk.from; --step) this->step(chunk, step);
+      input_gradients(chunk);
+      weight_gradients(chunk, previous);
+    }
+    end();
+  }
+
+ private:
+  struct Chunk {
+    int64_t from, to;
+  };
+
+  // Rows of this layer's directions, from row `row` on.
+  Rows number(const Rows& rows, int64_t row = 0) const {
+    return from(of_direction(rows, first_, net_.number_size), row, 0, net_.number_size);
+  }
+  Rows weight(const Rows& rows, int64_t row = 0) const {
+    return from(of_direction(rows, first_, net_.weight_size), row, 0, net_.weight_size);
+  }
+  // Of rows that are such already.
+  Rows at_number(const Rows& rows, int64_t row) const { return from(rows, row, 0, net_.number_size); }
+  Rows at_weight(const Rows& rows, int64_t row) const { return from(rows, row, 0, net_.weight_size); }
+
+  const Phase& phase(int p) const { return net_.spec.phases[p]; }
+  PhaseShape shape(int p) const { return net_.shape(layer_, p); }
+  int64_t rows_of(const Chunk& chunk) const { return plan_.at(chunk.to) - plan_.at(chunk.from); }
+  int64_t width(int s) const { return s ? net_.config.hidden_size : net_.config.output_size; }
+  Rows mask() const { return call_.drops_recurrent() ? number(w_.mask) : Rows{}; }
+
+  void copy_state(int s, CUfunction kernel, char* all) const {
+    StateArguments a{};
+    a.steps = call_.steps();
+    a.steps.order = nullptr;
+    a.columns = width(s);
+    a.first_lane = layer_ * net_.directions() + first_;
+    a.array = {all, plan_.rows * width(s), width(s), 1, net_.number_size == 8 ? format_f64 : format_f32};
+    a.rows = s ? from(number(w_.d_states), 0, (s - 1) * width(s), net_.number_size) : number(w_.d_h);
+    call_.launch.run(kernel, width(s), plan_.rows, count_, a);
+  }
+
+  void begin() const {
+    for (int s = 0; s <= net_.states(); ++s) copy_state(s, net_.kernels.read_state, w_.d_final[size_t(s)]);
+    if (call_.drops_recurrent())
+      call_.launch.run(
+          net_.kernels.draw_masks, net_.config.output_size, plan_.rows, count_,
+          MaskArguments{plan_.rows, net_.config.output_size, call_.steps().order, mask(), call_.seeded(layer_, first_)});
+  }
+
+  void end() const {
+    for (int s = 0; s <= net_.states(); ++s) copy_state(s, net_.kernels.write_state, w_.d_initial[size_t(s)]);
+    // Both directions at once: the second one's gradient is in its own order still.
+    if (dx_ && count_ == 2)
+      call_.launch.run(net_.kernels.add_reversed, x_.row, plan_.total, 1,
+                       ReorderArguments{plan_.total, x_.row, call_.steps().reversed, w_.second_dx, dx_});
+  }
+
+  void clear_gradients() const {
+    const auto clear = [&](const Rows& rows, int64_t count) {
+      for (int d = 0; d < count_; ++d)
+        call_.launch.zero(of_direction(rows, d, net_.number_size).data, count * rows.row, net_.number_size);
+    };
+    for (int p = 0; p < net_.phases(); ++p) {
+      const PhaseWeights& gradient = gradients_[size_t(p)];
+      clear(gradient.input, int64_t(phase(p).input.count) * shape(p).units);
+      clear(gradient.recurrent, int64_t(phase(p).recurrent.count) * shape(p).units);
+      clear(gradient.sums, 1);
+    }
+  }
+
+  // What the first phase's recurrent products read, row for row of the chunk.
+  Rows previous(const Chunk& chunk) const {
+    const Rows rows = rows_.source.data ? rows_.source : rows_.h;
+    if (plan_.starts.empty()) return at_weight(rows, plan_.before(chunk.from));
+    PreviousArguments a{call_.steps(), chunk.from, chunk.to, net_.config.output_size, count_, rows, weight(w_.previous)};
+    call_.launch.run(net_.kernels.gather_previous, a.columns, plan_.rows, (chunk.to - chunk.from) * count_, a, count_);
+    return a.to;
+  }
+
+  // With all h known, steps do not wait for each other: products are made of all rows of the chunk at once.
+  void recompute(const Chunk& chunk, const Rows& previous) const {
+    const int64_t first = plan_.at(chunk.from), count = rows_of(chunk);
+    for (int p = 0; p < net_.phases(); ++p) {
+      const Rows input = number(w_.input[size_t(p)]), recurrent = number(w_.recurrent[size_t(p)]);
+      if (phase(p).input.count) products_.input(weights_[size_t(p)], phase(p), shape(p), at_weight(x_, first), count, input);
+      products_.recurrent(weights_[size_t(p)], phase(p), shape(p), p ? weight(w_.result) : previous, count, input, recurrent);
+      for (int64_t step = chunk.from; step < chunk.to; ++step) {
+        const int64_t place = plan_.at(step) - first;
+        PhaseArguments a{};
+        a.rows = int(plan_.active(step));
+        a.units = shape(p).units;
+        a.step = step;
+        if (plan_.options.device_lengths) a.lengths = call_.steps().lengths;
+        a.order = call_.steps().order;
+        a.input = at_number(input, place);
+        a.recurrent = at_number(recurrent, place);
+        a.bias = products_.engine == Engine::exact ? nullptr : weights_[size_t(p)].sums.data;
+        a.sums_direction = weights_[size_t(p)].sums.direction;
+        a.vectors = vectors(p);
+        a.h_before = at_number(rows_.h, plan_.before(step));
+        a.h_after = number(w_.h);
+        a.states_before = at_number(rows_.states, plan_.before(step));
+        a.states_after = number(w_.states);
+        a.result = at_weight(weight(w_.result), place);
+        a.kept = at_number(number(w_.kept), place);
+        a.saved = at_number(number(w_.saved), place);
+        constants(a.constants);
+        a.noise = call_.seeded(layer_, first_);
+        call_.launch.run(net_.kernels.forward[p], a.units, a.rows, count_, a);
+      }
+    }
+  }
+
+  const void* vectors(int p) const {
+    return advanced(weights_[size_t(p)].sums.data, int64_t(phase(p).chains) * shape(p).units, net_.number_size);
+  }
+
+  void constants(double (&to)[2]) const {
+    for (int i = 0; i < net_.spec.constants.size; ++i) to[i] = net_.config.constants[size_t(i)];
+  }
+
+  void step(const Chunk& chunk, int64_t step) const {
+    const int64_t place = plan_.at(step) - plan_.at(chunk.from), before = plan_.before(step), rows = plan_.active(step);
+    BackwardArguments a{};
+    a.rows = int(rows);
+    a.step = step;
+    if (plan_.options.device_lengths) a.lengths = call_.steps().lengths;
+    a.order = call_.steps().order;
+    if (has_dy_) a.dy = at_number(number(w_.loop_dy), plan_.at(step));
+    a.d_h = number(w_.d_h);
+    a.d_result = number(w_.d_result);
+    a.d_states = number(w_.d_states);
+    a.d_kept = number(w_.d_kept);
+    a.h_before = at_number(rows_.h, before);
+    a.states_before = at_number(rows_.states, before);
+    a.saved = plan_.options.recompute ? at_number(number(w_.saved), place) : at_number(rows_.saved, plan_.at(step));
+    constants(a.constants);
+    a.noise = call_.seeded(layer_, first_);
+    for (int p = net_.phases() - 1; p >= 0; --p) {
+      a.units = shape(p).units;
+      a.vectors = vectors(p);
+      a.sums_direction = weights_[size_t(p)].sums.direction;
+      a.da = at_weight(weight(w_.da[size_t(p)]), place);
+      call_.launch.run(net_.kernels.backward[p], a.units, rows, count_, a);
+      const bool masked = !p && call_.drops_recurrent();
+      const Rows to = p ? a.d_result : masked ? number(w_.d_masked) : a.d_h;
+      products_.to_source(weights_[size_t(p)], phase(p), shape(p), a.da, rows, !p && !masked, to);
+      if (masked)
+        call_.launch.run(net_.kernels.add_masked, net_.config.output_size, rows, count_,
+                         MaskedArguments{rows, net_.config.output_size, a.d_h, mask(), to});
+    }
+  }
+
+  void input_gradients(const Chunk& chunk) const {
+    if (!dx_) return;
+    const int64_t first = plan_.at(chunk.from), count = rows_of(chunk);
+    for (int d = 0; d < count_; ++d) {
+      // The exact engine adds the second direction's gradient to the first one's, in time; the other one puts it aside.
+      const bool in_time = count_ == 1 && first_ == 1;
+      Rows to = {d ? w_.second_dx : dx_, x_.row, 0};
+      if (!in_time) to = at_number(to, first);
+      bool add = in_time;
+      for (int p = 0; p < net_.phases(); ++p) {
+        if (!phase(p).input.count) continue;
+        PhaseWeights one = weights_[size_t(p)];
+        one.input = of_direction(one.input, d, net_.weight_size);
+        products_.to_input(one, phase(p), shape(p), of_direction(weight(w_.da[size_t(p)]), d, net_.weight_size), count, add,
+                           in_time ? call_.steps().reversed + first : nullptr, to);
+        add = true;
+      }
+    }
+  }
+
+  void weight_gradients(const Chunk& chunk, const Rows& previous) const {
+    const int64_t first = plan_.at(chunk.from), count = rows_of(chunk);
+    const bool add = chunk.to != plan_.steps;
+    const int64_t* starts = call_.steps().starts;
+    const Outer order = {
+        chunk.to - chunk.from, plan_.block_steps, starts ? starts + chunk.from : nullptr, plan_.rows, add, {}, {}};
+    const Rows result = rows_.result.data ? at_weight(rows_.result, first) : weight(w_.result);
+    for (int p = 0; p < net_.phases(); ++p) {
+      const PhaseShape s = shape(p);
+      const PhaseWeights& gradient = gradients_[size_t(p)];
+      const Rows da = weight(w_.da[size_t(p)]);
+      products_.outer(order, s, da, 0, phase(p).input.count, at_weight(x_, first), s.inputs, count, add, gradient.input);
+      products_.outer(order, s, da, recurrent_slot(phase(p)), phase(p).recurrent.count, p ? result : previous, s.sources, count,
+                      add, gradient.recurrent);
+      SumArguments sums{s.columns, order};
+      sums.outer.a = da;
+      sums.outer.out = gradient.sums;
+      call_.launch.run(net_.kernels.column_sums, s.columns, count_, 1, sums);
+    }
+  }
+
+  const Call& call_;
+  const Network::Data& net_;
+  const Plan::Data& plan_;
+  const Workspace& w_;
+  const Products& products_;
+  const int layer_, first_, count_;
+  const bool has_dy_;
+  char* const dx_;
+  LayerRows rows_;
+  Rows x_;
+  std::vector<PhaseWeights> weights_, gradients_;
+};
+
+}  // namespace
+
+size_t backward_bytes(const Network::Data& net, const Plan::Data& plan) {
+  Dealer deal;
+  deal_workspace(deal, net, plan);
+  return deal.used;
+}
+
+void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
+                  const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool draws, const void* tape,
+                  void* workspace, CUstream stream) {
+  const Current current(net.device);
+  const NetworkConfig& c = net.config;
+  Dealer deal{static_cast<char*>(workspace)}, taped{static_cast<char*>(const_cast<void*>(tape))};
+  const Workspace w = deal_workspace(deal, net, plan);
+  const Tape kept = deal_tape(taped, net, plan);
+  const auto call_on = [&](CUstream on) { return Call{net, plan, {net, on}, kept.header, draws}; };
+  const auto width = [&](int s) { return s ? c.hidden_size : c.output_size; };
+  const int format = format_of(net.options.number), directions = net.directions();
+  const Call call = call_on(stream);
+
+  if (dy.data)
+    call.launch.run(
+        net.kernels.read_gradient, directions * c.output_size, plan.rows, plan.steps,
+        ReadArguments{call.steps(), directions * c.output_size, {dy.data, dy.outer, dy.row, dy.column, format}, w.dy});
+  for (int s = 0; s <= net.states(); ++s)
+    call.state(net.kernels.read_state, d_final ? d_final[s] : Array{}, w.d_final[size_t(s)], width(s));
+
+  const int kind = 2 + (dy.data ? 4 : 0) + (dx.data ? 8 : 0) + (draws ? 16 : 0);
+  replay(net, plan, kind, workspace, tape, stream, [&](CUstream on) {
+    const Call call = call_on(on);
+    std::optional<Blas> blas;
+    if (plan.engine == Engine::cublas) blas.emplace(net.device, on, w.blas, net.options.allow_tf32);
+    // The exact engine's sums go on from direction to direction.
+    const int at_once = plan.engine == Engine::exact ? 1 : directions;
+    const Products products{call.launch, plan.engine, blas ? &*blas : nullptr, at_once};
+    for (int layer = c.layers - 1; layer >= 0; --layer) {
+      const bool top = layer + 1 == c.layers, has_dy = !top || dy.data;
+      DivideArguments divide{};
+      divide.steps = call.steps();
+      divide.columns = c.output_size;
+      divide.directions = directions;
+      divide.from = top ? w.dy : w.between[(layer + 1) % 2];
+      divide.to = w.loop_dy;
+      if (!top) divide.noise = call.seeded(layer);
+      if (has_dy)
+        call.launch.run(net.kernels.divide_gradient, c.output_size, plan.rows, plan.steps * directions, divide, directions);
+      char* const to = layer || dx.data ? w.between[layer % 2] : nullptr;
+      for (int first = 0; first < directions; first += at_once)
+        Layer(call, w, products, kept.layers, layer, first, has_dy, to).run();
+    }
+  });
+
+  if (dx.data) {
+    OutputArguments a{};
+    a.steps = call.steps();
+    a.columns = c.input_size;
+    a.directions = 1;
+    a.from = {w.between[0], c.input_size, 0};
+    a.array = {dx.data, dx.outer, dx.row, dx.column, format};
+    a.array_steps = plan.all_steps;
+    call.launch.run(net.kernels.write_output, c.input_size, plan.rows, plan.all_steps, a);
+  }
+  for (int s = 0; d_initial && s <= net.states(); ++s)
+    call.state(net.kernels.write_state, d_initial[s], w.d_initial[size_t(s)], width(s));
+  for (size_t lane = 0; lane < params.size(); ++lane)
+    for (int p = 0; p < net.phases(); ++p) {
+      const int layer = int(lane) / directions;
+      each_parameter(net, layer, p, int(lane) % directions, w.gradients[size_t(layer)][size_t(p)], net.number_size,
+                     [&](int i, ParameterArguments a, bool) {
+                       a.parameter = params[lane][size_t(i)];
+                       a.adds = add;
+                       if (a.parameter) call.launch.parameter(net.kernels.give_gradient, a);
+                     });
+    }
+}
+
+}  // namespace cuda
+}  // namespace recurra

@@ -1,0 +1,327 @@
+#include "call.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace recurra {
+namespace cuda {
+
+void Launcher::zero(void* data, int64_t count, size_t size) const {
+  if (count > 0)
+    check_driver(driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(data), 0, size_t(count) * size, stream),
+                 "cuMemsetD8Async");
+}
+
+void Launcher::upload(const void* from, void* to, size_t bytes) const {
+  UploadArguments a;
+  constexpr size_t most = sizeof a.words;
+  for (size_t at = 0; at < bytes; at += most) {
+    const size_t part = std::min(most, bytes - at);
+    a.count = int(part / sizeof(uint32_t));
+    a.to = reinterpret_cast<uint32_t*>(static_cast<char*>(to) + at);
+    std::memcpy(a.words, static_cast<const char*>(from) + at, part);
+    run(net.kernels.upload, 128, 1, 1, a);
+  }
+}
+
+void each_parameter(const Network::Data& net, int layer, int p, int direction, const PhaseWeights& packed, size_t matrix_size,
+                    const std::function<void(int, ParameterArguments, bool)>& use) {
+  const Phase& phase = net.spec.phases[p];
+  const PhaseShape shape = net.shape(layer, p);
+  const auto number_of = [&](const char* name) {
+    for (int i = 0; name && i < net.spec.params.size; ++i)
+      if (std::strcmp(name, net.spec.params[i].name) == 0) return i;
+    return -1;
+  };
+  const auto part = [&](const char* name, int first, int count, const Rows& rows, int64_t columns, bool matrix, auto slot) {
+    const int i = number_of(name);
+    if (i < 0) return;
+    ParameterArguments a{};
+    a.columns = columns;
+    a.units = shape.units;
+    a.first = first;
+    a.count = count;
+    for (int g = 0; g < count; ++g) a.slot[g] = slot(g);
+    a.packed = of_direction(rows, direction, matrix ? matrix_size : net.number_size).data;
+    use(i, a, matrix);
+  };
+  const Product &input = phase.input, &recurrent = phase.recurrent;
+  part(input.weight, input.first, input.count, packed.input, shape.inputs, true,
+       [&](int g) { return slot_of(phase, input.chain[g]); });
+  part(recurrent.weight, recurrent.first, recurrent.count, packed.recurrent, shape.sources, true, [](int g) { return g; });
+  for (const Product& product : {input, recurrent})
+    part(product.bias, product.first, product.count, packed.sums, 1, false,
+         [&](int g) { return slot_of(phase, product.chain[g]); });
+  part(phase.vectors, 0, phase.vector_count, packed.sums, 1, false, [&](int v) { return phase.chains + v; });
+}
+
+// ---- products
+
+namespace {
+
+Matrix matrix_of(const Rows& rows) { return {rows.data, rows.row, rows.direction}; }
+
+constexpr unsigned kTile = 64, kSlice = 16;  // product.cuh
+
+template <class Arguments>
+void ordered(const Launcher& launch, CUfunction kernel, int64_t m, int64_t n, int directions, const Arguments& a) {
+  if (m <= 0 || n <= 0) return;
+  const unsigned shared = unsigned(2 * kSlice * (kTile + 1) * launch.net.number_size);
+  cuda::launch(kernel, {unsigned((m + kTile - 1) / kTile), unsigned((n + kTile - 1) / kTile), unsigned(directions)},
+               {256, 1, 1}, launch.stream, a, shared);
+}
+
+ProductArguments product(int64_t m, int64_t n, const Rows& a, int64_t length, const Rows& out) {
+  ProductArguments args{};
+  args.m = int(m);
+  args.n = int(n);
+  args.segments = 1;
+  args.length = int(length);
+  args.a = a;
+  args.out = out;
+  return args;
+}
+
+}  // namespace
+
+void Products::input(const PhaseWeights& w, const Phase& phase, const PhaseShape& shape, const Rows& x, int64_t m,
+                     const Rows& out) const {
+  const int64_t n = int64_t(phase.input.count) * shape.units;
+  if (engine == Engine::cublas)
+    return blas->gemm({m, n, shape.inputs, matrix_of(x), matrix_of(w.input), false, true, matrix_of(out), 0, directions},
+                      launch.net.options.number);
+  ProductArguments a = product(m, n, x, shape.inputs, out);
+  a.b = w.input.data;
+  a.b_k = 1;
+  a.b_n = w.input.row;
+  a.b_direction = w.input.direction;
+  a.bias = w.sums.data;
+  a.bias_direction = w.sums.direction;
+  ordered(launch, launch.net.kernels.ordered_product, m, n, directions, a);
+}
+
+void Products::recurrent(const PhaseWeights& w, const Phase& phase, const PhaseShape& shape, const Rows& source, int64_t m,
+                         const Rows& input, const Rows& out) const {
+  const int64_t n = int64_t(phase.recurrent.count) * shape.units;
+  if (engine == Engine::cublas)
+    return blas->gemm(
+        {m, n, shape.sources, matrix_of(source), matrix_of(w.recurrent), false, true, matrix_of(out), 0, directions},
+        launch.net.options.number);
+  const size_t size = launch.net.number_size;
+  const int64_t first = int64_t(recurrent_slot(phase)) * shape.units;
+  ProductArguments a = product(m, n, source, shape.sources, out);
+  a.b = w.recurrent.data;
+  a.b_k = 1;
+  a.b_n = w.recurrent.row;
+  a.b_direction = w.recurrent.direction;
+  a.start = from(input, 0, first, size);
+  a.start_columns = shared_slots(phase) * shape.units;
+  a.bias = advanced(w.sums.data, first, size);
+  a.bias_direction = w.sums.direction;
+  ordered(launch, launch.net.kernels.ordered_product, m, n, directions, a);
+}
+
+void Products::to_source(const PhaseWeights& w, const Phase& phase, const PhaseShape& shape, const Rows& da, int64_t m,
+                         bool add, const Rows& out) const {
+  const int64_t k = int64_t(phase.recurrent.count) * shape.units;
+  const Rows part = from(da, 0, int64_t(recurrent_slot(phase)) * shape.units, launch.net.weight_size);
+  if (engine == Engine::cublas)
+    return blas->gemm({m, shape.sources, k, matrix_of(part), matrix_of(w.recurrent), false, false, matrix_of(out),
+                       add ? 1.0f : 0.0f, directions},
+                      launch.net.options.number);
+  ProductArguments a = product(m, shape.sources, part, k, out);
+  a.b = w.recurrent.data;
+  a.b_k = w.recurrent.row;
+  a.b_n = 1;
+  a.b_direction = w.recurrent.direction;
+  a.adds = add;
+  ordered(launch, launch.net.kernels.ordered_product, m, shape.sources, directions, a);
+}
+
+void Products::to_input(const PhaseWeights& w, const Phase& phase, const PhaseShape& shape, const Rows& da, int64_t m, bool add,
+                        const int* out_rows, const Rows& out) const {
+  if (engine == Engine::cublas)
+    return blas->gemm({m, shape.inputs, int64_t(phase.input.count) * shape.units, matrix_of(da), matrix_of(w.input), false,
+                       false, matrix_of(out), add ? 1.0f : 0.0f, 1},
+                      launch.net.options.number);
+  ProductArguments a = product(m, shape.inputs, da, shape.units, out);
+  a.segments = phase.input.count;
+  for (int g = 0; g < a.segments; ++g) a.a_at[g] = a.b_at[g] = slot_of(phase, phase.input.chain[g]) * shape.units;
+  a.b = w.input.data;
+  a.b_k = w.input.row;
+  a.b_n = 1;
+  a.adds = add;
+  a.out_rows = out_rows;
+  ordered(launch, launch.net.kernels.ordered_product, m, shape.inputs, 1, a);
+}
+
+void Products::outer(const Outer& order, const PhaseShape& shape, const Rows& da, int slot, int count, const Rows& x,
+                     int64_t columns, int64_t rows, bool add, const Rows& out) const {
+  const int64_t m = int64_t(count) * shape.units;
+  const Rows part = from(da, 0, int64_t(slot) * shape.units, launch.net.weight_size);
+  if (engine == Engine::cublas)
+    return blas->gemm(
+        {m, columns, rows, matrix_of(part), matrix_of(x), true, false, matrix_of(out), add ? 1.0f : 0.0f, directions},
+        launch.net.options.number);
+  OuterArguments a{int(m), int(columns), order, x};
+  a.outer.a = part;
+  a.outer.out = out;
+  a.outer.adds = add;
+  ordered(launch, launch.net.kernels.ordered_outer, m, columns, directions, a);
+}
+
+// ---- memory
+
+namespace {
+
+Header deal_header(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
+  Header header;
+  header.seed = deal.take(1, sizeof(uint64_t));
+  if (!plan.starts.empty()) {
+    header.starts = deal.take(int64_t(plan.starts.size()), sizeof(int64_t));
+    header.order = deal.take(plan.rows, sizeof(int32_t));
+  }
+  if (!plan.lengths.empty() || plan.options.device_lengths) header.lengths = deal.take(plan.rows, sizeof(int32_t));
+  if (net.directions() == 2) header.reversed = deal.take(plan.total, sizeof(int32_t));
+  return header;
+}
+
+}  // namespace
+
+Tape deal_tape(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
+  const NetworkConfig& c = net.config;
+  const bool training = plan.options.training, saves = training && !plan.options.recompute;
+  const int64_t all = plan.rows + plan.total, kept = training ? all : plan.rows;
+  Tape tape;
+  tape.header = deal_header(deal, net, plan);
+  // Without a tape a layer's rows last until the layer above has read them.
+  for (int layer = 0; layer < (training ? c.layers : std::min(c.layers, 2)); ++layer) {
+    LayerRows rows{};
+    rows.h = deal_rows(deal, net.directions(), all, c.output_size, net.number_size);
+    rows.states = deal_rows(deal, net.directions(), kept, net.states() * c.hidden_size, net.number_size);
+    if (net.has_source(training)) rows.source = deal_rows(deal, net.directions(), kept, c.output_size, net.weight_size);
+    if (saves) rows.saved = deal_rows(deal, net.directions(), plan.total, net.spec.saved * c.hidden_size, net.number_size);
+    if (saves && net.phases() > 1)
+      rows.result = deal_rows(deal, net.directions(), plan.total, net.shape(layer, 0).units, net.weight_size);
+    // One direction's h is what the layer above reads, unless dropout changes it or products read another type.
+    const bool h_below =
+        layer && net.directions() == 1 && net.number_size == net.weight_size && !(training && c.regularization.dropout > 0);
+    if (!h_below)
+      rows.x = deal.take(plan.total * std::max(net.input_size(layer), training ? 0 : net.input_size(1)), net.weight_size);
+    tape.layers.push_back(rows);
+  }
+  return tape;
+}
+
+void measure(const Network::Data& net, Plan::Data& plan) {
+  Dealer deal;
+  if (plan.options.training) deal_tape(deal, net, plan);
+  plan.tape = deal.used;
+  plan.workspace = forward_bytes(net, plan);
+  if (plan.options.training) plan.backward_workspace = backward_bytes(net, plan);
+}
+
+// ---- calls
+
+Steps Call::steps() const {
+  const auto ints = [](const char* p) { return reinterpret_cast<const int*>(p); };
+  return {plan.steps,           plan.rows,          reinterpret_cast<const int64_t*>(header.starts),
+          ints(header.lengths), ints(header.order), ints(header.reversed)};
+}
+
+Seeded Call::seeded(int layer, int first_direction) const {
+  const Regularization& r = net.config.regularization;
+  return {{r.dropout, r.recurrent_dropout, r.zoneout_h, r.zoneout_c},
+          draws ? reinterpret_cast<const uint64_t*>(header.seed) : nullptr,
+          layer * net.directions() + first_direction};
+}
+
+const void* Call::input_rows(const std::vector<LayerRows>& layers, int layer) const {
+  const LayerRows& rows = layers[size_t(layer) % layers.size()];
+  if (!reads_h_below(layer)) return rows.x;
+  const Rows& below = layers[size_t(layer - 1) % layers.size()].h;
+  return from(below, plan.rows, 0, net.number_size).data;
+}
+
+bool Call::reads_h_below(int layer) const {
+  return layer && net.directions() == 1 && net.number_size == net.weight_size &&
+         !(plan.options.training && net.config.regularization.dropout > 0);
+}
+
+void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
+  if (seed) launch.upload(seed, header.seed, sizeof *seed);
+  if (header.starts) {
+    launch.upload(plan.starts.data(), header.starts, plan.starts.size() * sizeof(int64_t));
+    launch.upload(plan.order.data(), header.order, plan.order.size() * sizeof(int32_t));
+    launch.upload(plan.lengths.data(), header.lengths, plan.lengths.size() * sizeof(int32_t));
+  } else if (lengths && plan.rows) {
+    check_driver(
+        driver().cuMemcpyDtoDAsync(reinterpret_cast<CUdeviceptr>(header.lengths), reinterpret_cast<CUdeviceptr>(lengths),
+                                   size_t(plan.rows) * sizeof(int32_t), launch.stream),
+        "cuMemcpyDtoDAsync");
+  }
+  if (header.reversed)
+    launch.run(net.kernels.fill_reversed, plan.rows, plan.steps, 1,
+               ReversalArguments{steps(), reinterpret_cast<int*>(header.reversed)});
+}
+
+void Call::state(CUfunction kernel, const Array& array, void* rows, int64_t width) const {
+  StateArguments a{};
+  a.steps = steps();
+  a.columns = width;
+  a.array = {array.data, array.outer, array.row, array.column, format_of(net.options.number)};
+  a.rows = {rows, width, plan.rows * width};
+  launch.run(kernel, width, plan.rows, net.config.layers * net.directions(), a);
+}
+
+// ---- graphs
+
+namespace {
+
+constexpr size_t kGraphs = 16;          // kept by a network
+constexpr int64_t kGraphSteps = 16384;  // larger ones take long to make, and gain little
+
+CUgraphExec captured(CUstream stream, const std::function<void(CUstream)>& body) {
+  CUgraph graph = nullptr;
+  check_driver(driver().cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "cuStreamBeginCapture");
+  try {
+    body(stream);
+  } catch (...) {
+    driver().cuStreamEndCapture(stream, &graph);
+    if (graph) driver().cuGraphDestroy(graph);
+    throw;
+  }
+  check_driver(driver().cuStreamEndCapture(stream, &graph), "cuStreamEndCapture");
+  CUgraphExec exec = nullptr;
+  const CUresult status = driver().cuGraphInstantiate(&exec, graph, 0);
+  driver().cuGraphDestroy(graph);
+  check_driver(status, "cuGraphInstantiateWithFlags");
+  return exec;
+}
+
+}  // namespace
+
+void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, CUstream stream,
+            const std::function<void(CUstream)>& body) {
+  // A graph pays once it is launched again. One of sorted rows would fit one batch's lengths only.
+  if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream)) return body(stream);
+  const std::lock_guard<std::mutex> lock(net.graphs_lock);
+  auto& graphs = net.graphs;
+  const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const Graph& g) {
+    return g.plan == plan.number && g.kind == kind && g.workspace == workspace && g.tape == tape;
+  });
+  if (found == graphs.end()) {
+    graphs.push_front({plan.number, kind, workspace, tape, nullptr});
+    if (graphs.size() > kGraphs) {
+      if (graphs.back().exec) driver().cuGraphExecDestroy(graphs.back().exec);
+      graphs.pop_back();
+    }
+    return body(stream);
+  }
+  graphs.splice(graphs.begin(), graphs, found);
+  if (!found->exec) found->exec = captured(net.capture_stream, body);
+  check_driver(driver().cuGraphLaunch(found->exec, stream), "cuGraphLaunch");
+}
+
+}  // namespace cuda
+}  // namespace recurra

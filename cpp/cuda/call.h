@@ -1,0 +1,129 @@
+// One call of a network: launches on a stream, products by the engine of the plan, memory.
+#pragma once
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "network.h"
+
+namespace recurra {
+namespace cuda {
+
+// The format of a caller's arrays.
+inline int format_of(Number number) { return int(number); }  // Format and Number have one order
+
+inline const void* advanced(const void* pointer, int64_t count, size_t size) {
+  return static_cast<const char*>(pointer) + count * int64_t(size);
+}
+
+// Launches on a stream. A grid is columns, rows, and what is left; kernels walk on where a grid ends.
+struct Launcher {
+  const Network::Data& net;
+  CUstream stream;
+
+  template <class Arguments>
+  void run(CUfunction kernel, int64_t columns, int64_t rows, int64_t rest, const Arguments& arguments,
+           int64_t of_rest = 1) const {
+    if (columns <= 0 || rows <= 0 || rest <= 0) return;
+    constexpr int64_t threads = 128, most = 65535;
+    const unsigned block = unsigned(std::min((columns + 31) / 32 * 32, threads));
+    launch(kernel,
+           {unsigned((columns + block - 1) / block), unsigned(std::min(rows, most)),
+            unsigned(std::min(rest, most / of_rest) * of_rest)},
+           {block, 1, 1}, stream, arguments);
+  }
+  void parameter(CUfunction kernel, const ParameterArguments& a) const {
+    run(kernel, a.columns, int64_t(a.count) * a.units, 1, a);
+  }
+  void zero(void* data, int64_t count, size_t size) const;
+  void upload(const void* from, void* to, size_t bytes) const;  // host memory, in the launches themselves
+};
+
+// use(i, arguments, whether it is a matrix) for each part of parameter i that phase p of a layer and direction has: where its
+// blocks lie in packed weights, whose matrices have numbers of `matrix_size` bytes, or in gradients, where those are numbers. A
+// bias may be part of several.
+void each_parameter(const Network::Data& net, int layer, int p, int direction, const PhaseWeights& packed, size_t matrix_size,
+                    const std::function<void(int, ParameterArguments, bool)>& use);
+
+// Products of a layer, of `directions` directions from `first_direction` on.
+struct Products {
+  const Launcher& launch;
+  Engine engine;
+  const Blas* blas;  // of the cublas engine
+  int directions;
+
+  // out[m] = x[m] W^T of a phase; with the bias, where chains are to begin with it.
+  void input(const PhaseWeights& weights, const Phase& phase, const PhaseShape& shape, const Rows& x, int64_t m,
+             const Rows& out) const;
+  // out[m] = source[m] R^T; of the exact engine the whole chain, which begins with the input's row m, or with the bias.
+  void recurrent(const PhaseWeights& weights, const Phase& phase, const PhaseShape& shape, const Rows& source, int64_t m,
+                 const Rows& input, const Rows& out) const;
+  // out[m] = da[m] R, or that is added.
+  void to_source(const PhaseWeights& weights, const Phase& phase, const PhaseShape& shape, const Rows& da, int64_t m, bool add,
+                 const Rows& out) const;
+  // out[out_rows[m]] = da[m] W, or that is added. One direction.
+  void to_input(const PhaseWeights& weights, const Phase& phase, const PhaseShape& shape, const Rows& da, int64_t m, bool add,
+                const int* out_rows, const Rows& out) const;
+  // Gradients of weights: out = da^T x over rows, or that is added: `count` chains from slot `slot` on.
+  void outer(const Outer& order, const PhaseShape& shape, const Rows& da, int slot, int count, const Rows& x, int64_t columns,
+             int64_t rows, bool add, const Rows& out) const;
+};
+
+// What kernels must know of a call, in device memory.
+struct Header {
+  char *seed = nullptr, *starts = nullptr, *lengths = nullptr, *order = nullptr, *reversed = nullptr;
+};
+
+// What a layer leaves behind, for backward or for the layer above.
+struct LayerRows {
+  Rows h, states;     // row before(s) + r: before step s. Without a tape, states has one row for each of a step
+  Rows source;        // likewise: what recurrent products read, if not h itself
+  Rows saved;         // row at(s) + r: what the cell saved
+  Rows result;        // likewise: what the first of two phases returned
+  char* x = nullptr;  // input rows, in time; null: h of the layer below
+};
+
+struct Tape {
+  Header header;
+  std::vector<LayerRows> layers;
+};
+
+Tape deal_tape(Dealer& deal, const Network::Data& net, const Plan::Data& plan);
+
+struct Call {
+  const Network::Data& net;
+  const Plan::Data& plan;
+  Launcher launch;
+  Header header;
+  bool draws;  // whether there is a seed
+
+  Steps steps() const;
+  Seeded seeded(int layer, int first_direction = 0) const;
+  bool drops_between() const { return draws && net.config.regularization.dropout > 0; }
+  bool drops_recurrent() const { return draws && net.config.regularization.recurrent_dropout > 0; }
+  int64_t states_width() const { return net.states() * net.config.hidden_size; }
+  // Rows that a layer reads: its own, or h of the layer below.
+  const void* input_rows(const std::vector<LayerRows>& layers, int layer) const;
+  bool reads_h_below(int layer) const;
+  void write_header(const uint64_t* seed, const int32_t* lengths) const;
+  // States of all layers and directions: to or from rows of ours that are contiguous, in the order of rows.
+  void state(CUfunction kernel, const Array& array, void* rows, int64_t width) const;
+};
+
+// Memory that a plan needs; sets its sizes.
+void measure(const Network::Data& net, Plan::Data& plan);
+size_t forward_bytes(const Network::Data& net, const Plan::Data& plan);
+size_t backward_bytes(const Network::Data& net, const Plan::Data& plan);
+
+// body(stream), or the graph that it was when it last ran at these addresses. `kind` tells bodies with other launches apart.
+void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, CUstream stream,
+            const std::function<void(CUstream)>& body);
+
+void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
+                 const Array& y, const Array* final_states, const uint64_t* seed, void* tape, void* workspace, CUstream stream);
+void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
+                  const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool seeded,
+                  const void* tape, void* workspace, CUstream stream);
+
+}  // namespace cuda
+}  // namespace recurra

@@ -1,0 +1,227 @@
+#include <algorithm>
+
+#include "call.h"
+
+namespace recurra {
+namespace cuda {
+namespace {
+
+struct Workspace {
+  Tape own;                           // of a call without a tape
+  std::vector<char*> initial, final;  // of each state: [lane][row][width], numbers
+  char* reversed_x = nullptr;
+  std::vector<Rows> input;  // of each phase, of a chunk of steps
+  Rows recurrent, kept, mask;
+  Rows result;  // where it is not on the tape
+  char* blas = nullptr;
+};
+
+Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
+  const NetworkConfig& c = net.config;
+  const int directions = net.directions();
+  Workspace w;
+  if (!plan.options.training) w.own = deal_tape(deal, net, plan);
+  for (std::vector<char*>* all : {&w.initial, &w.final})
+    for (int s = 0; s <= net.states(); ++s)
+      all->push_back(
+          deal.take(int64_t(c.layers) * directions * plan.rows * (s ? c.hidden_size : c.output_size), net.number_size));
+  const int64_t widest = std::max(c.input_size, c.layers > 1 ? net.input_size(1) : 0);
+  if (directions == 2) w.reversed_x = deal.take(plan.total * widest, net.weight_size);
+  const int64_t chunk = std::min(plan.total, plan.chunk_steps * plan.rows);
+  int64_t columns = 0;
+  for (int p = 0; p < net.phases(); ++p) {
+    const Phase& phase = net.spec.phases[p];
+    const int64_t units = net.shape(0, p).units;
+    w.input.push_back(deal_rows(deal, directions, chunk, phase.input.count * units, net.number_size));
+    columns = std::max(columns, phase.recurrent.count * units);
+  }
+  w.recurrent = deal_rows(deal, directions, plan.rows, columns, net.number_size);
+  w.kept = deal_rows(deal, directions, plan.rows, net.spec.kept * c.hidden_size, net.number_size);
+  if (!plan.options.training || plan.options.recompute)
+    w.result = deal_rows(deal, directions, plan.rows, net.phases() > 1 ? net.shape(0, 0).units : 0, net.weight_size);
+  if (plan.options.training && c.regularization.recurrent_dropout > 0)
+    w.mask = deal_rows(deal, directions, plan.rows, c.output_size, net.number_size);
+  if (plan.engine == Engine::cublas) w.blas = deal.take(Blas::workspace_bytes, 1);
+  return w;
+}
+
+// The time loop of one layer, both directions at once.
+class Layer {
+ public:
+  Layer(const Call& call, const Workspace& workspace, const Products& products, const std::vector<LayerRows>& layers, int layer)
+      : call_(call),
+        net_(call.net),
+        plan_(call.plan),
+        workspace_(workspace),
+        products_(products),
+        weights_(net_.weights[size_t(layer)]),
+        rows_(layers[size_t(layer) % layers.size()]),
+        layer_(layer) {
+    x_ = {const_cast<void*>(call.input_rows(layers, layer)), net_.input_size(layer), 0};
+    if (net_.directions() == 2)  // the second direction's rows lie elsewhere: as far as that
+      x_.direction = (workspace.reversed_x - static_cast<char*>(x_.data)) / int64_t(net_.weight_size);
+  }
+
+  void run() const {
+    begin();
+    for (int64_t from = 0; from < plan_.steps; from += plan_.chunk_steps) {
+      const int64_t to = std::min(plan_.steps, from + plan_.chunk_steps), first = plan_.at(from);
+      for (int p = 0; p < net_.phases(); ++p)
+        if (net_.spec.phases[p].input.count)
+          products_.input(weights_[size_t(p)], net_.spec.phases[p], net_.shape(layer_, p),
+                          cuda::from(x_, first, 0, net_.weight_size), plan_.at(to) - first, workspace_.input[size_t(p)]);
+      for (int64_t step = from; step < to; ++step) this->step(step, plan_.at(step) - first);
+    }
+    end();
+  }
+
+ private:
+  int lanes() const { return net_.directions(); }
+  bool trains() const { return plan_.options.training; }
+  Rows number(const Rows& rows, int64_t first) const { return from(rows, first, 0, net_.number_size); }
+  Rows weight(const Rows& rows, int64_t first) const { return from(rows, first, 0, net_.weight_size); }
+
+  void begin() const {
+    if (lanes() == 2)
+      call_.launch.run(net_.kernels.reverse_rows, x_.row, plan_.total, 1,
+                       ReorderArguments{plan_.total, x_.row, call_.steps().reversed, x_.data, workspace_.reversed_x});
+    for (int s = 0; s <= net_.states(); ++s) copy_state(s, net_.kernels.read_state, workspace_.initial[size_t(s)], false);
+    if (call_.drops_recurrent())
+      call_.launch.run(
+          net_.kernels.draw_masks, net_.config.output_size, plan_.rows, lanes(),
+          MaskArguments{plan_.rows, net_.config.output_size, call_.steps().order, workspace_.mask, call_.seeded(layer_)});
+    if (rows_.source.data)
+      call_.launch.run(net_.kernels.make_source, net_.config.output_size, plan_.rows, lanes(),
+                       SourceArguments{plan_.rows, net_.config.output_size, rows_.h, mask(), rows_.source});
+  }
+
+  void end() const {
+    for (int s = 0; s <= net_.states(); ++s) copy_state(s, net_.kernels.write_state, workspace_.final[size_t(s)], true);
+  }
+
+  Rows mask() const { return call_.drops_recurrent() ? workspace_.mask : Rows{}; }
+
+  // Between a state of this layer and rows of all layers that keep it for the caller.
+  void copy_state(int s, CUfunction kernel, char* all, bool at_end) const {
+    const int64_t width = s ? net_.config.hidden_size : net_.config.output_size;
+    StateArguments a{};
+    a.steps = call_.steps();
+    a.steps.order = nullptr;
+    a.columns = width;
+    a.first_lane = layer_ * lanes();
+    a.at_end = at_end && (!s || trains());
+    a.array = {all, plan_.rows * width, width, 1, net_.number_size == 8 ? format_f64 : format_f32};
+    a.rows = s ? from(rows_.states, 0, (s - 1) * width, net_.number_size) : rows_.h;
+    call_.launch.run(kernel, width, plan_.rows, lanes(), a);
+  }
+
+  // `place`: of the step's first row among those whose input product has been made.
+  void step(int64_t step, int64_t place) const {
+    const int64_t before = plan_.before(step), after = plan_.before(step + 1), at = plan_.at(step), rows = plan_.active(step);
+    PhaseArguments a{};
+    a.rows = int(rows);
+    a.step = step;
+    if (plan_.options.device_lengths) a.lengths = call_.steps().lengths;
+    a.order = call_.steps().order;
+    a.h_before = number(rows_.h, before);
+    a.h_after = number(rows_.h, after);
+    a.states_before = number(rows_.states, trains() ? before : 0);
+    a.states_after = number(rows_.states, trains() ? after : 0);
+    a.source = weight(rows_.source, trains() ? after : 0);
+    a.mask = mask();
+    a.kept = workspace_.kept;
+    a.saved = number(rows_.saved, at);
+    for (int i = 0; i < net_.spec.constants.size; ++i) a.constants[i] = net_.config.constants[size_t(i)];
+    a.noise = call_.seeded(layer_);
+    const Rows result = rows_.result.data ? weight(rows_.result, at) : workspace_.result;
+    Rows source = rows_.source.data ? weight(rows_.source, trains() ? before : 0) : a.h_before;
+    for (int p = 0; p < net_.phases(); ++p) {
+      const Phase& phase = net_.spec.phases[p];
+      const PhaseShape shape = net_.shape(layer_, p);
+      const PhaseWeights& weights = weights_[size_t(p)];
+      a.units = shape.units;
+      a.input = number(workspace_.input[size_t(p)], place);
+      a.recurrent = workspace_.recurrent;
+      a.recurrent.row = phase.recurrent.count * shape.units;
+      a.bias = products_.engine == Engine::exact ? nullptr : weights.sums.data;
+      a.sums_direction = weights.sums.direction;
+      a.vectors = advanced(weights.sums.data, phase.chains * shape.units, net_.number_size);
+      a.result = result;
+      products_.recurrent(weights, phase, shape, source, rows, a.input, a.recurrent);
+      call_.launch.run(net_.kernels.forward[p], shape.units, rows, lanes(), a);
+      source = result;
+    }
+  }
+
+  const Call& call_;
+  const Network::Data& net_;
+  const Plan::Data& plan_;
+  const Workspace& workspace_;
+  const Products& products_;
+  const std::vector<PhaseWeights>& weights_;
+  const LayerRows& rows_;
+  const int layer_;
+  Rows x_;
+};
+
+}  // namespace
+
+size_t forward_bytes(const Network::Data& net, const Plan::Data& plan) {
+  Dealer deal;
+  deal_workspace(deal, net, plan);
+  return deal.used;
+}
+
+void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
+                 const Array& y, const Array* final_states, const uint64_t* seed, void* tape, void* workspace,
+                 CUstream stream) {
+  const Current current(net.device);
+  const NetworkConfig& c = net.config;
+  Dealer deal{static_cast<char*>(workspace)}, taped{static_cast<char*>(tape)};
+  const Workspace w = deal_workspace(deal, net, plan);
+  const Tape kept = tape ? deal_tape(taped, net, plan) : w.own;
+  const std::vector<LayerRows>& layers = kept.layers;
+  const auto call_on = [&](CUstream on) { return Call{net, plan, {net, on}, kept.header, seed != nullptr}; };
+  const auto width = [&](int s) { return s ? c.hidden_size : c.output_size; };
+
+  const Call call = call_on(stream);
+  call.write_header(seed, lengths);
+  call.launch.run(
+      net.kernels.read_input, c.input_size, plan.rows, plan.steps,
+      ReadArguments{
+          call.steps(), c.input_size, {x.data, x.outer, x.row, x.column, format_of(net.options.number)}, layers[0].x});
+  for (int s = 0; s <= net.states(); ++s)
+    call.state(net.kernels.read_state, initial ? initial[s] : Array{}, w.initial[size_t(s)], width(s));
+
+  const auto output_of = [&](const Call& on, int layer) {
+    OutputArguments a{};
+    a.steps = on.steps();
+    a.columns = c.output_size;
+    a.directions = net.directions();
+    a.from = from(layers[size_t(layer) % layers.size()].h, plan.rows, 0, net.number_size);
+    a.noise = on.seeded(layer);
+    return a;
+  };
+  replay(net, plan, seed ? 1 : 0, workspace, tape, stream, [&](CUstream on) {
+    const Call call = call_on(on);
+    std::optional<Blas> blas;
+    if (plan.engine == Engine::cublas) blas.emplace(net.device, on, w.blas, net.options.allow_tf32);
+    const Products products{call.launch, plan.engine, blas ? &*blas : nullptr, net.directions()};
+    for (int layer = 0; layer < c.layers; ++layer) {
+      Layer(call, w, products, layers, layer).run();
+      if (layer + 1 == c.layers || call.reads_h_below(layer + 1)) continue;
+      OutputArguments a = output_of(call, layer);
+      a.packed = layers[size_t(layer + 1) % layers.size()].x;
+      call.launch.run(net.kernels.pass_on, c.output_size, plan.rows, plan.steps * net.directions(), a, net.directions());
+    }
+  });
+
+  OutputArguments a = output_of(call, c.layers - 1);
+  a.array = {y.data, y.outer, y.row, y.column, format_of(net.options.number)};
+  a.array_steps = plan.all_steps;
+  call.launch.run(net.kernels.write_output, c.output_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
+  for (int s = 0; s <= net.states(); ++s) call.state(net.kernels.write_state, final_states[s], w.final[size_t(s)], width(s));
+}
+
+}  // namespace cuda
+}  // namespace recurra

@@ -1,0 +1,33 @@
+// The kernels of one cell and number type, compiled for one GPU.
+#pragma once
+#include <string>
+
+#include "compile.h"
+#include "engine/backend.h"
+#include "recurra/cuda.h"
+
+namespace recurra {
+namespace cuda {
+
+struct KernelSet {
+  CUfunction forward[kMaxPhases] = {}, backward[kMaxPhases] = {};
+  CUfunction ordered_product, ordered_outer, column_sums;
+  CUfunction fill_reversed, read_input, read_gradient, write_output, pass_on, divide_gradient, reverse_rows, add_reversed;
+  CUfunction read_state, write_state, draw_masks, make_source, add_masked, gather_previous;
+  CUfunction pack_weights, pack_sums, give_gradient, upload;
+};
+
+// Compiles what the cache has not. Kept for the process.
+KernelSet kernels_of(const Device& device, int cell, Number number);
+
+// The translation units, and what to compile them with: for checks without a GPU.
+struct Unit {
+  std::string source;
+  std::vector<std::string> options;
+};
+Unit cell_unit(int cell, Number number);
+Unit product_unit(Number number);
+Unit rows_unit(Number number);
+
+}  // namespace cuda
+}  // namespace recurra

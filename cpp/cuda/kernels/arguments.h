@@ -1,0 +1,234 @@
+// What kernels are given: for the kernels and for the host, which launches them. A "number" is RECURRA_NUMBER, a "weight"
+// RECURRA_WEIGHT of the translation unit (numbers.cuh). D directions, B rows, N = all rows of all steps; step s has rows at
+// at(s) .. at(s + 1) - 1, in the order in which the loop runs through them: backwards in time for the second direction.
+#pragma once
+#include <cstdint>
+
+#include "engine/noise.h"
+
+namespace recurra {
+namespace cuda {
+
+// One matrix a direction: row r of direction d begins at data + d * direction + r * row, in elements.
+struct Rows {
+  void* data;
+  int64_t row, direction;
+};
+
+struct Seeded {
+  recurra::detail::Noise::Rates rates;
+  const uint64_t* seed;  // in device memory, or null: nothing is drawn
+  int first_lane;        // layer * directions
+};
+
+// One phase of one step, its pointwise part: grid (units, rows, directions).
+struct PhaseArguments {
+  int rows, units;
+  int64_t step;
+  const int* lengths;                // of each row, or null where the launch has only rows that run
+  const int* order;                  // row r is the caller's row order[r]; null: r
+  Rows input;                        // numbers: the input product [slot][unit]; with the bias where `bias` is null
+  Rows recurrent;                    // numbers: the recurrent product [block][unit]; where `bias` is null, the whole chain
+  const void* bias;                  // numbers [slot][unit], or null
+  const void* vectors;               // numbers [vector][unit]
+  int64_t sums_direction;            // from direction to direction of both
+  Rows h_before, h_after;            // numbers; h_after is written by the last phase
+  Rows states_before, states_after;  // numbers [state][unit], may be the same memory
+  Rows source;                       // weights: what the next recurrent product reads of h_after; data may be null
+  Rows mask;                         // numbers: of recurrent dropout; data may be null
+  Rows result;                       // weights: what a phase before the last returns
+  Rows kept, saved;                  // numbers [i][unit]; saved.data may be null
+  double constants[2];
+  Seeded noise;
+};
+
+// The same, backward.
+struct BackwardArguments {
+  int rows, units;
+  int64_t step;
+  const int* lengths;
+  const int* order;
+  Rows dy;        // numbers: gradient of the output; data may be null. Last phase only
+  Rows d_h;       // numbers: of h after the step, then, as far as it is known, of h before it
+  Rows d_result;  // numbers: of what an earlier phase returned
+  Rows d_states;  // numbers [state][unit]: likewise
+  Rows d_kept;    // numbers
+  Rows h_before, states_before, saved;
+  const void* vectors;
+  int64_t sums_direction;
+  Rows da;  // weights [slot][unit], then the vectors' shares [vector][unit]
+  double constants[2];
+  Seeded noise;
+};
+
+// out[m][n] = start + the sum over segments s in order, then k ascending, of a[m][a_at[s] + k] b[b_at[s] + k][n], one chain of
+// multiply-adds: grid (m, n, directions). The start is out itself (`adds`), or start[m][n] for n < start_columns and bias[n]
+// or 0 beyond.
+struct ProductArguments {
+  int m, n;
+  int segments, length;
+  int a_at[4], b_at[4];
+  Rows a;                         // weights
+  const void* b;                  // weights
+  int64_t b_k, b_n, b_direction;  // from k to k, from n to n; one of them is 1
+  Rows start;                     // numbers
+  int start_columns;
+  const void* bias;  // numbers; may be null
+  int64_t bias_direction;
+  bool adds;
+  const int* out_rows;  // m is row out_rows[m] of out; null: m
+  Rows out;             // numbers
+};
+
+// out[m][n] = the sum over rows r of a[r][m] x[r][n], one chain of multiply-adds, in the order of the CPU's backward pass:
+// blocks of `block_steps` steps from the last to the first, the rows of each ascending.
+// grid (m, n, directions).
+struct Outer {
+  int64_t steps, block_steps;
+  const int64_t* starts;  // at(s), s = 0 .. steps; null: s * rows
+  int64_t rows;
+  bool adds;    // begins with what is there
+  Rows a, out;  // weights, numbers
+};
+struct OuterArguments {
+  int m, n;
+  Outer outer;
+  Rows x;  // weights
+};
+
+// Which rows a step has.
+struct Steps {
+  int64_t steps, rows;
+  const int64_t* starts;  // at(s), s = 0 .. steps, where rows are sorted by length; null: at(s) = s * rows
+  const int* lengths;     // of row r; null: all run all steps
+  const int* order;       // row r is the caller's row order[r]; null: r
+  const int* reversed;    // row i of the loop backwards in time is row reversed[i] of time, and the other way round
+};
+
+// An array of the caller's, with strides in elements: a sequence (outer: steps) or a state (outer: lanes).
+enum Format { format_f32, format_f64, format_f16, format_bf16 };
+struct Strided {
+  void* data;
+  int64_t outer, row, column;
+  int format;
+};
+
+// reversed[] itself. grid (rows, steps).
+struct ReversalArguments {
+  Steps steps;
+  int* reversed;
+};
+
+// A sequence of the caller's, in time: packed[at(t) + r] = array[t][order[r]]. grid (columns, rows, steps).
+struct ReadArguments {
+  Steps steps;
+  int64_t columns;
+  Strided array;
+  void* packed;  // weights where it is x (`read_input`), numbers where it is a gradient (`read_gradient`)
+};
+
+// Numbers of one or two directions in the loop's order to an array of the caller's, [t][order[r]][direction][column], 0 for
+// steps of no row (`write_output`), or to the weights of the next layer's input rows, in time (`pass_on`), with dropout between
+// layers. grid (columns, rows, all steps of the array, directions).
+struct OutputArguments {
+  Steps steps;
+  int64_t columns;
+  int directions;
+  Rows from;
+  Strided array;
+  int64_t array_steps;
+  void* packed;
+  Seeded noise;
+};
+
+// The gradient of a layer's output, numbers [row in time][direction][column], to each direction in its loop's order, through
+// dropout if there was some. grid (columns, rows, steps, directions).
+struct DivideArguments {
+  Steps steps;
+  int64_t columns;
+  int directions;
+  const void* from;
+  Rows to;
+  Seeded noise;
+};
+
+// Rows of weights, to the order of the second direction: to[i] = from[reversed[i]]; or numbers, added: to[reversed[i]] +=
+// from[i]. grid (columns, count).
+struct ReorderArguments {
+  int64_t count, columns;
+  const int* reversed;
+  const void* from;
+  void* to;
+};
+
+// A state or its gradient. array[lane][order[r]] to rows r, or zero where there is no array (`read_state`); rows r, or the rows
+// after each row's last step, to array[lane][order[r]] (`write_state`). Lanes first_lane .. are directions. grid (columns,
+// rows, directions).
+struct StateArguments {
+  Steps steps;
+  int64_t columns;
+  int first_lane;
+  bool at_end;  // row r is the row's own last one: the rows before step s begin at 0 for s = 0, else at rows + at(s - 1)
+  Strided array;
+  Rows rows;
+};
+
+// mask[r], numbers. grid (columns, rows, directions).
+struct MaskArguments {
+  int64_t rows, columns;
+  const int* order;
+  Rows mask;
+  Seeded noise;
+};
+
+// What a recurrent product reads of h in one step: to[r] = mask[r] h[r], rounded to weights; mask.data may be null. grid
+// (columns, rows, directions).
+struct SourceArguments {
+  int64_t rows, columns;
+  Rows h, mask, to;
+};
+
+// d_h[r] += mask[r] d_masked[r]: backward of that. grid (columns, rows, directions).
+struct MaskedArguments {
+  int64_t rows, columns;
+  Rows d_h, mask, d_masked;
+};
+
+// The rows before each of some steps, one after another: to[at(s) - at(from) + r] = rows[before(s) + r]. Weights. grid
+// (columns, rows, steps, directions).
+struct PreviousArguments {
+  Steps steps;
+  int64_t from_step, to_step, columns;
+  int directions;
+  Rows from, to;
+};
+
+// Columns summed over rows, as the product with a column of ones would do it. grid (columns, directions).
+struct SumArguments {
+  int64_t columns;
+  Outer outer;
+};
+
+// Parameters to packed rows and back. Block g of the parameter, first <= g < first + count, is slot slot[g - first] of the
+// packed rows. grid (columns, count * units).
+//   pack_weights    packed[slot][u] = parameter[g][u], rounded to weights
+//   pack_sums       packed[slot][u] += parameter[g][u], numbers of one column
+//   give_gradient   parameter[g][u] = packed[slot][u], or is added to; numbers
+struct ParameterArguments {
+  int64_t columns;
+  int units, first, count;
+  int slot[4];
+  void* parameter;  // [block][unit][column], numbers
+  void* packed;     // [slot][unit][column]
+  bool adds;
+};
+
+// Up to 1024 words of host memory that go with the launch, so that the copy needs no memory of its own and may be captured.
+struct UploadArguments {
+  int count;
+  uint32_t* to;
+  uint32_t words[960];
+};
+
+}  // namespace cuda
+}  // namespace recurra

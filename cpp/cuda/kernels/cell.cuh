@@ -1,0 +1,239 @@
+// The pointwise functions of a cell's phases, forward and backward: a thread has one unit of one row. Of one cell,
+// RECURRA_CELL_TYPE, with RECURRA_PHASES phases.
+#pragma once
+#include "cuda/kernels/numbers.cuh"
+// What cells call is declared above them.
+#include "cells/cells.def"
+#include "cuda/kernels/arguments.h"
+#include "cuda/kernels/slots.h"
+
+namespace recurra {
+namespace cuda {
+
+template <int i, class P>
+struct PhaseAt;
+template <int i, class First, class... Rest>
+struct PhaseAt<i, Pointwise<First, Rest...>> {
+  using type = typename PhaseAt<i - 1, Pointwise<Rest...>>::type;
+};
+template <class First, class... Rest>
+struct PhaseAt<0, Pointwise<First, Rest...>> {
+  using type = First;
+};
+
+using Cell = RECURRA_CELL_TYPE;
+constexpr Spec kSpec = Cell::spec();
+constexpr int kLast = RECURRA_PHASES - 1, kStates = kSpec.states.size - 1;
+template <int p>
+using PhaseOf = typename PhaseAt<p, typename Cell::Phases>::type;
+
+template <class T>
+inline T* row_of(const Rows& rows, int64_t row, int direction) {
+  return static_cast<T*>(rows.data) + direction * rows.direction + row * rows.row;
+}
+
+inline recurra::detail::Noise noise_of(const Seeded& n) {
+  return recurra::detail::Noise(n.rates, n.seed != nullptr, n.seed ? *n.seed : 0);
+}
+
+// The unit and the row of a thread.
+struct Here {
+  int unit, row, direction;
+};
+
+// A cell's view of one unit of one row.
+struct ForwardUnit {
+  const PhaseArguments& a;
+  const Here at;
+
+  V value(const Rows& rows, int i) const {
+    return V::load(row_of<Number>(rows, at.row, at.direction) + int64_t(i) * a.units + at.unit);
+  }
+  void set(const Rows& rows, int i, V v) const {
+    row_of<Number>(rows, at.row, at.direction)[int64_t(i) * a.units + at.unit] = v.v;
+  }
+
+  V h() const { return value(a.h_before, 0); }
+  V state(int i) const { return value(a.states_before, i); }
+  V kept(int i) const { return value(a.kept, i); }
+  void keep(int i, V v) const { set(a.kept, i, v); }
+  void save(int i, V v) const {
+    if (a.saved.data) set(a.saved, i, v);
+  }
+  V constant(int i) const { return V(Number(a.constants[i])); }
+
+  V new_states[kStates + 1];  // held back until zoneout has seen the old ones
+  void set_state(int i, V v) { new_states[i] = v; }
+  V vector(int i) const {
+    return V::load(static_cast<const Number*>(a.vectors) + at.direction * a.sums_direction + int64_t(i) * a.units + at.unit);
+  }
+};
+
+// A row that has ended keeps its states, and whatever else later products read is finite.
+template <int p>
+inline void carry_over(const PhaseArguments& a, const Here& at) {
+  const auto copy = [&](const Rows& to, const Rows& from, int i) {
+    const int64_t k = int64_t(i) * a.units + at.unit;
+    row_of<Number>(to, at.row, at.direction)[k] = row_of<Number>(from, at.row, at.direction)[k];
+  };
+  if constexpr (p == 0) {
+    RECURRA_UNROLL
+    for (int i = 0; i < kStates; ++i) copy(a.states_after, a.states_before, i);
+  }
+  if (p < kLast) row_of<Weight>(a.result, at.row, at.direction)[at.unit] = narrowed(0);
+  if (p < kLast) return;
+  copy(a.h_after, a.h_before, 0);
+  if (a.source.data) row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(0);
+}
+
+template <int p>
+inline void forward_unit(const PhaseArguments& a, const Here& at) {
+  using P = PhaseOf<p>;
+  constexpr int chains = P::phase.chains, inputs = P::phase.input.count;
+  constexpr Places places = places_of(P::phase);
+  if (a.lengths && a.step >= a.lengths[at.row]) return carry_over<p>(a, at);
+
+  V chain[chains];
+  const Number* bias = static_cast<const Number*>(a.bias);
+  RECURRA_UNROLL
+  for (int c = 0; c < chains; ++c) {
+    const int slot = places.slot[c], block = places.block[c];
+    const auto number = [&](const Rows& rows, int i) {
+      return V::load(row_of<Number>(rows, at.row, at.direction) + int64_t(i) * a.units + at.unit);
+    };
+    if (!bias) {
+      chain[c] = block < 0 ? number(a.input, slot) : number(a.recurrent, block);
+      continue;
+    }
+    V sum = V::load(bias + at.direction * a.sums_direction + int64_t(slot) * a.units + at.unit);
+    if (c < inputs) sum = sum + number(a.input, slot);
+    if (block >= 0) sum = sum + number(a.recurrent, block);
+    chain[c] = sum;
+  }
+  ForwardUnit unit{a, at, {}};
+  V result = P::forward(chain, unit);
+
+  const recurra::detail::Noise noise = noise_of(a.noise);
+  const size_t lane = size_t(a.noise.first_lane + at.direction);
+  const int64_t caller_row = a.order ? a.order[at.row] : at.row;
+  const auto zoned = [&](int state, V now, V old) {
+    if (!noise.zones_out(state)) return now;
+    return noise.zoned(noise.zoneout(state, lane, caller_row, a.step), state, at.unit, now, old);
+  };
+  if constexpr (p == 0) {
+    RECURRA_UNROLL
+    for (int i = 0; i < kStates; ++i) unit.set(a.states_after, i, zoned(1, unit.new_states[i], unit.state(i)));
+  }
+  if constexpr (p < kLast) {
+    row_of<Weight>(a.result, at.row, at.direction)[at.unit] = narrowed(result.v);
+  } else {
+    if (noise.zones_out(0)) result = zoned(0, result, unit.h());
+    unit.set(a.h_after, 0, result);
+    if (a.mask.data) result = unit.value(a.mask, 0) * result;
+    if (a.source.data) row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(result.v);
+  }
+}
+
+struct BackwardUnit {
+  const BackwardArguments& a;
+  const Here at;
+  const int chains;
+
+  V value(const Rows& rows, int i) const {
+    return V::load(row_of<Number>(rows, at.row, at.direction) + int64_t(i) * a.units + at.unit);
+  }
+  void set(const Rows& rows, int i, V v) const {
+    row_of<Number>(rows, at.row, at.direction)[int64_t(i) * a.units + at.unit] = v.v;
+  }
+  void set_da(int i, V v) const { row_of<Weight>(a.da, at.row, at.direction)[int64_t(i) * a.units + at.unit] = narrowed(v.v); }
+
+  V h() const { return value(a.h_before, 0); }
+  V state(int i) const { return value(a.states_before, i); }
+  V saved(int i) const { return value(a.saved, i); }
+  V d_kept(int i) const { return value(a.d_kept, i); }
+  void set_d_kept(int i, V v) const { set(a.d_kept, i, v); }
+  V constant(int i) const { return V(Number(a.constants[i])); }
+  V vector(int i) const {
+    return V::load(static_cast<const Number*>(a.vectors) + at.direction * a.sums_direction + int64_t(i) * a.units + at.unit);
+  }
+  void set_d_vector(int i, V v) const { set_da(chains + i, v); }
+
+  V d_states[kStates + 1];
+  V d_state(int i) const { return d_states[i]; }
+  void set_d_state(int i, V v) { d_states[i] = v; }
+  V direct;  // what reaches h(t-1) past the chains
+  void add_d_h(V v) { direct = direct + v; }
+};
+
+template <int p>
+inline void backward_unit(const BackwardArguments& a, const Here& at) {
+  using P = PhaseOf<p>;
+  constexpr int chains = P::phase.chains, vectors = P::phase.vector_count;
+  constexpr Places places = places_of(P::phase);
+  BackwardUnit unit{a, at, chains, {}, V(0)};
+  if (a.lengths && a.step >= a.lengths[at.row]) {
+    RECURRA_UNROLL
+    for (int i = 0; i < chains + vectors; ++i) unit.set_da(i, V(0));
+    return;
+  }
+  const recurra::detail::Noise noise = noise_of(a.noise);
+  const size_t lane = size_t(a.noise.first_lane + at.direction);
+  const int64_t caller_row = a.order ? a.order[at.row] : at.row;
+  // A state's gradient is divided into what bypasses the step, which is returned, and what reaches the cell.
+  const auto divide = [&](int state, V& d) {
+    const V share = noise.kept<V>(noise.zoneout(state, lane, caller_row, a.step), state, at.unit);
+    const V past = share * d;
+    d = (V(1) - share) * d;
+    return past;
+  };
+
+  V d_result = unit.value(p == kLast ? a.d_h : a.d_result, 0), past_h(0), past_states[kStates + 1];
+  if (p == kLast && a.dy.data) d_result = d_result + unit.value(a.dy, 0);
+  const bool zones_h = p == kLast && noise.zones_out(0), zones_states = p == 0 && noise.zones_out(1);
+  if (zones_h) past_h = divide(0, d_result);
+  if constexpr (p == 0) {
+    RECURRA_UNROLL
+    for (int i = 0; i < kStates; ++i) {
+      unit.d_states[i] = unit.value(a.d_states, i);
+      if (zones_states) past_states[i] = divide(1, unit.d_states[i]);
+    }
+  }
+  V da[chains];
+  P::backward(d_result, da, unit);
+  RECURRA_UNROLL
+  for (int c = 0; c < chains; ++c) unit.set_da(places.slot[c], da[c]);
+  if constexpr (p == 0) {
+    RECURRA_UNROLL
+    for (int i = 0; i < kStates; ++i)
+      unit.set(a.d_states, i, zones_states ? unit.d_states[i] + past_states[i] : unit.d_states[i]);
+  }
+  // Only what a phase of `hidden` units has to say of h(t-1) is of these units; another one's is nothing.
+  V d_h = p == kLast ? unit.direct : unit.value(a.d_h, 0) + unit.direct;
+  if (zones_h) d_h = d_h + past_h;
+  if (p == kLast || P::phase.units == PhaseOf<kLast>::phase.units) unit.set(a.d_h, 0, d_h);
+}
+
+template <class Unit, class Arguments>
+inline void each_unit(const Arguments& a, const Unit& use) {
+  const int unit = int(blockIdx.x * blockDim.x + threadIdx.x);
+  if (unit >= a.units) return;
+  for (int row = int(blockIdx.y); row < a.rows; row += int(gridDim.y)) use(Here{unit, row, int(blockIdx.z)});
+}
+
+RECURRA_KERNEL(forward_0, PhaseArguments) {
+  each_unit(a, [&](const Here& at) { forward_unit<0>(a, at); });
+}
+RECURRA_KERNEL(backward_0, BackwardArguments) {
+  each_unit(a, [&](const Here& at) { backward_unit<0>(a, at); });
+}
+#if RECURRA_PHASES > 1
+RECURRA_KERNEL(forward_1, PhaseArguments) {
+  each_unit(a, [&](const Here& at) { forward_unit<1>(a, at); });
+}
+RECURRA_KERNEL(backward_1, BackwardArguments) {
+  each_unit(a, [&](const Here& at) { backward_unit<1>(a, at); });
+}
+#endif
+
+}  // namespace cuda
+}  // namespace recurra

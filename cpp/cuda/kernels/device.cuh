@@ -1,0 +1,20 @@
+// How kernels are written. Every kernel takes one plain struct by value and has C linkage; its shared memory is dynamic. The
+// same sources run on a CPU under the tests' emulator, which defines RECURRA_EMULATED and brings these names itself.
+#pragma once
+#include <cstdint>
+
+#ifndef RECURRA_EMULATED
+// The threads of a block do not meet; or they do.
+#define RECURRA_KERNEL(name, Arguments) extern "C" __global__ void name(const Arguments a)
+#define RECURRA_BLOCK_KERNEL(name, Arguments) extern "C" __global__ void name(const Arguments a)
+
+#define RECURRA_UNROLL _Pragma("unroll")
+#define __builtin_inf() (1.0 / 0.0)  // which this compiler takes for a constant, unlike GCC
+
+inline unsigned char* shared_memory() {
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  return shared_bytes;
+}
+#else
+#define RECURRA_UNROLL
+#endif

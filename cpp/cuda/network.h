@@ -1,0 +1,116 @@
+// A network on a GPU: its weights, its kernels, and what a call of one shape needs.
+#pragma once
+#include <list>
+#include <mutex>
+#include <vector>
+
+#include "blas.h"
+#include "engine/model.h"
+#include "kernel_set.h"
+#include "kernels/arguments.h"
+#include "kernels/slots.h"
+#include "recurra/cuda.h"
+
+namespace recurra {
+namespace cuda {
+
+// Divides memory up. Without a base it only counts.
+struct Dealer {
+  char* base = nullptr;
+  size_t used = 0;
+  char* take(int64_t count, size_t size) {
+    char* const at = base ? base + used : nullptr;
+    used += (size_t(count) * size + 255) / 256 * 256;
+    return at;
+  }
+};
+
+// Rows of numbers or weights, one matrix a direction.
+inline Rows deal_rows(Dealer& deal, int directions, int64_t rows, int64_t width, size_t size) {
+  return {deal.take(directions * rows * width, size), width, rows * width};
+}
+
+// The same from row `first` and column `column` on.
+inline Rows from(const Rows& rows, int64_t first, int64_t column, size_t size) {
+  Rows part = rows;
+  if (rows.data) part.data = static_cast<char*>(rows.data) + (first * rows.row + column) * int64_t(size);
+  return part;
+}
+
+// One direction alone.
+inline Rows of_direction(const Rows& rows, int direction, size_t size) {
+  Rows one = rows;
+  if (rows.data) one.data = static_cast<char*>(rows.data) + direction * rows.direction * int64_t(size);
+  return one;
+}
+
+// Packed weights of one phase of a layer, of both directions, or gradients of the same shape.
+struct PhaseWeights {
+  Rows input;      // [slot * units + unit][input size]
+  Rows recurrent;  // [block * units + unit][source size]
+  Rows sums;       // numbers [slot * units + unit], the biases, then [vector * units + unit]: one row a direction
+};
+
+struct PhaseShape {
+  int units = 0;
+  int64_t inputs = 0, sources = 0;  // numbers that the two products read
+  int columns = 0;                  // (chains + vectors) * units
+};
+
+struct Plan::Data {
+  PlanOptions options;
+  Engine engine = Engine::exact;
+  int64_t all_steps = 0;  // of the caller's arrays
+  int64_t steps = 0;      // of the longest row
+  int64_t rows = 0, total = 0;
+  // Rows are sorted, the longest first, where the host knows lengths that differ; empty otherwise.
+  std::vector<int32_t> order, lengths;
+  std::vector<int64_t> starts;
+  int64_t chunk_steps = 1, backward_steps = 1, block_steps = 1;
+  size_t workspace = 0, backward_workspace = 0, tape = 0;
+  uint64_t number = 0;  // one for each plan of the process, for graphs that were made from it
+
+  int64_t at(int64_t step) const { return starts.empty() ? step * rows : starts[size_t(step)]; }
+  int64_t before(int64_t step) const { return step ? rows + at(step - 1) : 0; }
+  int64_t active(int64_t step) const { return at(step + 1) - at(step); }
+};
+
+// Call graphs that have been captured: of a plan with its workspace and tape at the same addresses.
+struct Graph {
+  uint64_t plan;
+  int kind;  // forward or backward, and what else decides about its launches
+  const void *workspace, *tape;
+  CUgraphExec exec;  // null: seen once
+};
+
+struct Network::Data {
+  NetworkConfig config;
+  Options options;
+  const Device& device;
+  const Spec& spec;
+  const CellInfo& info;
+  KernelSet kernels;
+  size_t number_size, weight_size;
+  Memory memory;
+  std::vector<std::vector<PhaseWeights>> weights;  // [layer][phase]
+  std::mutex graphs_lock;
+  std::list<Graph> graphs;  // the latest first
+  CUstream capture_stream = nullptr;
+
+  Data(const NetworkConfig& config, const Options& options);
+  ~Data();
+
+  int directions() const { return config.directions; }
+  int phases() const { return spec.phases.size; }
+  int states() const { return spec.states.size - 1; }  // after h
+  int64_t input_size(int layer) const { return layer ? config.directions * config.output_size : config.input_size; }
+  PhaseShape shape(int layer, int phase) const;
+  // Whether recurrent products read something else than h itself.
+  bool has_source(bool training) const {
+    return number_size != weight_size || (training && config.regularization.recurrent_dropout > 0);
+  }
+  std::vector<PhaseWeights> deal_weights(Dealer& deal, int layer, size_t size) const;
+};
+
+}  // namespace cuda
+}  // namespace recurra

@@ -1,0 +1,99 @@
+// recurra on NVIDIA GPUs: the same networks on arrays in device memory. Nothing of CUDA is needed to build this: driver, NVRTC
+// and cuBLAS are opened at first use, and cuda::Unavailable is thrown where one is missing.
+//
+// Work is put on the caller's stream and nothing waits for it. No call allocates device memory once a network has been made: a
+// Plan says how much workspace a call needs, and the caller provides it. So calls can be captured in a CUDA graph.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "recurra.h"
+
+namespace recurra {
+namespace cuda {
+
+using Stream = void*;  // a CUstream or cudaStream_t
+
+enum class Number { f32, f64, f16, bf16 };
+
+// exact: the CPU's bits, of f32 and f64. cublas: products by cuBLAS, with other bits, the same ones every time. automatic: what
+// is fastest.
+enum class Engine { automatic, exact, cublas };
+
+struct Options {
+  int device = 0;
+  // Of inputs, outputs and states. With f16 and bf16 weights, and the vectors they are multiplied with, are rounded to 16 bits;
+  // sums and states inside a call are f32, and so are parameters and their gradients.
+  Number number = Number::f32;
+  Engine engine = Engine::automatic;
+  bool allow_tf32 = false;
+};
+
+// An array in device memory: a sequence, whose outer axis is steps, or states, whose outer axis is layers * directions. Strides
+// are in elements, of any sign. The network's number type.
+struct Array {
+  void* data = nullptr;
+  int64_t outer = 0, row = 0, column = 1;
+};
+
+// What a call of one shape needs. Immutable and cheap to copy.
+class Plan {
+ public:
+  size_t workspace_bytes() const;           // of forward
+  size_t backward_workspace_bytes() const;  // of backward
+  size_t tape_bytes() const;                // 0 unless it is for training
+  Engine engine() const;
+  struct Data;
+
+ private:
+  friend class Network;
+  std::shared_ptr<const Data> data_;
+};
+
+struct PlanOptions {
+  const int64_t* lengths = nullptr;  // of each row, in host memory: rows of padded steps are then not computed
+  bool device_lengths = false;       // or they are given to the call, int32 in device memory: then all rows are
+  bool training = false;
+  bool recompute = false;
+};
+
+// Weights of a stack of recurrent layers on a GPU. Any number of threads may use it at once, on streams of their own.
+class Network {
+ public:
+  // std::invalid_argument, Unavailable, std::bad_alloc.
+  Network(const NetworkConfig& config, const Options& options);
+
+  // params[layer * directions + direction][i] is parameter i of the cell's list, contiguous in device memory, f64 for f64 and
+  // f32 otherwise; a bias may be null. Read in the stream's order; calls on other streams must be ordered after it.
+  void set_parameters(const std::vector<std::vector<const void*>>& params, Stream stream);
+
+  Plan plan(int64_t steps, int64_t rows, const PlanOptions& options = {}) const;
+
+  // x [steps, rows, input_size], y [steps, rows, directions * output_size]; initial and final_states [layers * directions, rows,
+  // width of the state], one array for each state. initial may be null: zeros. lengths: int32 [rows] in device memory if the
+  // plan is for device_lengths. seed: of what is left out at random in training; null: nothing is. tape: as many bytes as the
+  // plan says, for backward. x, y and states may not overlap.
+  void forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
+               const Array* final_states, const uint64_t* seed, void* tape, void* workspace, Stream stream) const;
+
+  // From dy (like y; data may be null) and d_final (like final_states; null, or data null for some) to dx (like x; data may be
+  // null), d_initial (may be null) and parameters' gradients, contiguous: written, or with `add` added to, unless null. seeded:
+  // whether forward was given a seed.
+  void backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
+                const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
+                Stream stream) const;
+
+  const NetworkConfig& config() const;
+  const CellInfo& cell() const;
+  const Options& options() const;
+  size_t weight_bytes() const;
+  struct Data;
+
+ private:
+  std::shared_ptr<Data> data_;
+};
+
+}  // namespace cuda
+}  // namespace recurra
