@@ -60,6 +60,8 @@ STANDIN_EXPORT int cuInit(unsigned flags) {
   const Lock lock;
   if (flags) return fail(CUDA_ERROR_INVALID_VALUE, "cuInit: flags");
   if (device_count() == 0) return CUDA_ERROR_NO_DEVICE;
+  static const pid_t process = getpid();
+  if (getpid() != process) return CUDA_ERROR_NOT_INITIALIZED;  // in a child forked since
   state().initialised = true;
   return CUDA_SUCCESS;
 }

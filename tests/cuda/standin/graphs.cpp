@@ -1,4 +1,6 @@
 // Captures and graphs.
+#include <algorithm>
+
 #include "standin.h"
 
 namespace standin {

@@ -1,16 +1,17 @@
 // Work runs at once here, so what happens to come later on a GPU is told by clocks: two touches of an allocation, one of them a
 // write, must be ordered by a stream, an event or a synchronisation.
+#include <algorithm>
+
 #include "standin.h"
 
 namespace standin {
 namespace {
 
-// Of what a kernel touches only the pointers among its arguments are known. What changes near one of them has been written.
-constexpr size_t window_bytes = 64 << 10;
+// Of what a kernel touches only the pointers among its arguments are known: what changes near one of them has been written.
+constexpr size_t window_bytes = 16 << 10;
 
 struct Window {
-  const char* data;
-  size_t bytes;
+  const char *begin, *end;
   uint64_t hash;
 };
 struct Touched {
@@ -21,8 +22,22 @@ struct Touched {
 Window window_around(const char* pointer, const Allocation& allocation) {
   const size_t before = std::min(size_t(pointer - allocation.data), window_bytes);
   const size_t behind = std::min(size_t(allocation.data + allocation.bytes - pointer), window_bytes);
-  return {pointer - before, before + behind, hash_bytes(pointer - before, before + behind)};
+  return {pointer - before, pointer + behind, 0};
 }
+
+void merge(std::vector<Window>& windows) {
+  std::sort(windows.begin(), windows.end(), [](const Window& a, const Window& b) { return a.begin < b.begin; });
+  std::vector<Window> merged;
+  for (const Window& window : windows) {
+    if (merged.empty() || merged.back().end < window.begin)
+      merged.push_back(window);
+    else
+      merged.back().end = std::max(merged.back().end, window.end);
+  }
+  windows = std::move(merged);
+}
+
+uint64_t hash(const Window& window) { return hash_bytes(window.begin, size_t(window.end - window.begin)); }
 
 CUresult check(const Work& work, const Clock& clock, const Allocation& allocation, const Stamp& earlier, const char* did) {
   const auto seen = clock.find(earlier.chain);
@@ -67,7 +82,9 @@ CUresult perform(const Work& work, Clock& clock, int chain) {
     if (touch.access == Access::unknown)
       touched.windows.push_back(window_around(static_cast<const char*>(touch.pointer), *allocation));
   }
-  for (const auto& [allocation, touched] : all) {
+  for (auto& [allocation, touched] : all) {
+    merge(touched.windows);
+    for (Window& window : touched.windows) window.hash = hash(window);
     if (const CUresult error = check(work, clock, *allocation, allocation->written, "writes")) return error;
     if (touched.access != Access::write) continue;
     if (const CUresult error = check_readers(work, clock, *allocation)) return error;
@@ -77,7 +94,7 @@ CUresult perform(const Work& work, Clock& clock, int chain) {
 
   for (auto& [allocation, touched] : all) {
     for (const Window& window : touched.windows)
-      if (hash_bytes(window.data, window.bytes) != window.hash) touched.access = Access::write;
+      if (hash(window) != window.hash) touched.access = Access::write;
     if (touched.access == Access::write) {
       if (!result) result = check_readers(work, clock, *allocation);
       allocation->written = {chain, time, work.what};

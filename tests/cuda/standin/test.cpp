@@ -2,6 +2,8 @@
 #include "test.h"
 
 #include <dlfcn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define STANDIN_POINTER(symbol, name, ...) int (*name)(__VA_ARGS__) = nullptr;
 RECURRA_DRIVER_CALLS(STANDIN_POINTER)
@@ -103,6 +105,12 @@ int main(int count, char** words) {
   CHECK_IS(devices, 2);
   CUstream stream;
   CHECK_IS(cuStreamCreate(&stream, 0), 201);  // no context
+  int status = 0;
+  if (const pid_t child = fork())
+    waitpid(child, &status, 0);
+  else
+    _exit(cuInit(0));
+  CHECK_IS(WEXITSTATUS(status), 3);  // CUDA does not survive a fork
   CHECK_IS(cuCtxPushCurrent(context_of(0)), 0);
   reset_counts();
   if (count == 3) {
