@@ -31,7 +31,7 @@ def driver() -> ctypes.CDLL:
 def require_gpu() -> None:
     """Skip a test where there is neither a GPU nor the stand-in."""
     if not _core.cuda.device_count():
-        pytest.skip("there is no GPU, and RECURRA_CUDA_LIBRARIES does not name the folder of the stand-in")
+        pytest.skip("there is no GPU, and RECURRA_CUDA_LIBRARIES does not name the stand-in's folder")
 
 
 def call(status: int) -> None:
