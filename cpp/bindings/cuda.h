@@ -6,6 +6,7 @@
 #include <map>
 
 #include "../cuda/compile.h"
+#include "cuda_network.h"
 
 namespace recurra {
 namespace bindings {
@@ -59,6 +60,7 @@ inline void define_cuda(py::module_& core) {
         "The cubin and the compiler's log. Needs NVRTC and no GPU.");
   m.def("cached", cuda_cached, py::arg("source"), py::arg("options"), py::arg("architecture"),
         "The cubin, from the cache on disk or put there.");
+  define_cuda_network(m);
 }
 
 }  // namespace bindings

@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "../cuda/streams.h"
+#include "../cuda/order.h"
 
 namespace recurra {
 namespace bindings {

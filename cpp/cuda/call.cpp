@@ -71,6 +71,15 @@ void ordered(const Launcher& launch, CUfunction kernel, int64_t m, int64_t n, in
                {256, 1, 1}, launch.stream, a, shared);
 }
 
+// One product after another: the rows that directions read need not lie in one array, as a batch would have to.
+template <class Use>
+void each_direction(const Network::Data& net, int directions, const Rows& x, const Rows& weights, const Rows& out,
+                    const Use& use) {
+  for (int d = 0; d < directions; ++d)
+    use(matrix_of(of_direction(x, d, net.weight_size)), matrix_of(of_direction(weights, d, net.weight_size)),
+        matrix_of(of_direction(out, d, net.number_size)));
+}
+
 ProductArguments product(int64_t m, int64_t n, const Rows& a, int64_t length, const Rows& out) {
   ProductArguments args{};
   args.m = int(m);
@@ -88,8 +97,9 @@ void Products::input(const PhaseWeights& w, const Phase& phase, const PhaseShape
                      const Rows& out) const {
   const int64_t n = int64_t(phase.input.count) * shape.units;
   if (engine == Engine::cublas)
-    return blas->gemm({m, n, shape.inputs, matrix_of(x), matrix_of(w.input), false, true, matrix_of(out), 0, directions},
-                      launch.net.options.number);
+    return each_direction(launch.net, directions, x, w.input, out, [&](const Matrix& a, const Matrix& b, const Matrix& c) {
+      blas->gemm({m, n, shape.inputs, a, b, false, true, c}, launch.net.options.number);
+    });
   ProductArguments a = product(m, n, x, shape.inputs, out);
   a.b = w.input.data;
   a.b_k = 1;
@@ -160,9 +170,9 @@ void Products::outer(const Outer& order, const PhaseShape& shape, const Rows& da
   const int64_t m = int64_t(count) * shape.units;
   const Rows part = from(da, 0, int64_t(slot) * shape.units, launch.net.weight_size);
   if (engine == Engine::cublas)
-    return blas->gemm(
-        {m, columns, rows, matrix_of(part), matrix_of(x), true, false, matrix_of(out), add ? 1.0f : 0.0f, directions},
-        launch.net.options.number);
+    return each_direction(launch.net, directions, x, part, out, [&](const Matrix& b, const Matrix& a, const Matrix& c) {
+      blas->gemm({m, columns, rows, a, b, true, false, c, add ? 1.0f : 0.0f}, launch.net.options.number);
+    });
   OuterArguments a{int(m), int(columns), order, x};
   a.outer.a = part;
   a.outer.out = out;
@@ -265,11 +275,11 @@ void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
                ReversalArguments{steps(), reinterpret_cast<int*>(header.reversed)});
 }
 
-void Call::state(CUfunction kernel, const Array& array, void* rows, int64_t width) const {
+void Call::state(CUfunction kernel, const Array& array, int format, void* rows, int64_t width) const {
   StateArguments a{};
   a.steps = steps();
   a.columns = width;
-  a.array = {array.data, array.outer, array.row, array.column, format_of(net.options.number)};
+  a.array = {array.data, array.outer, array.row, array.column, format};
   a.rows = {rows, width, plan.rows * width};
   launch.run(kernel, width, plan.rows, net.config.layers * net.directions(), a);
 }

@@ -107,7 +107,7 @@ struct Call {
   bool reads_h_below(int layer) const;
   void write_header(const uint64_t* seed, const int32_t* lengths) const;
   // States of all layers and directions: to or from rows of ours that are contiguous, in the order of rows.
-  void state(CUfunction kernel, const Array& array, void* rows, int64_t width) const;
+  void state(CUfunction kernel, const Array& array, int format, void* rows, int64_t width) const;
 };
 
 // Memory that a plan needs; sets its sizes.
@@ -120,7 +120,8 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* wo
             const std::function<void(CUstream)>& body);
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
-                 const Array& y, const Array* final_states, const uint64_t* seed, void* tape, void* workspace, CUstream stream);
+                 const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,
+                 CUstream stream);
 void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
                   const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool seeded,
                   const void* tape, void* workspace, CUstream stream);

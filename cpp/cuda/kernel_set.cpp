@@ -37,7 +37,7 @@ Unit cell_unit(int cell, Number number) {
   const std::string phases = std::to_string(spec_of(cell).phases.size);
   return unit_of(number,
                  std::string("#define RECURRA_CELL_TYPE ") + cell_types[cell] + "\n#define RECURRA_PHASES " + phases + "\n",
-                 "cell.cuh");
+                 "step.cuh");
 }
 
 Unit product_unit(Number number) { return unit_of(number, "", "product.cuh"); }
@@ -50,6 +50,7 @@ KernelSet kernels_of(const Device& device, int cell, Number number) {
   const Module& phases = module_of(cell_unit(cell, number));
   for (int p = 0; p < spec_of(cell).phases.size; ++p) {
     all.forward[p] = phases.function(("forward_" + std::to_string(p)).c_str());
+    all.step[p] = phases.function(("step_" + std::to_string(p)).c_str());
     all.backward[p] = phases.function(("backward_" + std::to_string(p)).c_str());
   }
 #define RECURRA_FUNCTION(name) all.name = module.function(#name);
@@ -75,6 +76,7 @@ KernelSet kernels_of(const Device& device, int cell, Number number) {
     RECURRA_FUNCTION(make_source)
     RECURRA_FUNCTION(add_masked)
     RECURRA_FUNCTION(gather_previous)
+    RECURRA_FUNCTION(clear_rows)
     RECURRA_FUNCTION(pack_weights)
     RECURRA_FUNCTION(pack_sums)
     RECURRA_FUNCTION(give_gradient)

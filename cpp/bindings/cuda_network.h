@@ -1,0 +1,188 @@
+// Networks on GPUs for Python, which has checked the arrays: addresses, strides and streams go in.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+
+#include "recurra/cuda.h"
+
+namespace recurra {
+namespace bindings {
+
+namespace py = pybind11;
+
+using Address = uint64_t;
+using CudaArray = std::tuple<Address, int64_t, int64_t, int64_t>;  // address, strides of the outer axis, rows, columns
+using CudaLengths = std::optional<py::array_t<int64_t, py::array::c_style | py::array::forcecast>>;
+
+inline void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+
+inline cuda::Array array(const std::optional<CudaArray>& given) {
+  if (!given) return {};
+  const auto& [address, outer, row, column] = *given;
+  return {pointer(address), outer, row, column};
+}
+
+class PyCudaNetwork {
+ public:
+  PyCudaNetwork(const NetworkConfig& config, const cuda::Options& options) : network_(config, options) {}
+
+  void set_parameters(const std::vector<std::vector<Address>>& params, Address stream) {
+    std::vector<std::vector<const void*>> all;
+    for (const auto& lane : params) {
+      all.emplace_back();
+      for (const Address address : lane) all.back().push_back(pointer(address));
+    }
+    network_.set_parameters(all, pointer(stream));
+  }
+
+  cuda::Plan plan(int64_t steps, int64_t rows, const CudaLengths& lengths, bool device_lengths, bool training,
+                  bool recompute) const {
+    if (lengths && lengths->size() != rows) throw py::value_error("lengths: expected one for each row");
+    return network_.plan(steps, rows, {lengths ? lengths->data() : nullptr, device_lengths, training, recompute});
+  }
+
+  using States = std::optional<std::vector<std::optional<CudaArray>>>;
+
+  void forward(const cuda::Plan& plan, const CudaArray& x, const States& initial, Address lengths, const CudaArray& y,
+               const States& final_states, std::optional<uint64_t> seed, Address tape, Address workspace,
+               Address stream) const {
+    const auto from = states(initial), to = states(final_states);
+    network_.forward(plan, array(x), initial ? from.data() : nullptr, static_cast<const int32_t*>(pointer(lengths)), array(y),
+                     to.data(), seed ? &*seed : nullptr, pointer(tape), pointer(workspace), pointer(stream));
+  }
+
+  void backward(const cuda::Plan& plan, const std::optional<CudaArray>& dy, const States& d_final,
+                const std::optional<CudaArray>& dx, const States& d_initial, const std::vector<std::vector<Address>>& params,
+                bool add, bool seeded, Address tape, Address workspace, Address stream) const {
+    const auto from = states(d_final), to = states(d_initial);
+    std::vector<std::vector<void*>> all;
+    for (const auto& lane : params) {
+      all.emplace_back();
+      for (const Address address : lane) all.back().push_back(pointer(address));
+    }
+    network_.backward(plan, array(dy), d_final ? from.data() : nullptr, array(dx), d_initial ? to.data() : nullptr, all, add,
+                      seeded, pointer(tape), pointer(workspace), pointer(stream));
+  }
+
+  size_t weight_bytes() const { return network_.weight_bytes(); }
+  const cuda::Network& network() const { return network_; }
+
+ private:
+  std::vector<cuda::Array> states(const States& given) const {
+    std::vector<cuda::Array> all;
+    if (given)
+      for (const auto& one : *given) all.push_back(array(one));
+    if (given && all.size() != network_.cell().states.size())
+      throw py::value_error("states: expected the cell's number of them");
+    return all;
+  }
+
+  cuda::Network network_;
+};
+
+class PyCudaStream {
+ public:
+  using States = std::vector<CudaArray>;
+
+  PyCudaStream(const PyCudaNetwork& network, int64_t rows)
+      : stream_(network.network(), rows), states_(network.network().cell().states.size()) {}
+
+  void step(const CudaArray& x, const CudaArray& y, Address stream) { stream_.step(array(x), array(y), pointer(stream)); }
+  void run(const cuda::Plan& plan, const CudaArray& x, const CudaArray& y, Address workspace, Address stream) {
+    stream_.run(plan, array(x), array(y), pointer(workspace), pointer(stream));
+  }
+  void get_state(const States& states, Address stream) const { stream_.get_state(arrays(states).data(), pointer(stream)); }
+  void set_state(const States& states, Address stream) { stream_.set_state(arrays(states).data(), pointer(stream)); }
+  void reset(const CudaLengths& rows, Address stream) {
+    if (rows)
+      stream_.reset(rows->data(), rows->size(), pointer(stream));
+    else
+      stream_.reset(pointer(stream));
+  }
+
+ private:
+  std::vector<cuda::Array> arrays(const States& given) const {
+    if (given.size() != states_) throw py::value_error("states: expected the cell's number of them");
+    std::vector<cuda::Array> all;
+    for (const auto& one : given) all.push_back(array(one));
+    return all;
+  }
+
+  cuda::Stream stream_;
+  size_t states_;
+};
+
+inline cuda::Options cuda_options(const std::string& number, int device, const std::string& engine, bool allow_tf32) {
+  const auto find = [](const char* what, const std::string& name, std::initializer_list<const char*> names) {
+    int i = 0;
+    for (const char* each : names) {
+      if (name == each) return i;
+      ++i;
+    }
+    throw py::value_error(std::string(what) + ": there is none named '" + name + "'");
+  };
+  cuda::Options options;
+  options.device = device;
+  options.number = cuda::Number(find("dtype", number, {"float32", "float64", "float16", "bfloat16"}));
+  options.engine = cuda::Engine(find("engine", engine, {"auto", "exact", "cublas"}));
+  options.allow_tf32 = allow_tf32;
+  return options;
+}
+
+inline void define_cuda_network(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> released;
+  py::class_<cuda::Plan>(m, "Plan", "What a call of one shape needs; immutable.")
+      .def_property_readonly("workspace_bytes", &cuda::Plan::workspace_bytes)
+      .def_property_readonly("backward_workspace_bytes", &cuda::Plan::backward_workspace_bytes)
+      .def_property_readonly("tape_bytes", &cuda::Plan::tape_bytes)
+      .def_property_readonly("engine",
+                             [](const cuda::Plan& plan) { return plan.engine() == cuda::Engine::exact ? "exact" : "cublas"; });
+  py::class_<PyCudaNetwork>(m, "Network", "Weights of a stack of layers on a GPU.")
+      .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
+                       int64_t output_size, int layers, int directions, const std::vector<double>& constants,
+                       const std::array<double, 4>& rates, int device, const std::string& engine, bool allow_tf32) {
+             NetworkConfig c;
+             c.cell = cell;
+             c.input_size = input_size;
+             c.hidden_size = hidden_size;
+             c.output_size = output_size;
+             c.layers = layers;
+             c.directions = directions;
+             c.constants = constants;
+             c.regularization = {rates[0], rates[1], rates[2], rates[3]};
+             const cuda::Options options = cuda_options(dtype, device, engine, allow_tf32);
+             const py::gil_scoped_release compiling;
+             return std::make_unique<PyCudaNetwork>(c, options);
+           }),
+           py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
+           py::arg("layers"), py::arg("directions"), py::arg("constants"), py::arg("regularization"), py::arg("device"),
+           py::arg("engine"), py::arg("allow_tf32"))
+      .def("set_parameters", &PyCudaNetwork::set_parameters, py::arg("params"), py::arg("stream"), released,
+           "Addresses by layer and direction, 0 for an absent bias.")
+      .def("plan", &PyCudaNetwork::plan, py::arg("steps"), py::arg("rows"), py::arg("lengths"), py::arg("device_lengths"),
+           py::arg("training"), py::arg("recompute"))
+      .def("forward", &PyCudaNetwork::forward, py::arg("plan"), py::arg("x"), py::arg("initial"), py::arg("lengths"),
+           py::arg("y"), py::arg("final_states"), py::arg("seed"), py::arg("tape"), py::arg("workspace"), py::arg("stream"),
+           released, "Arrays are (address, outer stride, row stride, column stride).")
+      .def("backward", &PyCudaNetwork::backward, py::arg("plan"), py::arg("dy"), py::arg("d_final"), py::arg("dx"),
+           py::arg("d_initial"), py::arg("params"), py::arg("add"), py::arg("seeded"), py::arg("tape"), py::arg("workspace"),
+           py::arg("stream"), released)
+      .def(
+          "stream", [](const PyCudaNetwork& network, int64_t rows) { return std::make_unique<PyCudaStream>(network, rows); },
+          py::arg("rows"))
+      .def_property_readonly("weight_bytes", &PyCudaNetwork::weight_bytes);
+  py::class_<PyCudaStream>(m, "Stream", "The running state of some sequences on a GPU.")
+      .def("step", &PyCudaStream::step, py::arg("x"), py::arg("y"), py::arg("stream"), released, "x [B, I], y [B, O].")
+      .def("run", &PyCudaStream::run, py::arg("plan"), py::arg("x"), py::arg("y"), py::arg("workspace"), py::arg("stream"),
+           released)
+      .def("get_state", &PyCudaStream::get_state, py::arg("states"), py::arg("stream"), released)
+      .def("set_state", &PyCudaStream::set_state, py::arg("states"), py::arg("stream"), released)
+      .def("reset", &PyCudaStream::reset, py::arg("rows"), py::arg("stream"), "All rows, or the given ones, to zero.");
+}
+
+}  // namespace bindings
+}  // namespace recurra
