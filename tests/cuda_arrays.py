@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from checks import Array
 
+from recurra import _core
 from recurra.cuda import register_library
 
 
@@ -24,6 +26,12 @@ def driver() -> ctypes.CDLL:
     library = ctypes.CDLL(str(Path(os.environ.get("RECURRA_CUDA_LIBRARIES", "")) / "libcuda.so.1"))
     call(library.cuInit(0))
     return library
+
+
+def require_gpu() -> None:
+    """Skip a test where there is neither a GPU nor the stand-in."""
+    if not _core.cuda.device_count():
+        pytest.skip("there is no GPU, and RECURRA_CUDA_LIBRARIES does not name the stand-in's folder")
 
 
 def call(status: int) -> None:

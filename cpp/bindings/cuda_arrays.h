@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "../cuda/streams.h"
+#include "../cuda/order.h"
 
 namespace recurra {
 namespace bindings {
