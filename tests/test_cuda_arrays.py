@@ -406,6 +406,8 @@ def test_read_only_arrays_are_known() -> None:
     assert not view("x", Interface(X), "float32", (4, 3), device=0).readonly
     assert not view("x", FakeArray(X), "float32", (4, 3), device=0).readonly
     assert view("x", Capsules(X), "float32", (4, 3), device=0).readonly
+    for kind, flags, readonly in ((OwnCapsules, 0, False), (OwnCapsules, 1, True), (Capsules, 0, True)):
+        assert view("x", kind(X, flags=flags), "float32", (4, 3), device=0).readonly == readonly
 
 
 def test_several_dtypes_may_be_welcome() -> None:
@@ -526,7 +528,12 @@ class OwnLibrary:
         return self.current
 
 
+class OwnCapsules(Capsules):
+    """Likewise."""
+
+
 register_library(Own, OwnLibrary())
+register_library(OwnCapsules, OwnLibrary())
 
 
 def own(array: Array) -> View:
