@@ -133,6 +133,26 @@ inline cuda::Options cuda_options(const std::string& number, int device, const s
   return options;
 }
 
+class PyCudaLinear {
+ public:
+  PyCudaLinear(int64_t inputs, int64_t outputs, const cuda::Options& options) : linear_(inputs, outputs, options) {}
+  void set_parameters(Address weight, Address bias, Address stream) {
+    linear_.set_parameters(pointer(weight), pointer(bias), pointer(stream));
+  }
+  size_t workspace_bytes(int64_t rows) const { return linear_.workspace_bytes(rows); }
+  void forward(Address x, int64_t rows, Address y, Address workspace, Address stream) const {
+    linear_.forward(pointer(x), rows, pointer(y), pointer(workspace), pointer(stream));
+  }
+  void backward(Address x, Address dy, int64_t rows, Address dx, Address d_weight, Address d_bias, bool add, Address workspace,
+                Address stream) const {
+    linear_.backward(pointer(x), pointer(dy), rows, pointer(dx), pointer(d_weight), pointer(d_bias), add, pointer(workspace),
+                     pointer(stream));
+  }
+
+ private:
+  cuda::Linear linear_;
+};
+
 inline void define_cuda_network(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> released;
   py::class_<cuda::Plan>(m, "Plan", "What a call of one shape needs; immutable.")
@@ -175,6 +195,34 @@ inline void define_cuda_network(py::module_& m) {
           "stream", [](const PyCudaNetwork& network, int64_t rows) { return std::make_unique<PyCudaStream>(network, rows); },
           py::arg("rows"))
       .def_property_readonly("weight_bytes", &PyCudaNetwork::weight_bytes);
+  py::class_<PyCudaLinear>(m, "Linear", "An affine map of rows on a GPU. Arrays are addresses of contiguous numbers.")
+      .def(py::init([](int64_t inputs, int64_t outputs, const std::string& dtype, int device, const std::string& engine,
+                       bool allow_tf32) {
+             const cuda::Options options = cuda_options(dtype, device, engine, allow_tf32);
+             const py::gil_scoped_release compiling;
+             return std::make_unique<PyCudaLinear>(inputs, outputs, options);
+           }),
+           py::arg("inputs"), py::arg("outputs"), py::arg("dtype"), py::arg("device"), py::arg("engine"), py::arg("allow_tf32"))
+      .def("set_parameters", &PyCudaLinear::set_parameters, py::arg("weight"), py::arg("bias"), py::arg("stream"), released)
+      .def("workspace_bytes", &PyCudaLinear::workspace_bytes, py::arg("rows"))
+      .def("forward", &PyCudaLinear::forward, py::arg("x"), py::arg("rows"), py::arg("y"), py::arg("workspace"),
+           py::arg("stream"), released)
+      .def("backward", &PyCudaLinear::backward, py::arg("x"), py::arg("dy"), py::arg("rows"), py::arg("dx"),
+           py::arg("d_weight"), py::arg("d_bias"), py::arg("add"), py::arg("workspace"), py::arg("stream"), released,
+           "0 for what is not wanted.");
+  const auto table = [](auto run) {
+    return [run](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,
+                 int64_t count, Address out, Address stream) {
+      run(cuda_options(dtype, device, "auto", false), pointer(table), rows, columns, pointer(indices), wide, count,
+          pointer(out), pointer(stream));
+    };
+  };
+  m.def("take_rows", table(cuda::take_rows), py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"),
+        py::arg("columns"), py::arg("indices"), py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
+        "out[i] = table[indices[i]]; indices are int64 if `wide`, else int32.");
+  m.def("add_rows", table(cuda::add_rows), py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"),
+        py::arg("columns"), py::arg("indices"), py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
+        "table[indices[i]] += out[i], in order.");
   py::class_<PyCudaStream>(m, "Stream", "The running state of some sequences on a GPU.")
       .def("step", &PyCudaStream::step, py::arg("x"), py::arg("y"), py::arg("stream"), released, "x [B, I], y [B, O].")
       .def("run", &PyCudaStream::run, py::arg("plan"), py::arg("x"), py::arg("y"), py::arg("workspace"), py::arg("stream"),

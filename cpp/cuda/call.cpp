@@ -61,14 +61,9 @@ namespace {
 
 Matrix matrix_of(const Rows& rows) { return {rows.data, rows.row, rows.direction}; }
 
-constexpr unsigned kTile = 64, kSlice = 16;  // product.cuh
-
 template <class Arguments>
 void ordered(const Launcher& launch, CUfunction kernel, int64_t m, int64_t n, int directions, const Arguments& a) {
-  if (m <= 0 || n <= 0) return;
-  const unsigned shared = unsigned(2 * kSlice * (kTile + 1) * launch.net.number_size);
-  cuda::launch(kernel, {unsigned((m + kTile - 1) / kTile), unsigned((n + kTile - 1) / kTile), unsigned(directions)},
-               {256, 1, 1}, launch.stream, a, shared);
+  launch_tiles(kernel, m, n, directions, launch.net.number_size, launch.stream, a);
 }
 
 // One product after another: the rows that directions read need not lie in one array, as a batch would have to.

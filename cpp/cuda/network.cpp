@@ -41,6 +41,7 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
     for (int layer = 0; layer < config.layers; ++layer) weights.push_back(deal_weights(deal, layer, weight_size));
     if (counting) memory = Memory(device, deal.used);
   }
+  if (engine_of(*this, 1) == Engine::cublas) Blas::prepare(device);
   const Current current(device);
   check_driver(driver().cuStreamCreate(&capture_stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }

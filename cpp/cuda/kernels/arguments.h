@@ -243,6 +243,27 @@ struct ParameterArguments {
   bool adds;
 };
 
+// Arrays of heads are contiguous. x [rows][inputs], weight [outputs][inputs], y [rows][outputs]: weights; bias: numbers.
+struct AffineArguments {
+  int rows, inputs, outputs;
+  const void *x, *weight, *bias;
+  void* y;
+};
+
+struct FinishArguments {
+  int64_t rows, columns;
+  const void *from, *bias;  // numbers; bias may be null
+  void* to;                 // weights
+};
+
+struct TableArguments {
+  int64_t count, rows, columns;
+  const void* indices;  // int64 if `wide`, else int32
+  bool wide;
+  void* table;  // numbers [rows][columns]
+  void* out;    // weights [count][columns]
+};
+
 // Up to 1024 words of host memory that go with the launch, so that the copy needs no memory of its own and may be captured.
 struct UploadArguments {
   int count;

@@ -121,5 +121,30 @@ class Stream {
   std::unique_ptr<Live> live_;
 };
 
+// y = x W^T + b for many rows. All arrays are contiguous, of the number type; parameters and their gradients are f64 for f64
+// and f32 otherwise. The exact engine has the CPU's bits.
+class Linear {
+ public:
+  Linear(int64_t inputs, int64_t outputs, const Options& options);
+
+  void set_parameters(const void* weight, const void* bias, StreamHandle stream);  // W [outputs, inputs]; bias may be null
+  size_t workspace_bytes(int64_t rows) const;                                      // of forward, and of backward
+  void forward(const void* x, int64_t rows, void* y, void* workspace, StreamHandle stream) const;
+  // Writes dx unless it is null; writes or adds to d_weight and, unless it is null, d_bias.
+  void backward(const void* x, const void* dy, int64_t rows, void* dx, void* d_weight, void* d_bias, bool add, void* workspace,
+                StreamHandle stream) const;
+  struct Data;
+
+ private:
+  std::shared_ptr<Data> data_;
+};
+
+// Rows of a table [rows, columns] by their indices, int32 or (`wide`) int64. An index that is none gives NaN. The table and its
+// gradient, which is added to with indices ascending, are f64 for f64 and f32 otherwise.
+void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,
+               int64_t count, void* out, StreamHandle stream);
+void add_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
+              const void* from, StreamHandle stream);
+
 }  // namespace cuda
 }  // namespace recurra
