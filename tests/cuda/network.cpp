@@ -1,5 +1,6 @@
 // Random networks on a GPU, or its stand-in, beside the CPU engine: every cell's outputs, states and gradients on the exact
 // engine have the CPU's bits, and the cublas engine's are near. Streams too. network [trials]: food for the sanitizers.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -239,11 +240,14 @@ void trial(const recurra::CellInfo& cell, bool exact) {
 int main(int count, char** arguments) {
   const int trials = count > 1 ? std::atoi(arguments[1]) : 3;
   int done = 0;
-  for (const recurra::CellInfo& cell : recurra::cells())
+  const std::vector<std::string> names(arguments + std::min(count, 2), arguments + count);
+  for (const recurra::CellInfo& cell : recurra::cells()) {
+    if (!names.empty() && std::find(names.begin(), names.end(), cell.name) == names.end()) continue;
     for (int i = 0; i < trials; ++i, done += 2) {
       i % 2 ? trial<double>(cell, true) : trial<float>(cell, true);
       i % 2 ? trial<float>(cell, false) : trial<double>(cell, false);
     }
+  }
   std::printf("%s: %d trials, %d failed\n", cuda::Device::of(0).name.c_str(), done, failures);
   return failures != 0;
 }
