@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,14 +47,26 @@ class Call(NamedTuple):
         return [*(self.initial or ()), *(() if self.lengths is None else (self.lengths,))]
 
 
+class Resident(NamedTuple):
+    """What a network has on the GPU, to be used again with other parameters."""
+
+    network: _core.cuda.Network
+    memory: _core.cuda.Memory  # parameters as the caller gave them
+    plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan]
+    streams: set[int]  # on which it has been used
+
+
 class CudaPacked(Packed):
     """Parameters in a GPU's memory: as the caller gave them, and packed."""
 
-    __slots__ = ("_memory", "_offsets", "_plans")
+    __slots__ = ("_offsets", "_resident", "_spare", "_turn")
     network: _core.cuda.Network
-    _memory: _core.cuda.Memory
     _offsets: Mapping[str, int]
-    _plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan]
+    _resident: Resident
+    # In training parameters are replaced at every step: the network of the step before is used again, with its CUDA
+    # graphs, and nothing is allocated. Who replaces parameters once should not pay with memory.
+    _spare: list[Resident]
+    _turn: int
 
     def __init__(
         self,
@@ -64,46 +77,63 @@ class CudaPacked(Packed):
         constants: Mapping[str, float] | None,
         regularization: Regularization,
         title: str = "params",
+        former: CudaPacked | None = None,
     ) -> None:
         assert place.gpu is not None
-        values = cell.constant_values(constants, place.parameter_dtype)
-        _core.cuda.device(place.gpu)  # before an array is read, for the error when there is none
-        _libraries.locate()
-        shapes, dtype, gpu = cell.shapes(sizes), place.parameter_dtype, place.gpu
+        gpu, dtype, shapes = place.gpu, place.parameter_dtype, cell.shapes(sizes)
+        values = cell.constant_values(constants, dtype)
+        _core.cuda.device(gpu)  # before an array is read, for the error when there is none
         given = checked_parameters(title, params, shapes, lambda n, v, s: _parameter(n, v, s, dtype, gpu))
+        sources = [array for array in given.values() if isinstance(array, View)]
+        stream = current_stream(sources[0].library, gpu) if sources else 0
         offsets, total = {}, 0
-        for name, array in given.items():
+        for name, shape in shapes.items():
             offsets[name] = total
-            total += (_size(array) * dtype.itemsize + 255) // 256 * 256
-        with memory_for(title):
-            network = _core.cuda.Network(
-                cell.name,
-                place.number,
-                sizes.input,
-                sizes.hidden,
-                sizes.output,
-                sizes.layers,
-                sizes.directions,
-                list(values.values()),
-                regularization,
-                gpu,
-                place.engine,
-                place.allow_tf32,
-            )
-            memory = _core.cuda.Memory(gpu, total)
+            total += (math.prod(shape) * dtype.itemsize + 255) // 256 * 256
+        resident = None if former is None else former._free(stream)
+        if resident is None:
+            _libraries.locate()
+            with memory_for(title):
+                network = _core.cuda.Network(
+                    cell.name,
+                    place.number,
+                    sizes.input,
+                    sizes.hidden,
+                    sizes.output,
+                    sizes.layers,
+                    sizes.directions,
+                    list(values.values()),
+                    regularization,
+                    gpu,
+                    place.engine,
+                    place.allow_tf32,
+                )
+                resident = Resident(network, _core.cuda.Memory(gpu, total), {}, set())
+        memory = resident.memory
         addresses = {name: memory.pointer + offset for name, offset in offsets.items()}
-        views = [array for array in given.values() if isinstance(array, View)]
-        stream = current_stream(views[0].library, gpu) if views else 0
-        for name, array in given.items():
-            if not isinstance(array, View):
-                memory.write(offsets[name], array)
-        with ordered(views, stream):
-            for array in views:
-                memory.copy(offsets[array.name], array.pointer, _size(array) * dtype.itemsize, stream)
-            network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream)
+        with ordered(sources, stream):
+            for name, array in given.items():
+                if isinstance(array, View):
+                    memory.copy(offsets[name], array.pointer, math.prod(array.shape) * dtype.itemsize, stream)
+                else:
+                    memory.write(offsets[name], array)
+            resident.network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream)
         _core.cuda.synchronize(gpu, stream)  # so that calls on any stream may read them
-        more = {"_memory": memory, "_offsets": offsets, "_plans": {}}
-        self._set(place, cell, sizes, values, regularization, network, **more)
+        spare, turn = ([], 0) if former is None else (former._spare, former._turn + 1)
+        more = {"_resident": resident, "_offsets": offsets, "_spare": spare, "_turn": turn}
+        self._set(place, cell, sizes, values, regularization, resident.network, **more)
+
+    def __del__(self) -> None:
+        if getattr(self, "_turn", 0) and not self._spare:
+            self._spare.append(self._resident)
+
+    def _free(self, stream: int) -> Resident | None:
+        """A network whose parameters can be replaced on this stream: nobody has it, and no other stream has used it."""
+        try:
+            found = self._spare.pop()
+        except IndexError:
+            return None
+        return found if found.streams <= {stream} else None
 
     @property
     def gpu(self) -> int:
@@ -114,11 +144,12 @@ class CudaPacked(Packed):
     def parameter(self, name: str) -> Array:
         choice("name", name, dict.fromkeys(self.shapes))
         array = np.empty(self.shapes[name], self.placement.parameter_dtype)
-        self._memory.read(self._offsets[name], array)
+        self._resident.memory.read(self._offsets[name], array)
         return array
 
     def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> CudaPacked:
-        return CudaPacked(self.placement, self._cell, self.sizes, params, self.constants, self.regularization, title)
+        more = (self.constants, self.regularization, title, self)
+        return CudaPacked(self.placement, self._cell, self.sizes, params, *more)
 
     def with_precision(self, precision: str, keep: object) -> Packed:
         raise ValueError(
@@ -152,7 +183,7 @@ class CudaPacked(Packed):
             for name, shape in self.state_shapes(call.batch).items()
         ]
         workspace = scratch("workspace", library, call.plan.workspace_bytes, self.gpu)
-        stream = current_stream(library, self.gpu)
+        stream = self.used_on(current_stream(library, self.gpu))
         with ordered((call.x, *call.inputs, y), stream):
             self.network.forward(
                 call.plan,
@@ -204,12 +235,18 @@ class CudaPacked(Packed):
         if lengths is not None:
             return self.network.plan(steps, rows, lengths, False, training, recompute)
         key = (steps, rows, on_device, training, recompute)
-        plan = self._plans.get(key)
+        plans = self._resident.plans
+        plan = plans.get(key)
         if plan is None:
-            plan = self._plans.setdefault(key, self.network.plan(steps, rows, None, on_device, training, recompute))
-            while len(self._plans) > PLANS:
-                self._plans.pop(next(iter(list(self._plans))), None)
+            plan = plans.setdefault(key, self.network.plan(steps, rows, None, on_device, training, recompute))
+            while len(plans) > PLANS:
+                plans.pop(next(iter(list(plans))), None)
         return plan
+
+    def used_on(self, stream: int) -> int:
+        """Take note of a stream, before the network is used on it."""
+        self._resident.streams.add(stream)
+        return stream
 
     def _device_lengths(self, lengths: Any, batch: tuple[int, ...]) -> View:
         array = view("lengths", lengths, ("int32", "int64"), batch, device=self.gpu)
@@ -247,7 +284,3 @@ def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[An
     if not is_contiguous(array):
         raise ValueError(f"{name}: expected a C-contiguous array on the GPU, got strides {array.strides}")
     return array
-
-
-def _size(array: View | Array) -> int:
-    return int(np.prod(array.shape, dtype=np.int64))
