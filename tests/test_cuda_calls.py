@@ -343,9 +343,9 @@ def test_threads_share_a_layer(engine: str) -> None:
     def work(number: int) -> None:
         try:
             with LIBRARY.use(new_stream()):
-                run, x = calls(layer)["training"], upload(inputs[number])
-                for _ in range(5):
-                    assert_same_bits(download(run(x)), want[number])
+                x = upload(inputs[number])
+                for _ in range(5):  # each time with a new stream of the layer's
+                    assert_same_bits(download(calls(layer)["training"](x)), want[number])
         except BaseException as error:
             failures.append(error)
 
