@@ -76,7 +76,8 @@ class PyCudaNetwork {
     std::vector<cuda::Array> all;
     if (given)
       for (const auto& one : *given) all.push_back(array(one));
-    if (given && all.size() != network_.cell().states.size())
+    if (all.empty()) all.resize(network_.cell().states.size());  // no array for any
+    if (all.size() != network_.cell().states.size())
       throw py::value_error("states: expected the cell's number of them");
     return all;
   }

@@ -107,6 +107,24 @@ CUmodule loaded(const Device& device, const std::string& cubin) {
   return module;
 }
 
+CUmodule made_for(const Device& device, const std::string& source, const std::vector<std::string>& options) {
+  const std::string architecture = architecture_of(device);
+  try {
+    const std::string key = key_of(source, options, architecture);
+    if (const std::optional<std::string> kept = load(cache_folder(), key)) {
+      try {
+        return loaded(device, *kept);
+      } catch (const Error&) {  // whoever made it: the next one replaces it
+      }
+    }
+    const std::string cubin = compile(source, options, architecture).cubin;
+    store(cache_folder(), key, cubin);
+    return loaded(device, cubin);
+  } catch (const Error& error) {
+    throw Error(device.name + ": " + error.what());
+  }
+}
+
 // The modules of the process, newest first.
 struct Loaded {
   int ordinal;
@@ -151,13 +169,7 @@ const Module& compiled(const Device& device, const std::string& source, const st
   driver();  // throws in a forked child
   for (const Loaded* module = newest.load(std::memory_order_acquire); module; module = module->older)
     if (module->ordinal == device.ordinal && module->source == source && module->options == options) return module->module;
-  std::string cubin;
-  try {
-    cubin = cached(source, options, architecture_of(device));
-  } catch (const Error& error) {
-    throw Error(device.name + ": " + error.what());
-  }
-  auto* made = new Loaded{device.ordinal, source, options, Module(device, loaded(device, cubin)), newest};
+  auto* made = new Loaded{device.ordinal, source, options, Module(device, made_for(device, source, options)), newest};
   while (!newest.compare_exchange_weak(made->older, made)) {
   }
   return made->module;
