@@ -3,7 +3,7 @@
 #include <string>
 
 #include "compile.h"
-#include "engine/backend.h"
+#include "../engine/backend.h"
 #include "recurra/cuda.h"
 
 namespace recurra {
@@ -20,14 +20,16 @@ struct KernelSet {
 // Compiles what the cache has not. Kept for the process.
 KernelSet kernels_of(const Device& device, int cell, Number number);
 
-// The translation units, and what to compile them with: for checks without a GPU.
+// A translation unit, and what to compile it with.
 struct Unit {
+  std::string name;  // the cell's, or "product" or "rows"
   std::string source;
   std::vector<std::string> options;
 };
 Unit cell_unit(int cell, Number number);
 Unit product_unit(Number number);
 Unit rows_unit(Number number);
+std::vector<Unit> units(Number number);  // all of them
 
 }  // namespace cuda
 }  // namespace recurra
