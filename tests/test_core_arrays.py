@@ -36,7 +36,8 @@ def spoiled(array: Array) -> list[Array]:
 
 
 def network() -> _core.Network:
-    return recurra.LSTM(I, H, 2, proj_size=O, seed=0)._packed.network
+    core: _core.Network = recurra.LSTM(I, H, 2, proj_size=O, seed=0)._packed.network
+    return core
 
 
 def params() -> list[list[Array | None]]:

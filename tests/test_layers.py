@@ -17,6 +17,7 @@ from strategies import Problem
 
 import recurra
 from recurra import functional
+from recurra.packed import CpuPacked
 
 ALL_CELLS = pytest.mark.parametrize("cell", sorted(CELLS))
 
@@ -255,7 +256,7 @@ def test_plain_arrays_take_a_shortcut_to_the_same_result(cell: str, batch_first:
 def test_plain_calls_take_the_shortcut(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = recurra.LSTM(3, 5, 2, seed=0), data()
     wanted = copies(layer(x, (np.zeros((2, 2, 5), "float32"),) * 2))
-    monkeypatch.setattr(functional, "_checked_call", None)
+    monkeypatch.setattr(CpuPacked, "checked_call", None)
     assert_same_bits(layer(x), wanted)
     with pytest.raises(TypeError, match="not callable"):
         layer(x[::-1])

@@ -1,5 +1,6 @@
 // What Python needs to read other libraries' CUDA arrays: DLPack capsules, the GPU that a pointer belongs to, streams in order.
 #pragma once
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
@@ -111,6 +112,46 @@ class PyDLPack {
   void (*release_)(void*) = nullptr;
 };
 
+// Device memory of this package's own, between calls: parameters as the caller gave them.
+class PyCudaMemory {
+ public:
+  PyCudaMemory(int device, size_t bytes) : device_(cuda::Device::of(device)), memory_(device_, bytes) {}
+
+  uintptr_t pointer() const { return reinterpret_cast<uintptr_t>(memory_.data()); }
+  size_t bytes() const { return memory_.size(); }
+
+  void read(size_t offset, const py::array& to) const {
+    char* const from = checked(offset, size_t(to.nbytes()));
+    void* const data = contiguous(to) ? const_cast<py::array&>(to).mutable_data() : nullptr;
+    const py::gil_scoped_release released;
+    cuda::read(device_, from, data, size_t(to.nbytes()));
+  }
+
+  void write(size_t offset, const py::array& from) const {
+    char* const to = checked(offset, size_t(from.nbytes()));
+    const void* const data = contiguous(from) ? from.data() : nullptr;
+    const py::gil_scoped_release released;
+    cuda::write(device_, data, to, size_t(from.nbytes()));
+  }
+
+  void copy(size_t offset, uintptr_t from, size_t bytes, uintptr_t stream) const {
+    cuda::copy(device_, reinterpret_cast<const void*>(from), checked(offset, bytes), bytes, reinterpret_cast<cuda::CUstream>(stream));
+  }
+
+ private:
+  char* checked(size_t offset, size_t bytes) const {
+    if (offset > memory_.size() || bytes > memory_.size() - offset) throw py::value_error("expected a part of the memory");
+    return memory_.data() + offset;
+  }
+  static bool contiguous(const py::array& array) {
+    if (!(array.flags() & py::array::c_style)) throw py::value_error("expected a C-contiguous array");
+    return true;
+  }
+
+  const cuda::Device& device_;
+  cuda::Memory memory_;
+};
+
 inline void define_cuda_arrays(py::module_& core) {
   py::module_ m = core.def_submodule("cuda");
   py::class_<PyDLPack>(m, "DLPack", "The array of a DLPack capsule, which is used up.")
@@ -123,6 +164,18 @@ inline void define_cuda_arrays(py::module_& core) {
       .def_property_readonly(
           "device", [](const PyDLPack& array) { return py::make_tuple(array.device.first, array.device.second); },
           "DLPack's device type, and number.");
+  py::class_<PyCudaMemory>(m, "Memory", "Memory of a GPU, allocated and freed at once.")
+      .def(py::init<int, size_t>(), py::arg("device"), py::arg("bytes"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("pointer", &PyCudaMemory::pointer)
+      .def_property_readonly("bytes", &PyCudaMemory::bytes)
+      .def("read", &PyCudaMemory::read, py::arg("offset"), py::arg("to"), "Into a C-contiguous array, which waits.")
+      .def("write", &PyCudaMemory::write, py::arg("offset"), py::arg("array"), "From a C-contiguous array, which waits.")
+      .def("copy", &PyCudaMemory::copy, py::arg("offset"), py::arg("pointer"), py::arg("bytes"), py::arg("stream"),
+           py::call_guard<py::gil_scoped_release>(), "From memory of the same GPU, in a stream's order.");
+  m.def(
+      "synchronize",
+      [](int device, uintptr_t stream) { cuda::synchronize(cuda::Device::of(device), reinterpret_cast<cuda::CUstream>(stream)); },
+      py::arg("device"), py::arg("stream"), py::call_guard<py::gil_scoped_release>(), "Waits for a stream; not for calls.");
   m.def(
       "device_of", [](uintptr_t pointer) { return cuda::device_of(reinterpret_cast<const void*>(pointer)); },
       py::arg("pointer"), "The number of the GPU that the memory belongs to, -1 if it is of none.");

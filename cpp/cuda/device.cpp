@@ -107,15 +107,42 @@ bool is_capturing(CUstream stream) {
   return status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+namespace {
+
+CUdeviceptr address(const void* pointer) { return reinterpret_cast<CUdeviceptr>(pointer); }
+
+}  // namespace
+
+void read(const Device& device, const void* from, void* to, size_t bytes) {
+  const Current current(device);
+  if (bytes) check_driver(driver().cuMemcpyDtoH(to, address(from), bytes), "cuMemcpyDtoH");
+}
+
+void write(const Device& device, const void* from, void* to, size_t bytes) {
+  if (!bytes) return;
+  const Current current(device);
+  check_driver(driver().cuMemcpyHtoD(address(to), from, bytes), "cuMemcpyHtoD");
+  check_driver(driver().cuStreamSynchronize(nullptr), "cuStreamSynchronize");  // pageable memory may arrive later
+}
+
+void synchronize(const Device& device, CUstream stream) {
+  const Current current(device);
+  check_driver(driver().cuStreamSynchronize(stream), "cuStreamSynchronize");
+}
+
+void copy(const Device& device, const void* from, void* to, size_t bytes, CUstream stream) {
+  const Current current(device);
+  if (bytes) check_driver(driver().cuMemcpyDtoDAsync(address(to), address(from), bytes, stream), "cuMemcpyDtoDAsync");
+}
+
 int device_of(const void* pointer) {
-  const auto address = reinterpret_cast<CUdeviceptr>(pointer);
   unsigned type = 0;
-  const CUresult status = driver().cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
+  const CUresult status = driver().cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address(pointer));
   if (status == kInvalidValue || (status == CUDA_SUCCESS && type != kDeviceMemory))
     return -1;  // memory that CUDA does not know
   check_driver(status, "cuPointerGetAttribute");
   int ordinal = -1;
-  check_driver(driver().cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address), "cuPointerGetAttribute");
+  check_driver(driver().cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address(pointer)), "cuPointerGetAttribute");
   return ordinal;
 }
 

@@ -62,6 +62,14 @@ void launch(CUfunction kernel, Grid grid, Grid block, CUstream stream, const Arg
 
 bool is_capturing(CUstream stream);
 
+// Outside of calls, for these wait: copies to and from host memory, in the legacy stream's order, and what a stream has been given.
+void read(const Device& device, const void* from, void* to, size_t bytes);
+void write(const Device& device, const void* from, void* to, size_t bytes);
+void synchronize(const Device& device, CUstream stream);
+
+// A copy within a GPU, in the stream's order.
+void copy(const Device& device, const void* from, void* to, size_t bytes, CUstream stream);
+
 // What a device pointer belongs to: the GPU's number, or -1 when it is no device memory.
 int device_of(const void* pointer);
 

@@ -143,6 +143,21 @@ def batched(array: Array, batch_first: bool = False) -> Array:
     return array.swapaxes(0, 1) if batch_first else array
 
 
+def detached(value: Any) -> Any:
+    """A parameter without its history: those of torch modules require grad, which inference may ignore."""
+    return value.detach() if type(value) is not np.ndarray and hasattr(value, "detach") else value
+
+
+def unwrapped(states: list[Any]) -> Any:
+    """States as callers know them: h alone, or a tuple."""
+    return states[0] if len(states) == 1 else tuple(states)
+
+
+def wrapped(state: Any) -> tuple[Any, ...]:
+    """The inverse of `unwrapped`."""
+    return state if isinstance(state, tuple) else (state,)
+
+
 def empty(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A new array; MemoryError naming it if the machine cannot hold it."""
     require_memory(name, math.prod(shape) * dtype.itemsize)
@@ -235,6 +250,12 @@ class memory_for:  # noqa: N801  (a `with` statement reads so)
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, MemoryError):
             raise MemoryError(f"{self._name}: {error}") from error
+
+
+def require_batch(batch: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """ValueError unless x, of this shape, has a batch axis for the lengths that came with it."""
+    if not batch:
+        raise ValueError(f"lengths: expected none without a batch axis, got them with x of shape {list(shape)}")
 
 
 def require_rows(name: str, batch: int) -> None:

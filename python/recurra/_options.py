@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -90,6 +90,108 @@ def float_dtype(name: str, value: Any) -> np.dtype[Any]:
     return dtype  # type: ignore[no-any-return]
 
 
+class Placement(NamedTuple):
+    """Where a network runs, and in which numbers.
+
+    Attributes:
+        gpu: number of the GPU, None for the CPU.
+        number: of inputs and outputs: "float32", "float64" or, on a GPU, "float16" or "bfloat16".
+        engine, allow_tf32: see `Recurrent`.
+    """
+
+    gpu: int | None
+    number: str
+    engine: str = "auto"
+    allow_tf32: bool = False
+
+    @property
+    def device(self) -> str:
+        """As callers spell it."""
+        return "cpu" if self.gpu is None else f"cuda:{self.gpu}"
+
+    @property
+    def dtype(self) -> np.dtype[Any] | str:
+        """Of inputs and outputs; "bfloat16", which NumPy lacks, as a string."""
+        return self.number if self.number == "bfloat16" else np.dtype(self.number)
+
+    @property
+    def parameter_dtype(self) -> np.dtype[Any]:
+        """Parameters are never of 16 bits."""
+        return np.dtype("float64" if self.number == "float64" else "float32")
+
+
+def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = False) -> Placement:
+    """The options of a layer about where it runs, checked."""
+    gpu, tf32 = _gpu("device", device), flag("allow_tf32", allow_tf32)
+    engine = choice("engine", engine, {name: name for name in ("auto", "exact", "cublas")})
+    number = _number(dtype)
+    if gpu is None:
+        if number in _NUMBERS[2:]:
+            raise TypeError(f"dtype: expected float32 or float64 on the CPU, got {number}")
+        number = FLOAT_DTYPES[float_dtype("dtype", dtype)]
+    elif number not in _NUMBERS:
+        raise TypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {shown(dtype)}")
+    engines = (
+        ("auto",) if gpu is None else ("auto", "cublas") if number in _NUMBERS[2:] else ("auto", "exact", "cublas")
+    )
+    where = f"for {number} on {'the CPU' if gpu is None else 'a GPU'}"
+    if engine not in engines:
+        raise ValueError(f"engine: expected {' or '.join(map(repr, engines))} {where}, got {engine!r}")
+    if tf32 and (gpu is None or number != "float32" or engine == "exact"):
+        raise ValueError(f"allow_tf32: expected False {where} with engine={engine!r}, got True")
+    return Placement(gpu, number, engine, tf32)
+
+
+def moved(have: Placement, device: Any, dtype: Any, engine: Any, allow_tf32: Any) -> Placement:
+    """A placement of which some options change, those that are not None. The CPU has no engine or TF32 to keep."""
+    keeps = _gpu("device", device) is not None
+    return placement(
+        device,
+        have.dtype if dtype is None else dtype,
+        (have.engine if keeps else "auto") if engine is None else engine,
+        (have.allow_tf32 and keeps) if allow_tf32 is None else allow_tf32,
+    )
+
+
+_NUMBERS = ("float32", "float64", "float16", "bfloat16")
+
+
+def _number(value: Any) -> str:
+    """The name of a dtype, empty if it is none."""
+    if isinstance(value, str) and value == "bfloat16":
+        return value
+    try:
+        dtype: np.dtype[Any] | None = np.dtype(value) if isinstance(value, (str, type, np.dtype)) else None
+    except Exception:  # as in float_dtype
+        dtype = None
+    return dtype.name if dtype is not None and dtype.isnative else ""
+
+
+def _gpu(name: str, value: Any) -> int | None:
+    """The number of the GPU that a device's name means; None for the CPU."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected 'cpu', 'cuda' or 'cuda:0', got {shown(value)}")
+    kind, colon, number = value.partition(":")
+    if value == "cpu":
+        return None
+    if kind != "cuda" or (colon and not (number.isascii() and number.isdecimal() and len(number) < 4)):
+        raise ValueError(f"{name}: expected 'cpu', 'cuda' or 'cuda:0', got {shown(value)}")
+    return int(number) if colon else 0
+
+
+def noise_seed(rng: Any) -> int | None:
+    """64 bits that decide all that is left out at random."""
+    if isinstance(rng, np.random.Generator):
+        return int(rng.integers(1 << 64, dtype=np.uint64))
+    if rng is None:
+        return None
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(f"rng: expected None, an integer or a numpy.random.Generator, got {rng!r}")
+    if not 0 <= rng < 1 << 64:
+        raise ValueError(f"rng: expected an integer in 0..2**64-1, got {rng}")
+    return int(rng)
+
+
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """`value`, a mapping of names, read once: what is checked is what is used, even if it changes meanwhile."""
     if not isinstance(value, Mapping):
@@ -117,3 +219,22 @@ def generator(seed: Seed, rng: np.random.Generator | None = None) -> np.random.G
     elif not isinstance(seed, (type(None), np.random.SeedSequence, np.random.BitGenerator, np.random.Generator)):
         seed = integer("seed", seed, 0)
     return np.random.default_rng(seed)
+
+
+def split_state(name: str, state: Any, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a caller's state, h or a tuple, by the names that errors call them; None stands for all None."""
+    if state is None or len(shapes) == 1:
+        values = [state] * len(shapes)
+    elif isinstance(state, (tuple, list)) and len(state) == len(shapes):
+        values = list(state)
+    else:
+        got = f"{len(state)} values" if isinstance(state, (tuple, list)) else type(state).__name__
+        raise TypeError(f"{name}: expected a tuple ({', '.join(shapes)}), got {got}")
+    return {f"{name} {part}": value for part, value in zip(shapes, values, strict=True)}
+
+
+def check_names(name: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """ValueError unless they have the same keys."""
+    if set(given) != set(wanted):
+        missing, unexpected = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+        raise ValueError(f"{name}: expected all parameters' names, missing {missing}, unexpected {unexpected}")

@@ -24,36 +24,23 @@ overlaps an input. Returned states are new arrays.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._arrays import (
-    as_array,
-    batched,
-    bounded,
-    check,
-    check_distinct,
-    contiguous,
-    empty,
-    memory_for,
-    output,
-    require_rows,
-    row_contiguous,
-    vector,
-)
+from ._arrays import as_array, check_distinct, detached
+from ._arrays import unwrapped as unwrapped
+from ._arrays import wrapped as wrapped
 from ._cells import CELLS, Regularization, gru_cell, lstm_cell, lstm_constants, rnn_cell
-from ._options import flag, mapping
-from .packed import Packed, detached, pack
-from .packed import unwrapped as unwrapped
-from .packed import wrapped as wrapped
-from .tape import Tape
+from ._options import mapping
+from .packed import Packed, pack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ._arrays import Array, Input
     from .packed import State
+    from .tape import Tape
 
 __all__ = ["Packed", "Regularization", "forward", "gru", "lstm", "pack", "rnn", "run"]
 
@@ -82,23 +69,7 @@ def run(
         out: array to write the output to, and to return. Must not overlap x or the state.
         batch_first: x and output are [B, T, ...] instead of [T, B, ...].
     """
-    if state is None and lengths is None and isinstance(packed, Packed):
-        done: tuple[Array, State] | None = packed.network.call(x, out, flag("batch_first", batch_first))
-        if done is not None:  # arrays that need no checks here; with these a call takes 5 us longer
-            return done
-    x, batch, initial, valid = _checked_call(packed, x, state, lengths, batch_first)
-    given = {"x": x} | {f"state {name}": array for name, array in initial.items()}
-    y, written = output(out, (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype, given)
-    final = packed.empty_state(batch)
-    with memory_for("x"):
-        packed.network.forward(
-            row_contiguous(batched(x, batch_first)),
-            None if state is None else [batched(contiguous(array)) for array in initial.values()],
-            valid,
-            batched(written, batch_first),
-            [batched(array) for array in final],
-        )
-    return y, unwrapped(final)
+    return _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first)
 
 
 def forward(
@@ -118,58 +89,13 @@ def forward(
     >>> tape.backward(np.ones_like(y)).x.shape
     (100, 8, 12)
     """
-    x, batch, initial, valid = _checked_call(packed, x, state, lengths, batch_first)
-    if packed.precision:
-        raise ValueError(
-            f"forward: expected weights in full precision, got {packed.precision}, which cannot be trained"
-        )
-    again = flag("recompute", recompute)
-    seed = _noise_seed(rng)
-    y = empty("output", (*x.shape[:-1], packed.sizes.directions * packed.sizes.output), packed.dtype)
-    final = packed.empty_state(batch)
-    with memory_for("tape of x"):
-        recorded = packed.network.record(
-            row_contiguous(batched(x, batch_first)),
-            None if state is None else [batched(contiguous(array)) for array in initial.values()],
-            valid,
-            batched(y, batch_first),
-            [batched(array) for array in final],
-            again,
-            seed,
-        )
-    return y, unwrapped(final), Tape(packed, recorded, x.shape, y.shape, batch, batch_first)
+    return _known(packed).forward(x, state, lengths=lengths, batch_first=batch_first, recompute=recompute, rng=rng)
 
 
-def _noise_seed(rng: Any) -> int | None:
-    """64 bits that decide all that is left out at random."""
-    if isinstance(rng, np.random.Generator):
-        return int(rng.integers(1 << 64, dtype=np.uint64))
-    if rng is None:
-        return None
-    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"rng: expected None, an integer or a numpy.random.Generator, got {rng!r}")
-    if not 0 <= rng < 1 << 64:
-        raise ValueError(f"rng: expected an integer in 0..2**64-1, got {rng}")
-    return int(rng)
-
-
-def _checked_call(
-    packed: Packed, x: Input, state: State | None, lengths: Any, batch_first: bool
-) -> tuple[Array, tuple[int, ...], dict[str, Array], Array | None]:
-    """The arguments of a call, checked: x, its batch axis, the initial state by name, lengths."""
+def _known(packed: Packed) -> Packed:
     if not isinstance(packed, Packed):
         raise TypeError(f"packed: expected what functional.pack returns, got {type(packed).__name__}")
-    axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
-    array = check("x", x, packed.dtype, (*axes, packed.sizes.input), ("T", packed.sizes.input))
-    sequence = batched(array, batch_first)
-    require_rows("x", sequence.shape[1])
-    batch = sequence.shape[1:2] if array.ndim == 3 else ()
-    initial = {} if state is None else packed.check_state(state, batch)
-    if lengths is None:
-        return array, batch, initial, None
-    if not batch:
-        raise ValueError(f"lengths: expected none without a batch axis, got them with x of shape {list(array.shape)}")
-    return array, batch, initial, bounded("lengths", vector("lengths", lengths, *batch), sequence.shape[0])
+    return packed
 
 
 def lstm(
@@ -248,7 +174,7 @@ def _packed(
 ) -> Packed:
     """`params` packed for these options, or found to be so already."""
     if isinstance(params, Packed):
-        want, have = CELLS[cell].constant_values(constants, params.dtype), dict(params.constants)
+        want, have = CELLS[cell].constant_values(constants, params.placement.parameter_dtype), dict(params.constants)
         if (params.cell, have) != (cell, want):
             raise ValueError(f"params: expected {cell!r} with constants {want}, got {params.cell!r} packed with {have}")
         return params

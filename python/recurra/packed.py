@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from . import _core
-from ._arrays import as_array, check, contiguous, empty, memory_for
+from ._arrays import (
+    as_array,
+    batched,
+    bounded,
+    check,
+    contiguous,
+    detached,
+    empty,
+    memory_for,
+    output,
+    require_batch,
+    require_rows,
+    row_contiguous,
+    unwrapped,
+    vector,
+)
 from ._cells import CELLS, Cell, Regularization, Sizes
-from ._options import FLOAT_DTYPES, chance, choice, float_dtype, integer, mapping
+from ._options import (
+    FLOAT_DTYPES,
+    Placement,
+    chance,
+    choice,
+    flag,
+    float_dtype,
+    integer,
+    mapping,
+    noise_seed,
+    placement,
+    split_state,
+)
+from .tape import Tape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeAlias
+
+    from numpy.typing import DTypeLike
 
     from ._arrays import Array, Input
 
@@ -22,34 +52,38 @@ if TYPE_CHECKING:
 
 __all__ = ["Packed", "Regularization", "pack"]
 
+T = TypeVar("T")
+
 NO_REGULARIZATION = Regularization()
 
 
 class Packed:
-    """Parameters laid out for this machine's instruction set. Immutable, so many threads may use one at once.
+    """Parameters laid out for where they run. Immutable, so many threads may use one at once.
 
     Made by `pack`. It pickles as plain weights and is packed again, for the machine at hand, when it is loaded.
 
     Attributes:
         cell: name of the cell, one of `recurra.cells()`.
         sizes: input, hidden, output, layers, directions and bias.
-        dtype: numpy.dtype of parameters, inputs and outputs.
+        placement: device, number, engine and allow_tf32.
+        dtype: numpy.dtype of inputs and outputs, or "bfloat16"; parameters of 16-bit networks are float32.
         constants: name to value, for example {"cell_clip": inf}.
         shapes: torch's names of the parameters to their shapes.
         network: the compiled network, which holds the parameters.
-        precision: None, "bfloat16" or "int8": what packed weights, and vectors multiplied with them, are rounded to.
-        keep: the layers, counted from 0, that are not.
         regularization: chances of dropout and zoneout.
+        precision: None, "bfloat16" or "int8": what packed weights, and vectors multiplied with them, are rounded to on
+            the CPU.
+        keep: the layers, counted from 0, that are not.
     """
 
     __slots__ = (
         "_cell",
         "_states",
-        "_unrounded",
         "constants",
         "dtype",
         "keep",
         "network",
+        "placement",
         "precision",
         "regularization",
         "shapes",
@@ -57,15 +91,109 @@ class Packed:
     )
     _cell: Cell
     _states: list[tuple[str, int]]
-    _unrounded: Mapping[str, Array]  # none in full precision, where packed weights can be read back
+    placement: Placement
     sizes: Sizes
-    dtype: np.dtype[Any]
+    dtype: Any
     constants: Mapping[str, float]
     shapes: Mapping[str, tuple[int, ...]]
-    network: _core.Network
+    network: Any
+    regularization: Regularization
     precision: str | None
     keep: tuple[int, ...]
-    regularization: Regularization
+
+    def _set(
+        self,
+        place: Placement,
+        cell: Cell,
+        sizes: Sizes,
+        constants: Mapping[str, float],
+        regularization: Regularization,
+        network: Any,
+        **more: Any,
+    ) -> None:
+        fields = {
+            "_cell": cell,
+            "_states": [(name, sizes.hidden if dim == "hidden" else sizes.output) for name, dim in cell.states],
+            "placement": place,
+            "sizes": sizes,
+            "dtype": place.dtype,
+            "constants": MappingProxyType(constants),
+            "shapes": cell.shapes(sizes),
+            "network": network,
+            "regularization": regularization,
+            "precision": None,
+            "keep": (),
+        }
+        for name, value in (fields | more).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def cell(self) -> str:
+        """Name of the cell."""
+        return self._cell.name
+
+    def parameter(self, name: str) -> Array:
+        """A new copy of one parameter on the CPU, never rounded."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Torch's names to new copies of the parameters on the CPU, never rounded."""
+        return {name: self.parameter(name) for name in self.shapes}
+
+    def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> Packed:
+        """The same network with other parameters, of the same names, shapes and dtype; errors call them by a title."""
+        raise NotImplementedError
+
+    def with_precision(self, precision: str, keep: Iterable[int]) -> Packed:
+        """The same network with its weights stored in a reduced precision, but for those of some layers."""
+        raise NotImplementedError
+
+    def at(self, place: Placement) -> Packed:
+        """The same network elsewhere, or in other numbers, which parameters are rounded to."""
+        params = {name: array.astype(place.parameter_dtype) for name, array in self.parameters.items()}
+        return packed_at(place, self._cell, self.sizes, params, self.constants, self.regularization)
+
+    def run(self, x: Any, state: State | None, *, lengths: Any, out: Any, batch_first: bool) -> tuple[Any, State]:
+        """As `functional.run`."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Any, state: State | None, *, lengths: Any, batch_first: bool, recompute: bool, rng: Any
+    ) -> tuple[Any, State, Any]:
+        """As `functional.forward`."""
+        raise NotImplementedError
+
+    def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
+        """See `Recurrent.stream`."""
+        raise NotImplementedError
+
+    def by_layer(self, arrays: Mapping[str, Any]) -> list[list[Any]]:
+        """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
+        return self._cell.by_layer(self.sizes, arrays)
+
+    def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
+        stack = self.sizes.layers * self.sizes.directions
+        return {name: (stack, *batch, size) for name, size in self._states}
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Packed is immutable, cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __repr__(self) -> str:
+        device = "" if self.placement.gpu is None else f", device={self.placement.device!r}"
+        return f"Packed({self.cell!r}, {self.sizes}, dtype={self.dtype}{device})"
+
+
+class CpuPacked(Packed):
+    """Parameters laid out for this machine's instruction set."""
+
+    __slots__ = ("_unrounded",)
+    _unrounded: Mapping[str, Array]  # none in full precision, where packed weights can be read back
+    network: _core.Network
 
     def __init__(
         self,
@@ -79,8 +207,8 @@ class Packed:
         keep: Iterable[int] = (),
         title: str = "params",
     ) -> None:
-        shapes = cell.shapes(sizes)
-        parameters = _checked(title, mapping(title, params), shapes, dtype)
+        parameters = checked_parameters(title, params, cell.shapes(sizes), lambda n, v, s: check(n, v, dtype, s))
+        parameters = {name: contiguous(array) for name, array in parameters.items()}
         choice("precision", precision, dict.fromkeys((None, "bfloat16", "int8")))
         if precision:  # what is checked, packed and kept must be the same, whatever other threads write
             parameters = {name: array.copy() for name, array in parameters.items()}
@@ -102,26 +230,9 @@ class Packed:
                 list(kept),
                 list(regularization),
             )
-        fields = {
-            "_cell": cell,
-            "_states": [(name, sizes.hidden if dim == "hidden" else sizes.output) for name, dim in cell.states],
-            "sizes": sizes,
-            "dtype": dtype,
-            "constants": MappingProxyType(values),
-            "precision": precision,
-            "keep": kept,
-            "regularization": regularization,
-            "shapes": shapes,
-            "network": network,
-            "_unrounded": parameters if precision else {},
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def cell(self) -> str:
-        """Name of the cell."""
-        return self._cell.name
+        place = Placement(None, FLOAT_DTYPES[dtype])
+        more = {"precision": precision, "keep": kept, "_unrounded": parameters if precision else {}}
+        self._set(place, cell, sizes, values, regularization, network, **more)
 
     def parameter(self, name: str) -> Array:
         """A new copy of one parameter, never rounded."""
@@ -134,42 +245,92 @@ class Packed:
                 self.network.get_parameter(layer, names.index(name), array)
         return array
 
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """Torch's names to new copies of the parameters, never rounded."""
-        return {name: self.parameter(name) for name in self.shapes}
-
-    def with_parameters(self, params: Mapping[str, Input], title: str = "params") -> Packed:
+    def with_parameters(self, params: Mapping[str, Input], title: str = "params") -> CpuPacked:
         """The same network with other parameters, of the same names, shapes and dtype; errors call them by a title."""
         more = (self.constants, self.precision, self.regularization, self.keep, title)
-        return Packed(self._cell, self.sizes, self.dtype, params, *more)
+        return CpuPacked(self._cell, self.sizes, self.dtype, params, *more)
 
-    def with_precision(self, precision: str, keep: Iterable[int]) -> Packed:
+    def with_precision(self, precision: str, keep: Iterable[int]) -> CpuPacked:
         """The same network with its weights stored in a reduced precision, but for those of some layers."""
         more = (self.constants, precision, self.regularization, keep)
-        return Packed(self._cell, self.sizes, self.dtype, self.parameters, *more)
+        return CpuPacked(self._cell, self.sizes, self.dtype, self.parameters, *more)
 
-    def by_layer(self, arrays: Mapping[str, Array]) -> list[list[Array | None]]:
-        """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
-        return self._cell.by_layer(self.sizes, arrays)
+    def at(self, place: Placement) -> Packed:
+        if self.precision:
+            got = f"{place.device!r} and {place.dtype}"
+            raise ValueError(f"device, dtype: expected 'cpu' and float32 for a layer in {self.precision}, got {got}")
+        return super().at(place)
 
-    def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
-        stack = self.sizes.layers * self.sizes.directions
-        return {name: (stack, *batch, size) for name, size in self._states}
+    def run(self, x: Any, state: State | None, *, lengths: Any, out: Any, batch_first: bool) -> tuple[Array, State]:
+        if state is None and lengths is None:
+            done: tuple[Array, State] | None = self.network.call(x, out, flag("batch_first", batch_first))
+            if done is not None:  # arrays that need no checks here; with these a call takes 5 us longer
+                return done
+        x, batch, initial, valid = self.checked_call(x, state, lengths, batch_first)
+        given = {"x": x} | {f"state {name}": array for name, array in initial.items()}
+        y, written = output(out, (*x.shape[:-1], self.sizes.directions * self.sizes.output), self.dtype, given)
+        final = self.empty_state(batch)
+        with memory_for("x"):
+            self.network.forward(
+                row_contiguous(batched(x, batch_first)),
+                None if state is None else [batched(contiguous(array)) for array in initial.values()],
+                valid,
+                batched(written, batch_first),
+                [batched(array) for array in final],
+            )
+        return y, unwrapped(final)
+
+    def forward(
+        self, x: Any, state: State | None, *, lengths: Any, batch_first: bool, recompute: bool, rng: Any
+    ) -> tuple[Array, State, Tape]:
+        x, batch, initial, valid = self.checked_call(x, state, lengths, batch_first)
+        if self.precision:
+            raise ValueError(
+                f"forward: expected weights in full precision, got {self.precision}, which cannot be trained"
+            )
+        again = flag("recompute", recompute)
+        seed = noise_seed(rng)
+        y = empty("output", (*x.shape[:-1], self.sizes.directions * self.sizes.output), self.dtype)
+        final = self.empty_state(batch)
+        with memory_for("tape of x"):
+            recorded = self.network.record(
+                row_contiguous(batched(x, batch_first)),
+                None if state is None else [batched(contiguous(array)) for array in initial.values()],
+                valid,
+                batched(y, batch_first),
+                [batched(array) for array in final],
+                again,
+                seed,
+            )
+        return y, unwrapped(final), Tape(self, recorded, x.shape, y.shape, batch, batch_first)
+
+    def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
+        from .stream import Stream  # which knows this module
+
+        return Stream(self, batch, batch_first, threads, head)
+
+    def checked_call(
+        self, x: Input, state: State | None, lengths: Any, batch_first: bool
+    ) -> tuple[Array, tuple[int, ...], dict[str, Array], Array | None]:
+        """The arguments of a call, checked: x, its batch axis, the initial state by name, lengths."""
+        axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
+        array = check("x", x, self.dtype, (*axes, self.sizes.input), ("T", self.sizes.input))
+        sequence = batched(array, batch_first)
+        require_rows("x", sequence.shape[1])
+        batch = sequence.shape[1:2] if array.ndim == 3 else ()
+        initial = {} if state is None else self.check_state(state, batch)
+        if lengths is None:
+            return array, batch, initial, None
+        require_batch(batch, array.shape)
+        return array, batch, initial, bounded("lengths", vector("lengths", lengths, *batch), sequence.shape[0])
 
     def check_state(self, state: State, batch: tuple[int, ...]) -> dict[str, Array]:
         """The caller's state, checked: its arrays by the name that errors call them."""
         shapes = self.state_shapes(batch)
-        if len(shapes) == 1:
-            state = (state,)
-        elif not isinstance(state, (tuple, list)) or len(state) != len(shapes):
-            got = f"{len(state)} values" if isinstance(state, (tuple, list)) else type(state).__name__
-            raise TypeError(f"state: expected a tuple ({', '.join(shapes)}), got {got}")
-        given = {}
-        for (name, shape), value in zip(shapes.items(), state, strict=True):
-            title = f"state {name}"
-            given[title] = check(title, value, self.dtype, shape)
+        given = {
+            title: check(title, value, self.dtype, shape)
+            for (title, value), shape in zip(split_state("state", state, shapes).items(), shapes.values(), strict=True)
+        }
         rounded = [k for k in range(len(given["state h"])) if k // self.sizes.directions not in self.keep]
         if self.precision == "int8" and self._cell.unit_range and (np.abs(given["state h"][rounded]) > 1).any():
             raise ValueError("state h: expected values in -1..1 for int8, whose scale is fixed, got larger ones")
@@ -179,17 +340,8 @@ class Packed:
         """New arrays, one a state."""
         return [empty(f"state {name}", shape, self.dtype) for name, shape in self.state_shapes(batch).items()]
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"Packed is immutable, cannot set {name!r}")
-
-    def __delattr__(self, name: str) -> None:
-        self.__setattr__(name, None)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return pack, (self.cell, self.parameters, dict(self.constants), self.precision, self.regularization, self.keep)
-
-    def __repr__(self) -> str:
-        return f"Packed({self.cell!r}, {self.sizes}, dtype={self.dtype})"
 
 
 def pack(
@@ -199,6 +351,11 @@ def pack(
     precision: str | None = None,
     regularization: Regularization = NO_REGULARIZATION,
     keep: Iterable[int] = (),
+    *,
+    device: str = "cpu",
+    dtype: DTypeLike | None = None,
+    engine: str = "auto",
+    allow_tf32: bool = False,
 ) -> Packed:
     """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection, dtype come from them.
 
@@ -208,11 +365,14 @@ def pack(
     Args:
         cell: one of `recurra.cells()`.
         params: torch's names (weight_ih_l0, weight_hh_l0_reverse, bias_ih_l1, weight_hr_l0, ..., and weight_peep_l0) to
-            NumPy, torch or other DLPack arrays, all float32 or all float64.
+            NumPy, torch or other DLPack arrays, all float32 or all float64; for a GPU also to arrays on it.
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
         precision: None, or "bfloat16" or "int8" for float32 parameters: see `Recurrent.quantize`.
         regularization: chances of dropout and zoneout, default none: see `Recurrent`.
         keep: layers, from 0, that stay in float32 whatever the precision; default none.
+        device, engine, allow_tf32: see `Recurrent`.
+        dtype: of inputs and outputs, default that of the parameters. "float16" or "bfloat16" on a GPU, for float32
+            parameters; else it is theirs.
 
     Raises:
         ValueError: unknown cell, constant, precision or layer; parameters missing, unexpected, misshapen or of mixed
@@ -226,17 +386,32 @@ def pack(
         rates = zip(Regularization._fields, regularization, strict=True)
         regularization = Regularization(*(chance(f"regularization {name}", value) for name, value in rates))
     params = mapping("params", params)
-    return Packed(spec, *_inferred(spec, params), params, constants, precision, regularization, keep)
+    gpu = placement(device, "float32", engine).gpu
+    sizes, found = _inferred(spec, params, gpu)
+    place = placement(device, found if dtype is None else dtype, engine, allow_tf32)
+    if place.parameter_dtype != found:
+        raise TypeError(f"dtype: expected that of the parameters, {found}, or 16 bits of float32, got {place.dtype}")
+    return packed_at(place, spec, sizes, params, constants, regularization, precision, keep)
 
 
-def unwrapped(states: list[Array]) -> State:
-    """States as callers know them: h alone, or a tuple."""
-    return states[0] if len(states) == 1 else tuple(states)
+def packed_at(
+    place: Placement,
+    cell: Cell,
+    sizes: Sizes,
+    params: Mapping[str, Any],
+    constants: Mapping[str, float] | None,
+    regularization: Regularization,
+    precision: str | None = None,
+    keep: Iterable[int] = (),
+) -> Packed:
+    """Parameters of these sizes packed for a device."""
+    if place.gpu is None:
+        return CpuPacked(cell, sizes, place.parameter_dtype, params, constants, precision, regularization, keep)
+    if precision is not None or keep != ():
+        raise ValueError(f"precision, keep: expected None and () for {place.device}, use dtype; got {precision!r}")
+    from .cuda.packed import CudaPacked  # which nobody without a GPU should wait for
 
-
-def wrapped(state: State) -> tuple[Array, ...]:
-    """The inverse of `unwrapped`."""
-    return state if isinstance(state, tuple) else (state,)
+    return CudaPacked(place, cell, sizes, params, constants, regularization)
 
 
 def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> None:
@@ -259,44 +434,54 @@ def _layers(name: str, numbers: Iterable[int], layers: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def detached(value: Any) -> Any:
-    """A parameter without its history: those of torch modules require grad, which inference may ignore."""
-    return value.detach() if type(value) is not np.ndarray and hasattr(value, "detach") else value
-
-
-def _inferred(cell: Cell, params: Mapping[str, Input]) -> tuple[Sizes, np.dtype[Any]]:
+def _inferred(cell: Cell, params: Mapping[str, Any], gpu: int | None) -> tuple[Sizes, np.dtype[Any]]:
     """What names and shapes say about the network; whether they all agree `_checked` finds out."""
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in params:
             raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")
-    weight_ih, weight_hh = (
-        as_array(f"params {name}", detached(params[name])) for name in ("weight_ih_l0", "weight_hh_l0")
+    (weight_ih, dtype), (weight_hh, _) = (
+        _shape_and_dtype(f"params {name}", detached(params[name]), gpu) for name in ("weight_ih_l0", "weight_hh_l0")
     )
     gates = len(cell.gates)
-    if weight_ih.ndim != 2 or not weight_ih.size or weight_ih.shape[0] % gates:
+    if len(weight_ih) != 2 or 0 in weight_ih or weight_ih[0] % gates:
         expected = f"shape [{gates}*H, I] for {cell.name!r}"
-        raise ValueError(f"params weight_ih_l0: expected {expected}, got {list(weight_ih.shape)}")
-    hidden = weight_ih.shape[0] // gates
-    if weight_hh.ndim != 2 or not weight_hh.size:
-        raise ValueError(f"params weight_hh_l0: expected a matrix, got shape {list(weight_hh.shape)}")
+        raise ValueError(f"params weight_ih_l0: expected {expected}, got {list(weight_ih)}")
+    hidden = weight_ih[0] // gates
+    if len(weight_hh) != 2 or 0 in weight_hh:
+        raise ValueError(f"params weight_hh_l0: expected a matrix, got shape {list(weight_hh)}")
     names, layers = set(params), 1
     while f"weight_ih_l{layers}" in names or f"weight_hh_l{layers}" in names:
         layers += 1
     sizes = Sizes(
-        input=weight_ih.shape[1],
+        input=weight_ih[1],
         hidden=hidden,
-        output=weight_hh.shape[1] if cell.projected else hidden,
+        output=weight_hh[1] if cell.projected else hidden,
         layers=layers,
         directions=2 if "weight_ih_l0_reverse" in params else 1,
         bias=any(f"{name}_l0" in params for name, *_, is_bias in cell.params if is_bias),
     )
-    return sizes, float_dtype("params weight_ih_l0", weight_ih.dtype)
+    return sizes, float_dtype("params weight_ih_l0", dtype)
 
 
-def _checked(
-    title: str, params: Mapping[str, Input], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
-) -> dict[str, Array]:
-    """Exactly the parameters in `shapes`, C-contiguous; one ValueError lists everything that does not fit."""
+def _shape_and_dtype(name: str, value: Any, gpu: int | None) -> tuple[tuple[int, ...], np.dtype[Any] | str]:
+    if gpu is not None:
+        from .cuda.arrays import on_gpu, view
+
+        if on_gpu(value):
+            array = view(name, value, ("float32", "float64"), ("any", "any"), device=gpu)
+            return array.shape, array.dtype
+    host = as_array(name, value)
+    return host.shape, host.dtype
+
+
+def checked_parameters(
+    title: str,
+    params: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str, Any, tuple[int, ...]], T],
+) -> dict[str, T]:
+    """Exactly the parameters in `shapes`, as they are read; one ValueError lists everything that does not fit."""
+    params = mapping(title, params)
     found, problems = {}, []
     if missing := [name for name in shapes if name not in params]:
         problems.append(f"missing: {_listed(missing)}")
@@ -305,12 +490,12 @@ def _checked(
     for name, shape in shapes.items():
         if name in params:
             try:
-                found[name] = check(name, detached(params[name]), dtype, shape)
+                found[name] = read(name, detached(params[name]), shape)
             except (TypeError, ValueError) as error:
                 problems.append(str(error))
     if problems:
         raise ValueError(f"{title}: expected other parameters:\n  " + "\n  ".join(problems))
-    return {name: contiguous(array) for name, array in found.items()}
+    return found
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from . import _core
-from ._arrays import batched, bounded, check, contiguous, memory_for, output, require_rows, row_contiguous, vector
+from ._arrays import (
+    batched,
+    bounded,
+    check,
+    contiguous,
+    memory_for,
+    output,
+    require_rows,
+    row_contiguous,
+    unwrapped,
+    vector,
+)
 from ._options import flag, integer
 from .heads import Linear
-from .packed import Packed, unwrapped
+from .packed import CpuPacked, Packed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +103,9 @@ class Stream:
         threads: int = 1,
         head: Linear | None = None,
     ) -> None:
-        if not isinstance(packed, Packed):
-            raise TypeError(f"packed: expected what functional.pack returns, got {type(packed).__name__}")
+        if not isinstance(packed, CpuPacked):
+            got = type(packed).__name__ if not isinstance(packed, Packed) else f"one on {packed.placement.device}"
+            raise TypeError(f"packed: expected what functional.pack returns, on the CPU, got {got}")
         if packed.sizes.directions != 1:
             raise ValueError(
                 "packed: a bidirectional network cannot stream: its reverse direction starts at the last step, so it"
@@ -171,7 +183,7 @@ class Stream:
 _STEP: Any = Stream.__dict__["step"]  # for __init__: what a subclass calls step is not to be overwritten
 
 
-def _checked_head(packed: Packed, head: Linear) -> Linear:
+def _checked_head(packed: CpuPacked, head: Linear) -> Linear:
     if not isinstance(head, Linear):
         raise TypeError(f"head: expected a recurra.Linear, got {type(head).__name__}")
     if head.in_features != packed.sizes.output:
@@ -181,7 +193,7 @@ def _checked_head(packed: Packed, head: Linear) -> Linear:
     return head
 
 
-def _checked_step(packed: Packed, batch: tuple[int, ...], outputs: int, stream: _core.Stream) -> Step:
+def _checked_step(packed: CpuPacked, batch: tuple[int, ...], outputs: int, stream: _core.Stream) -> Step:
     """A step for arrays that have to be normalised or refused; the core takes only plain ones."""
 
     def step(x: Input, out: Array | None = None) -> Array:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import batched, check, check_distinct, contiguous, empty, memory_for, own_array, row_contiguous
-from ._options import flag, mapping
-from .packed import unwrapped
+from ._arrays import batched, check, check_distinct, contiguous, empty, memory_for, own_array, row_contiguous, unwrapped
+from ._options import check_names, flag, mapping, split_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from . import _core
     from ._arrays import Array, Input
-    from .packed import Packed, State
+    from .packed import CpuPacked, State
 
 __all__ = ["Gradients", "Tape"]
 
@@ -46,7 +45,7 @@ class Tape:
 
     def __init__(
         self,
-        packed: Packed,
+        packed: CpuPacked,
         tape: _core.Tape,
         x_shape: tuple[int, ...],
         y_shape: tuple[int, ...],
@@ -116,23 +115,16 @@ class Tape:
 
     def _checked_dstate(self, dstate: Any) -> list[Array | None]:
         shapes = self._packed.state_shapes(self._batch)
-        if dstate is None:
-            return [None] * len(shapes)
-        if len(shapes) == 1:
-            dstate = (dstate,)
-        elif not isinstance(dstate, (tuple, list)) or len(dstate) != len(shapes):
-            got = f"{len(dstate)} values" if isinstance(dstate, (tuple, list)) else type(dstate).__name__
-            raise TypeError(f"dstate: expected a tuple ({', '.join(shapes)}), got {got}")
         return [
-            None if value is None else check(f"dstate {name}", value, self._packed.dtype, shape)
-            for (name, shape), value in zip(shapes.items(), dstate, strict=True)
+            None if value is None else check(title, value, self._packed.dtype, shape)
+            for (title, value), shape in zip(
+                split_state("dstate", dstate, shapes).items(), shapes.values(), strict=True
+            )
         ]
 
     def _checked_into(self, into: Mapping[str, Array], dy: Array | None, final: list[Array | None]) -> dict[str, Array]:
         shapes = self._packed.shapes
-        if set(into) != set(shapes):
-            missing, unexpected = sorted(set(shapes) - set(into)), sorted(set(into) - set(shapes))
-            raise ValueError(f"into: expected all parameters' names, missing {missing}, unexpected {unexpected}")
+        check_names("into", into, shapes)
         checked: dict[str, Array] = {}
         names = ["dy", *(f"dstate {name}" for name in self._packed.state_shapes(self._batch))]
         others = {name: array for name, array in zip(names, [dy, *final], strict=True) if array is not None}

@@ -3,9 +3,48 @@ The GPU. No library of CUDA is opened before it is needed.
 """
 from __future__ import annotations
 import collections.abc
+import numpy
+import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['DLPack', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'set_library_path', 'wait']
+__all__: list[str] = ['DLPack', 'Memory', 'Network', 'Plan', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'set_library_path', 'synchronize', 'wait']
+class Plan:
+    """
+    What a call of one shape needs; immutable.
+    """
+    @property
+    def backward_workspace_bytes(self) -> int:
+        ...
+    @property
+    def engine(self) -> str:
+        ...
+    @property
+    def tape_bytes(self) -> int:
+        ...
+    @property
+    def workspace_bytes(self) -> int:
+        ...
+class Network:
+    """
+    Weights of a stack of layers on a GPU.
+    """
+    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(4)"], device: typing.SupportsInt | typing.SupportsIndex, engine: str, allow_tf32: bool) -> None:
+        ...
+    def backward(self, plan: Plan, dy: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None, d_final: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None] | None, dx: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None, d_initial: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None] | None, params: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], add: bool, seeded: bool, tape: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def forward(self, plan: Plan, x: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], initial: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None] | None, lengths: typing.SupportsInt | typing.SupportsIndex, y: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], final_states: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None] | None, seed: typing.SupportsInt | typing.SupportsIndex | None, tape: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Arrays are (address, outer stride, row stride, column stride).
+        """
+    def plan(self, steps: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, device_lengths: bool, training: bool, recompute: bool) -> Plan:
+        ...
+    def set_parameters(self, params: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Addresses by layer and direction, 0 for an absent bias.
+        """
+    @property
+    def weight_bytes(self) -> int:
+        ...
 class DLPack:
     """
     The array of a DLPack capsule, which is used up.
@@ -34,6 +73,30 @@ class DLPack:
         """
         In elements; None for a C-contiguous array.
         """
+class Memory:
+    """
+    Memory of a GPU, allocated and freed at once.
+    """
+    def __init__(self, device: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def copy(self, offset: typing.SupportsInt | typing.SupportsIndex, pointer: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        From memory of the same GPU, in a stream's order.
+        """
+    def read(self, offset: typing.SupportsInt | typing.SupportsIndex, to: numpy.ndarray) -> None:
+        """
+        Into a C-contiguous array, which waits.
+        """
+    def write(self, offset: typing.SupportsInt | typing.SupportsIndex, array: numpy.ndarray) -> None:
+        """
+        From a C-contiguous array, which waits.
+        """
+    @property
+    def bytes(self) -> int:
+        ...
+    @property
+    def pointer(self) -> int:
+        ...
 def cache_folder() -> str:
     """
     Where compiled kernels are kept; empty when they are not.
@@ -65,6 +128,10 @@ def found() -> list[dict[str, str]]:
 def set_library_path(library: str, path: str) -> None:
     """
     Where "nvrtc" or "cublas" is, unless one is loaded already.
+    """
+def synchronize(device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Waits for a stream; not for calls.
     """
 def wait(stream: typing.SupportsInt | typing.SupportsIndex, producer: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

@@ -8,13 +8,15 @@ import numpy as np
 
 from .. import _core
 from .._arrays import check_distinct, may_overlap_itself
-from .arrays import View, is_contiguous, view
+from .arrays import View, is_contiguous, sequence, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .._arrays import Array
     from .array_libraries import Library
+
+ALIGNMENT = 256  # of memory that the core divides up
 
 
 def empty(name: str, library: Library, shape: tuple[int, ...], dtype: str, device: int) -> View:
@@ -24,9 +26,28 @@ def empty(name: str, library: Library, shape: tuple[int, ...], dtype: str, devic
     except (MemoryError, TypeError) as error:
         raise type(error)(f"{name}: cannot allocate {dtype} {list(shape)} on cuda:{device}: {error}") from error
     made = view(name, array, dtype, shape, device=device)
-    if made.readonly or not is_contiguous(made):
+    if not is_contiguous(made):
         raise ValueError(f"{name}: expected a new C-contiguous array from {type(library).__name__}.empty, got another")
-    return made
+    return made._replace(readonly=False)  # as all that DLPack hands out is, of which nobody else knows yet
+
+
+def scratch(name: str, library: Library, size: int, device: int) -> View:
+    """New bytes of a library, for the core alone."""
+    memory = empty(name, library, (size,), "uint8", device)
+    if memory.pointer % ALIGNMENT:
+        raise ValueError(f"{name}: expected memory aligned to {ALIGNMENT} bytes, got address {memory.pointer:#x}")
+    return memory
+
+
+def strided(array: View, batch_first: bool = False) -> tuple[int, int, int, int]:
+    """A sequence or state as the core takes it: address, strides of the outer axis, of rows and of columns."""
+    found = sequence(array, batch_first)
+    return found.pointer, found.step_stride, found.row_stride, found.feature_stride
+
+
+def filled(by_layer: list[list[int | None]]) -> list[list[int]]:
+    """Addresses of parameters as the core takes them."""
+    return [[address or 0 for address in lane] for lane in by_layer]
 
 
 def written(

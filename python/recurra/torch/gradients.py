@@ -150,7 +150,7 @@ class _Gradients(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
 def core_gradients(tape: Tape, states: int, needed: Sequence[bool], grads: Sequence[Tensor | None]) -> Grads:
     """Gradients of x, the given initial states and the parameters, None where they are not needed."""
     dy, *final = [None if grad is None else as_array(grad) for grad in grads]
-    dstate = None if all(part is None for part in final) else functional.unwrapped(final)  # type: ignore[arg-type]
+    dstate = None if all(part is None for part in final) else functional.unwrapped(final)
     dx, state, params = tape.backward(dy, dstate, input_grad=needed[0])
     arrays = (dx, *functional.wrapped(state)[:states], *params.values())
     return tuple(torch.from_numpy(array) if need else None for array, need in zip(arrays, needed, strict=True))

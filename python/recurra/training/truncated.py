@@ -9,8 +9,8 @@ import numpy as np
 
 from .._arrays import as_array, check
 from .._options import flag, integer
-from ..functional import _checked_call
 from ..layers import Recurrent
+from ..packed import CpuPacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +110,10 @@ def tbptt(
         raise TypeError(f"rng: expected None or a numpy.random.Generator, got {rng!r}")
     if rng is not None and reach > stride:
         raise ValueError(f"rng: expected None with k2 > k1, got {rng!r}")
-    array, batch, _, valid = _checked_call(layer._packed, x, state, lengths, layer.batch_first)
+    packed = layer._packed
+    if not isinstance(packed, CpuPacked):
+        raise ValueError(f"layer: expected one on the CPU, got {layer!r}")
+    array, batch, _, valid = packed.checked_call(x, state, lengths, layer.batch_first)
     options = {"recompute": again, "rng": rng}
     return _tbptt(layer, array, stride, reach, state, valid, options, 1 if batch and layer.batch_first else 0)
 

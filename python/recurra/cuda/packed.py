@@ -1,0 +1,241 @@
+"""Networks on a GPU: parameters, calls and what they need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from .._arrays import bounded, check, contiguous, memory_for, require_batch, require_rows, unwrapped, vector
+from .._options import flag, noise_seed, split_state
+from ..packed import Packed, checked_parameters
+from . import _libraries
+from .array_libraries import current_stream
+from .arrays import View, is_contiguous, on_gpu, sequence, view
+from .launch import empty, filled, ordered, output, scratch, strided
+from .tape import Tape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .._arrays import Array
+    from .._cells import Cell, Regularization, Sizes
+    from .._options import Placement
+    from ..packed import State
+
+_PLANS = 64  # kept by a network, of calls whose lengths the host does not know
+
+
+class Call(NamedTuple):
+    """The arguments of a call, checked, and its plan."""
+
+    x: View
+    batch_first: bool
+    initial: list[View] | None
+    lengths: View | None
+    batch: tuple[int, ...]
+    plan: _core.cuda.Plan
+
+    @property
+    def inputs(self) -> list[View]:
+        """All but x."""
+        return [*(self.initial or ()), *(() if self.lengths is None else (self.lengths,))]
+
+
+class CudaPacked(Packed):
+    """Parameters in a GPU's memory: as the caller gave them, and packed."""
+
+    __slots__ = ("_memory", "_offsets", "_plans")
+    network: _core.cuda.Network
+    _memory: _core.cuda.Memory
+    _offsets: Mapping[str, int]
+    _plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan]
+
+    def __init__(
+        self,
+        place: Placement,
+        cell: Cell,
+        sizes: Sizes,
+        params: Mapping[str, Any],
+        constants: Mapping[str, float] | None,
+        regularization: Regularization,
+        title: str = "params",
+    ) -> None:
+        assert place.gpu is not None
+        values = cell.constant_values(constants, place.parameter_dtype)
+        _core.cuda.device(place.gpu)  # before an array is read, for the error when there is none
+        _libraries.locate()
+        shapes, dtype, gpu = cell.shapes(sizes), place.parameter_dtype, place.gpu
+        given = checked_parameters(title, params, shapes, lambda n, v, s: _parameter(n, v, s, dtype, gpu))
+        offsets, total = {}, 0
+        for name, array in given.items():
+            offsets[name] = total
+            total += (_size(array) * dtype.itemsize + 255) // 256 * 256
+        with memory_for(title):
+            network = _core.cuda.Network(
+                cell.name,
+                place.number,
+                sizes.input,
+                sizes.hidden,
+                sizes.output,
+                sizes.layers,
+                sizes.directions,
+                list(values.values()),
+                regularization,
+                gpu,
+                place.engine,
+                place.allow_tf32,
+            )
+            memory = _core.cuda.Memory(gpu, total)
+        addresses = {name: memory.pointer + offset for name, offset in offsets.items()}
+        views = [array for array in given.values() if isinstance(array, View)]
+        stream = current_stream(views[0].library, gpu) if views else 0
+        for name, array in given.items():
+            if not isinstance(array, View):
+                memory.write(offsets[name], array)
+        with ordered(views, stream):
+            for array in views:
+                memory.copy(offsets[array.name], array.pointer, _size(array) * dtype.itemsize, stream)
+            network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream)
+        _core.cuda.synchronize(gpu, stream)  # so that calls on any stream may read them
+        more = {"_memory": memory, "_offsets": offsets, "_plans": {}}
+        self._set(place, cell, sizes, values, regularization, network, **more)
+
+    @property
+    def gpu(self) -> int:
+        """Number of the GPU."""
+        assert self.placement.gpu is not None
+        return self.placement.gpu
+
+    def parameter(self, name: str) -> Array:
+        array = np.empty(self.shapes[name], self.placement.parameter_dtype)
+        self._memory.read(self._offsets[name], array)
+        return array
+
+    def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> CudaPacked:
+        return CudaPacked(self.placement, self._cell, self.sizes, params, self.constants, self.regularization, title)
+
+    def with_precision(self, precision: str, keep: object) -> Packed:
+        raise ValueError(
+            f"precision: expected a layer on the CPU, got one on {self.placement.device}: use"
+            ' layer.to("cuda", dtype="bfloat16")'
+        )
+
+    def run(self, x: Any, state: State | None, *, lengths: Any, out: Any, batch_first: bool) -> tuple[Any, State]:
+        call = self._call(x, state, lengths, batch_first, False, False)
+        y = output(out, self._output_shape(call.x), self.placement.number, call.x, call.inputs)
+        return y.owner, self._run(call, y, None, None)
+
+    def forward(
+        self, x: Any, state: State | None, *, lengths: Any, batch_first: bool, recompute: bool, rng: Any
+    ) -> tuple[Any, State, Tape]:
+        call = self._call(x, state, lengths, batch_first, True, flag("recompute", recompute))
+        seed, library = noise_seed(rng), call.x.library
+        y = empty("output", library, self._output_shape(call.x), self.placement.number, self.gpu)
+        tape = scratch("tape of x", library, call.plan.tape_bytes, self.gpu)
+        final = self._run(call, y, tape, seed)
+        shapes = (call.x.shape, y.shape, call.batch)
+        return y.owner, final, Tape(self, call.plan, tape, library, shapes, batch_first, seed is not None)
+
+    def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
+        raise NotImplementedError("stream: not on a GPU yet")
+
+    def _run(self, call: Call, y: View, tape: View | None, seed: int | None) -> State:
+        library = call.x.library
+        final = [
+            empty(f"state {name}", library, shape, self.placement.number, self.gpu)
+            for name, shape in self.state_shapes(call.batch).items()
+        ]
+        workspace = scratch("workspace", library, call.plan.workspace_bytes, self.gpu)
+        stream = current_stream(library, self.gpu)
+        with ordered((call.x, *call.inputs, y), stream):
+            self.network.forward(
+                call.plan,
+                strided(call.x, call.batch_first),
+                None if call.initial is None else [strided(array) for array in call.initial],
+                0 if call.lengths is None else call.lengths.pointer,
+                strided(y, call.batch_first),
+                [strided(array) for array in final],
+                seed,
+                0 if tape is None else tape.pointer,
+                workspace.pointer,
+                stream,
+            )
+        return unwrapped([array.owner for array in final])
+
+    def _output_shape(self, x: View) -> tuple[int, ...]:
+        return (*x.shape[:-1], self.sizes.directions * self.sizes.output)
+
+    def _call(
+        self, x: Any, state: State | None, lengths: Any, batch_first: bool, training: bool, recompute: bool
+    ) -> Call:
+        number, inputs = self.placement.number, self.sizes.input
+        axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
+        array = view("x", x, number, (*axes, inputs), ("T", inputs), device=self.gpu)
+        found = sequence(array, batch_first)
+        require_rows("x", found.rows)
+        batch = (found.rows,) if len(array.shape) == 3 else ()
+        initial = None if state is None else self.check_state("state", state, batch)
+        host, device = None, None
+        if lengths is not None:
+            require_batch(batch, array.shape)
+            if on_gpu(lengths):
+                device = self._device_lengths(lengths, batch)
+            else:
+                host = bounded("lengths", vector("lengths", lengths, *batch), found.steps)
+        plan = self._plan(found.steps, found.rows, host, device is not None, training, recompute)
+        return Call(array, batch_first, initial, device, batch, plan)
+
+    def _plan(
+        self, steps: int, rows: int, lengths: Array | None, on_device: bool, training: bool, recompute: bool
+    ) -> _core.cuda.Plan:
+        """The same object for the same call, for graphs are made from it."""
+        if lengths is not None:
+            return self.network.plan(steps, rows, lengths, False, training, recompute)
+        key = (steps, rows, on_device, training, recompute)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans.setdefault(key, self.network.plan(steps, rows, None, on_device, training, recompute))
+            while len(self._plans) > _PLANS:
+                self._plans.pop(next(iter(list(self._plans))), None)
+        return plan
+
+    def _device_lengths(self, lengths: Any, batch: tuple[int, ...]) -> View:
+        array = view("lengths", lengths, ("int32", "int64"), batch, device=self.gpu)
+        if array.dtype != "int32" or not is_contiguous(array):
+            raise TypeError(
+                f"lengths: expected int32, contiguous on the GPU, got {array.dtype} with strides {array.strides}: use"
+                " lengths.int() of torch or lengths.astype('int32') of CuPy"
+            )
+        return array
+
+    def check_state(self, title: str, state: Any, batch: tuple[int, ...]) -> list[View]:
+        """The caller's state, checked."""
+        shapes = self.state_shapes(batch)
+        return [
+            view(name, value, self.placement.number, shape, device=self.gpu)
+            for (name, value), shape in zip(split_state(title, state, shapes).items(), shapes.values(), strict=True)
+        ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        more = (dict(self.constants), self.regularization)
+        return _unpickled, (self.placement, self._cell, self.sizes, self.parameters, *more)
+
+
+def _unpickled(place: Placement, *arguments: Any) -> CudaPacked:
+    return CudaPacked(place, *arguments)
+
+
+def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], gpu: int) -> View | Array:
+    """A parameter, C-contiguous: on the GPU, or on the CPU."""
+    if not on_gpu(value):
+        return contiguous(check(name, value, dtype, shape))
+    array = view(name, value, dtype.name, shape, device=gpu)
+    if not is_contiguous(array):
+        raise ValueError(f"{name}: expected a C-contiguous array on the GPU, got strides {array.strides}")
+    return array
+
+
+def _size(array: View | Array) -> int:
+    return int(np.prod(array.shape, dtype=np.int64))
