@@ -1,4 +1,4 @@
-// What it takes to try a GPU without any other library: memory, times, every kernel compiled.
+// To try a GPU: every kernel compiled, times.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -13,42 +13,6 @@ namespace recurra {
 namespace bindings {
 
 namespace py = pybind11;
-
-// Copies come after all that the legacy stream has been given.
-class PyMemory {
- public:
-  PyMemory(size_t bytes, int device) : device_(cuda::Device::of(device)), memory_(device_, bytes) {}
-
-  uintptr_t pointer() const { return reinterpret_cast<uintptr_t>(memory_.data()); }
-  size_t size() const { return memory_.size(); }
-
-  void write(const py::buffer& from) {
-    const py::buffer_info host = contiguous(from);
-    const py::gil_scoped_release release;
-    const cuda::Current current(device_);
-    if (size()) cuda::check_driver(cuda::driver().cuMemcpyHtoD(pointer(), host.ptr, size()), "cuMemcpyHtoD");
-  }
-
-  void read(const py::buffer& to) const {
-    const py::buffer_info host = contiguous(to);
-    if (host.readonly) throw py::value_error("to: expected memory that can be written to");
-    const py::gil_scoped_release release;
-    const cuda::Current current(device_);
-    if (size()) cuda::check_driver(cuda::driver().cuMemcpyDtoH(host.ptr, pointer(), size()), "cuMemcpyDtoH");
-  }
-
- private:
-  py::buffer_info contiguous(const py::buffer& buffer) const {
-    py::buffer_info info = buffer.request();
-    if (!PyBuffer_IsContiguous(info.view(), 'C') || size_t(info.size * info.itemsize) != size())
-      throw py::value_error("expected " + std::to_string(size()) + " contiguous bytes, got " +
-                            std::to_string(info.size * info.itemsize));
-    return info;
-  }
-
-  const cuda::Device& device_;
-  cuda::Memory memory_;
-};
 
 // The time between two points of a stream.
 class PyTimer {
@@ -90,12 +54,6 @@ class PyTimer {
 
 inline void define_cuda_try(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> released;
-  py::class_<PyMemory>(m, "Memory", "Bytes of a GPU, freed with this object.")
-      .def(py::init<size_t, int>(), py::arg("size"), py::arg("device"))
-      .def_property_readonly("pointer", &PyMemory::pointer)
-      .def_property_readonly("size", &PyMemory::size)
-      .def("write", &PyMemory::write, py::arg("data"), "From a buffer of the same size, in the order of the legacy stream.")
-      .def("read", &PyMemory::read, py::arg("to"), "To a buffer of the same size, in the order of the legacy stream.");
   py::class_<PyTimer>(m, "Timer", "The time between two points of a stream, by events.")
       .def(py::init<int>(), py::arg("device"))
       .def("start", &PyTimer::start, py::arg("stream"))

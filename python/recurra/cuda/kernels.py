@@ -28,10 +28,10 @@ class Unit(NamedTuple):
 
 def units(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPES) -> list[Unit]:
     """All that layers of these cells and dtypes need."""
-    wanted = list(CELLS) if cells is None else [choice("cells", cell, CELLS) for cell in cells]
+    wanted = list(CELLS) if cells is None else [choice("cells", cell, CELLS).name for cell in cells]
     return [
         Unit(name, dtype, source, options)
-        for dtype in [choice("dtypes", dtype, dict.fromkeys(DTYPES)) for dtype in dtypes]
+        for dtype in [choice("dtypes", dtype, {name: name for name in DTYPES}) for dtype in dtypes]
         for name, source, options in _core.cuda.units(dtype)
         if name in wanted or name not in CELLS
     ]

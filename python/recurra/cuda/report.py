@@ -96,7 +96,9 @@ def test(cells: tuple[str, ...] | None) -> bool:
     progress("")
     left_out = f", {outcome.left_out} more left out for time" if outcome.left_out else ""
     verdict = f"{len(outcome.failures)} WRONG RESULTS" if outcome.failures else "all as on the CPU"
-    print(f"self-test: {outcome.calls} calls forward and backward{left_out}: {verdict}; {time.monotonic() - start:.1f} s")
+    print(
+        f"self-test: {outcome.calls} calls forward and backward{left_out}: {verdict}; {time.monotonic() - start:.1f} s"
+    )
     print(*(f"  {failure}" for failure in outcome.failures), sep="\n", end="\n" if outcome.failures else "")
     return not outcome.failures
 

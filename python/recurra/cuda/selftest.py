@@ -1,4 +1,4 @@
-"""The GPU's results beside the CPU's: engine "exact" must have the same bits, engine "cublas" nearly the same numbers."""
+"""The GPU's results beside the CPU's: engine "exact" must have the same bits, "cublas" nearly the same numbers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._cells import CELLS, Regularization, Sizes
-from ..layers import Recurrent
+from .._arrays import unwrapped, wrapped
+from .._cells import CELLS
+from ..recurrent import Recurrent
 from .buffers import Buffer, rounded
-from .direct import Direct
 
 if TYPE_CHECKING:
     from .._arrays import Array
 
-# Of ||gpu - cpu|| / ||cpu|| on engine "cublas". In 16 bits the CPU computes with weights, x and gradients that are rounded
-# as the GPU's are, so what is left is the rounding of h in every step.
+# Of ||gpu - cpu|| / ||cpu|| on engine "cublas". In 16 bits the CPU computes with weights, x and gradients that are
+# rounded as the GPU's are, so what is left is the rounding of h in every step.
 TOLERANCES = {"float32": 1e-5, "float64": 1e-13, "float16": 1e-2, "bfloat16": 8e-2}
 # Gradients of parameters where lengths are in device memory: the rows that do not run are zeros in the sums.
 REORDERED = {"float32": 1e-5, "float64": 1e-13}
@@ -145,58 +145,44 @@ def _layer(case: Case, seed: int) -> Recurrent:
 def _on_gpu(
     case: Case, layer: Recurrent, x: Array, initial: list[Array], dy: Array, d_final: list[Array], device: int
 ) -> dict[str, Array]:
-    packed = layer._packed
-
     def sent(array: Array) -> Buffer:
         return Buffer.of(array, case.dtype, device)
 
-    network = Direct(
-        case.cell,
-        packed.sizes,
-        layer.state_dict(),
-        dtype=case.dtype,
-        engine=case.engine,
-        constants=packed.constants,
-        regularization=packed.regularization,
-        device=device,
-    )
-    call = network.call(
-        case.steps,
-        case.rows,
-        lengths=case.lengths,
-        device_lengths=case.device_lengths,
-        training=case.training,
-        recompute=case.recompute,
-    )
-    given, start = sent(x), [sent(state) for state in initial]
-    d_given, d_end = sent(dy), [sent(state) for state in d_final]
-    for _ in range(3):  # calls may be captured the second time and replayed the third
-        call.forward(given, start, case.seed)
+    there = layer.to(f"cuda:{device}", dtype=case.dtype, engine=case.engine)
+    given, start = sent(x), unwrapped([sent(state) for state in initial])
+    d_given, d_end = sent(dy), unwrapped([sent(state) for state in d_final])
+    lengths: Any = case.lengths
+    if case.device_lengths:
+        lengths = Buffer.of(np.array(lengths, "int32"), device=device)
+    for _ in range(3):  # a call may be captured the second time and replayed the third
         if case.training:
-            call.backward(d_given, d_end, case.seed is not None)
-    found = {"y": call.y} | {f"final state {i}": state for i, state in enumerate(call.final)}
+            y, final, tape = there.forward(given, start, lengths=lengths, rng=case.seed, recompute=case.recompute)
+            gradients = tape.backward(d_given, d_end)
+        else:
+            y, final = there(given, start, lengths=lengths)
+    found = {"y": y} | _states("final state", final)
     if case.training:
-        found |= {"d x": call.dx} | {f"d initial state {i}": state for i, state in enumerate(call.d_initial)}
-        found |= {f"d {name}": buffer for name, buffer in call.d_params.items()}
+        found |= {"d x": gradients.x} | _states("d initial state", gradients.state)
+        found |= {f"d {name}": array for name, array in gradients.params.items()}
     return {name: buffer.to_host() for name, buffer in found.items()}
 
 
 def _on_cpu(
     case: Case, layer: Recurrent, x: Array, initial: list[Array], dy: Array, d_final: list[Array]
 ) -> dict[str, Array]:
-    state: Any = tuple(initial) if len(initial) > 1 else initial[0]
+    state = unwrapped(initial)
     if not case.training:
         y, final = layer(x, state, lengths=case.lengths)
         return {"y": y} | _states("final state", final)
     y, final, tape = layer.forward(x, state, lengths=case.lengths, rng=case.seed, recompute=case.recompute)
-    gradients = tape.backward(dy, tuple(d_final) if len(d_final) > 1 else d_final[0])
+    gradients = tape.backward(dy, unwrapped(d_final))
     found = {"y": y} | _states("final state", final) | {"d x": gradients.x}
     found |= _states("d initial state", gradients.state)
     return found | {f"d {name}": array for name, array in gradients.params.items()}
 
 
-def _states(title: str, state: Any) -> dict[str, Array]:
-    return {f"{title} {i}": array for i, array in enumerate(state if isinstance(state, tuple) else (state,))}
+def _states(title: str, state: Any) -> dict[str, Any]:
+    return {f"{title} {i}": array for i, array in enumerate(wrapped(state))}
 
 
 # ---- what the command tries
@@ -207,12 +193,24 @@ def cases(cells: tuple[str, ...] = tuple(CELLS)) -> Iterator[Case]:
     lengths = (7, 3, 0, 5, 1)
     for cell in cells:
         proj = 9 if CELLS[cell].projected else 0
-        shape: dict[str, Any] = {"steps": 7, "rows": 5, "input_size": 6, "hidden_size": 17, "proj_size": proj, "lengths": lengths}
+        shape: dict[str, Any] = {
+            "steps": 7,
+            "rows": 5,
+            "input_size": 6,
+            "hidden_size": 17,
+            "proj_size": proj,
+            "lengths": lengths,
+        }
         yield Case(cell, "float32", "exact", **shape)
         yield Case(cell, "float32", "cublas", **shape, layers=2, bidirectional=True)
     for cell in [name for name in ("lstm", "gru", "lstm_projected") if name in cells]:
         proj = 40 if CELLS[cell].projected else 0
-        for dtype, engine in (("float64", "exact"), ("float64", "cublas"), ("float16", "cublas"), ("bfloat16", "cublas")):
+        for dtype, engine in (
+            ("float64", "exact"),
+            ("float64", "cublas"),
+            ("float16", "cublas"),
+            ("bfloat16", "cublas"),
+        ):
             yield Case(cell, dtype, engine, 5, 70, 33, 70, proj, bidirectional=True, recompute=engine == "exact")
         rates = (0.3, 0.2, 0.1)
         yield Case(cell, "float32", "exact", 9, 4, 3, 65, proj, layers=2, rates=rates, seed=3)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _core
-from .._cells import CELLS, Sizes
+from ..recurrent import Recurrent
+from .array_libraries import LEGACY_STREAM
 from .buffers import Buffer
-from .direct import LEGACY_STREAM, Direct
 
 STEPS = 100
 CELL_NAMES, ROWS, WIDTHS, DTYPES = ("lstm", "gru"), (1, 64), (128, 512, 1024), ("float32", "bfloat16")
@@ -29,9 +29,9 @@ def measure(device: int = 0) -> Iterator[Row]:
     """Row by row; inputs are as wide as the layer."""
     for cell in CELL_NAMES:
         for width in WIDTHS:
-            networks = [_network(cell, width, dtype, device) for dtype in DTYPES]
+            layers = [Recurrent(cell, width, width, device=f"cuda:{device}", dtype=dtype, seed=0) for dtype in DTYPES]
             for rows in ROWS:
-                yield Row(cell, rows, width, [_step(network, rows, device) for network in networks])
+                yield Row(cell, rows, width, [_step(layer, rows, device) for layer in layers])
 
 
 def median_us(call: Callable[[], object], device: int = 0, warm_ups: int = 3, samples: int = 15) -> float:
@@ -55,21 +55,7 @@ def table(rows: list[Row]) -> list[str]:
     ]
 
 
-def random_parameters(cell: str, sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """As a layer begins with: uniform in +-1/sqrt(H)."""
-    random, bound = np.random.default_rng(seed), sizes.hidden**-0.5
-    return {
-        name: ((2 * random.random(shape, "float32") - 1) * bound).astype("float32")
-        for name, shape in CELLS[cell].shapes(sizes).items()
-    }
-
-
-def _network(cell: str, width: int, dtype: str, device: int) -> Direct:
-    sizes = Sizes(width, width, width, 1, 1, True)
-    return Direct(cell, sizes, random_parameters(cell, sizes), dtype=dtype, device=device)
-
-
-def _step(network: Direct, rows: int, device: int) -> float:
-    call = network.call(STEPS, rows)
-    x = Buffer.of(np.random.default_rng(1).standard_normal(call.x_shape).astype("float32"), network.dtype, device)
-    return median_us(lambda: call.forward(x), device) / STEPS
+def _step(layer: Recurrent, rows: int, device: int) -> float:
+    x = np.random.default_rng(1).standard_normal((STEPS, rows, layer.input_size), "float32")
+    there = Buffer.of(x, str(layer.dtype), device)
+    return median_us(lambda: layer(there), device) / STEPS
