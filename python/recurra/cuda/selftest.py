@@ -63,19 +63,27 @@ class Case(NamedTuple):
         return " ".join([self.cell, self.dtype, self.engine, sizes, *more])
 
 
-class Mismatch(NamedTuple):
-    """A result that is not the CPU's: ||gpu - cpu|| / ||cpu||, and the most that is allowed; 0 for the same bits."""
+class Compared(NamedTuple):
+    """A result beside the CPU's: whether all bits are equal; ||gpu - cpu|| / ||cpu||, and the most that is allowed,
+    where 0 asks for the same bits."""
 
     result: str
+    same_bits: bool
     error: float
     allowed: float
 
+    @property
+    def wrong(self) -> bool:
+        """NaN is wrong too."""
+        return not (self.error <= self.allowed if self.allowed else self.same_bits)
+
     def __str__(self) -> str:
-        return f"{self.result} differs by {self.error:.1e}, allowed {self.allowed:.0e}"
+        allowed = f"allowed {self.allowed:.0e}" if self.allowed else "expected the same bits"
+        return f"{self.result} differs by {self.error:.1e}, {allowed}"
 
 
-def check(case: Case, device: int = 0, data_seed: int = 0) -> list[Mismatch]:
-    """Run a case on both devices; returns what is wrong."""
+def compare(case: Case, device: int = 0, data_seed: int = 0) -> list[Compared]:
+    """Run a case on both devices."""
     random = np.random.default_rng(data_seed)
     layer = _layer(case, data_seed)
     shapes = list(layer._packed.state_shapes((case.rows,)).values())
@@ -89,16 +97,14 @@ def check(case: Case, device: int = 0, data_seed: int = 0) -> list[Mismatch]:
     gpu = _on_gpu(case, layer, x, initial, dy, d_final, device)
     cpu = _on_cpu(case, layer, x, initial, dy, d_final)
     assert gpu.keys() == cpu.keys()
-    found = [(name, gpu[name], cpu[name], _allowed(case, name)) for name in cpu]
     return [
-        Mismatch(name, difference(a, b), allowed)
-        for name, a, b, allowed in found
-        if (not (difference(a, b) <= allowed) if allowed else not same_bits(a, b))
+        Compared(name, same_bits(gpu[name], cpu[name]), difference(gpu[name], cpu[name]), _allowed(case, name))
+        for name in cpu
     ]
 
 
 def difference(one: Array, other: Array) -> float:
-    """||one - other|| / ||other||, where both are zero 0."""
+    """||one - other|| / ||other||, where both are equal 0."""
     distance = float(np.linalg.norm(one.astype("float64") - other))
     return distance / max(float(np.linalg.norm(other)), 1e-30) if distance else 0.0
 
@@ -239,7 +245,7 @@ def run(
             return Outcome(number, len(tests) - number, failures)
         progress(number, case)
         try:
-            failures += [f"{case}: {mismatch}" for mismatch in check(case, device, seed + number)]
+            failures += [f"{case}: {one}" for one in compare(case, device, seed + number) if one.wrong]
         except RuntimeError as error:  # what the driver or a compiler says
             failures.append(f"{case}: {error}")
     return Outcome(len(tests), 0, failures)

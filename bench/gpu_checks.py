@@ -1,0 +1,141 @@
+"""Parts 2 and 3 of `gpu.py`: the tests that take a device, and compute-sanitizer."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+from recurra.cuda import selftest
+from recurra.cuda.selftest import Case
+
+from .gpu_task import Task
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests" / "cuda"
+LINES = 20
+
+
+def run_tests(task: Task) -> dict[str, Any]:
+    """pytest tests/cuda, on the GPU that is there."""
+    if not any(TESTS.glob("test_*.py")):
+        return {"missing": f"there are no tests in {TESTS.relative_to(ROOT)}"}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "junit.xml")
+        command = [sys.executable, "-m", "pytest", str(TESTS), "-q", "--tb=short", f"--junitxml={report}"]
+        command += ["-p", "no:cacheprovider", *parallel()]
+        try:
+            status = subprocess.run(command, cwd=ROOT, timeout=max(1.0, task.left), check=False).returncode
+        except subprocess.TimeoutExpired:
+            return {"missing": "the tests took too long and were stopped"}
+        if not report.exists():
+            return {"missing": f"pytest ended with status {status}"}
+        found = outcome(report.read_text())
+    task.write(found)
+    return found
+
+
+def parallel() -> list[str]:
+    """Options for several processes, where pytest-xdist is installed."""
+    try:
+        import xdist  # noqa: F401
+    except ImportError:
+        return []
+    return ["-n", str(min(8, os.cpu_count() or 1))]
+
+
+def outcome(junit: str) -> dict[str, Any]:
+    """Numbers of tests by outcome, and what failed, of JUnit's XML."""
+    found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "failures": [], "skips": {}}
+    for test in ET.fromstring(junit).iter("testcase"):
+        bad = [child for child in test if child.tag in ("failure", "error")]
+        skips = [child.get("message") or "" for child in test if child.tag == "skipped"]
+        if bad:
+            found["failed"] += 1
+            name = f"{test.get('classname')}::{test.get('name')}"
+            found["failures"].append(f"{name}: {(bad[0].get('message') or '')[:200]}")
+        elif skips:
+            found["skipped"] += 1
+            found["skips"][skips[0]] = found["skips"].get(skips[0], 0) + 1
+        else:
+            found["passed"] += 1
+    found["failures"] = found["failures"][:LINES]
+    return found
+
+
+# ---- compute-sanitizer
+
+
+def sanitizer() -> str | None:
+    """Its path."""
+    folders = [os.environ.get("PATH", ""), "/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer"]
+    return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
+
+
+def sanitized_cases(tool: str) -> list[Case]:
+    """Small ones; racecheck looks at shared memory, which only the products of engine "exact" use."""
+    lengths, found = (7, 3, 0, 5, 1), []
+    for cell in ("lstm", "gru_reset_before", "lstm_peephole_projected"):
+        proj = 20 if "projected" in cell else 0
+        found.append(Case(cell, "float32", "exact", 7, 5, 6, 33, proj, 2, True, lengths=lengths, recompute=True))
+        found.append(Case(cell, "float64", "exact", 3, 70, 33, 65, proj))
+        if tool == "memcheck":
+            found += [
+                Case(cell, dtype, "cublas", 7, 5, 6, 33, proj, 2, True, rates=(0.3, 0.2, 0.1), lengths=lengths, seed=1)
+                for dtype in ("float32", "float16", "bfloat16")
+            ]
+    return found
+
+
+def run_sanitized(tool: str) -> int:
+    """What runs under the tool: the number of wrong results."""
+    outcome = selftest.run(sanitized_cases(tool), 1e9)
+    print(*outcome.failures, sep="\n")
+    return len(outcome.failures)
+
+
+def run_sanitizer(task: Task) -> dict[str, Any]:
+    """memcheck and racecheck."""
+    found: dict[str, Any] = {}
+    path = sanitizer()
+    if path is None:
+        return {"missing": "compute-sanitizer is neither on the PATH nor in /usr/local/cuda"}
+    for tool in ("memcheck", "racecheck"):
+        command = [
+            path,
+            "--tool",
+            tool,
+            "--target-processes",
+            "all",
+            "--error-exitcode",
+            "9",
+            "--print-limit",
+            str(LINES),
+        ]
+        command += [sys.executable, "-m", "bench.gpu_part", f"sanitized-{tool}"]
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, timeout=max(1.0, task.left), capture_output=True, text=True, check=False
+            )
+        except subprocess.TimeoutExpired:
+            found[tool] = {"missing": "took too long and was stopped"}
+            break
+        print(done.stdout, done.stderr)
+        found[tool] = summary(done.stdout + done.stderr, done.returncode)
+        task.write(found)
+    return found
+
+
+def summary(text: str, status: int) -> dict[str, Any]:
+    """Errors that the tool counted, and its first lines."""
+    counts = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)", text)
+    lines = [line.removeprefix("=========").strip() for line in text.splitlines() if line.startswith("=========")]
+    if not counts:
+        return {"missing": f"no summary, status {status}: {' '.join(text.split())[-300:]}"}
+    return {"errors": sum(map(int, counts)), "status": status, "lines": [line for line in lines if line][:LINES]}

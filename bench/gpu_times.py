@@ -1,0 +1,250 @@
+"""Part 5 of `gpu.py`: our layers beside PyTorch's, which are cuDNN's; and engine beside engine, for `--tune`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import recurra
+from recurra import _core
+from recurra.cuda.buffers import Buffer
+
+from . import gpu_shapes
+from .gpu_shapes import Shape
+from .gpu_task import Task
+
+try:
+    import torch
+except ImportError:
+    torch = None  # type: ignore[assignment]
+
+Call = Callable[[], Any]
+WARM_UPS, LEAST, MOST = 3, 5, 30
+ROW_SECONDS = 0.5
+# Of ||ours - cuDNN's|| / ||cuDNN's||, of outputs: rounding in both.
+TOLERANCES = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 8e-2}
+
+
+def has_torch() -> bool:
+    """Whether there is PyTorch with a GPU."""
+    return torch is not None and torch.cuda.is_available()
+
+
+# ---- contestants
+
+
+class Ours:
+    """A layer of ours on arrays of PyTorch, or of our own where there is none."""
+
+    def __init__(self, shape: Shape, engine: str = "auto") -> None:
+        self.shape = shape
+        number = "float32" if shape.dtype == "tf32" else shape.dtype
+        kind = recurra.LSTM if shape.cell == "LSTM" else recurra.GRU
+        self.on_cpu = kind(
+            shape.hidden, shape.hidden, shape.layers, bidirectional=shape.directions == 2, seed=0, dtype=base(number)
+        )
+        self.layer = self.on_cpu.to("cuda", dtype=number, engine=engine, allow_tf32=shape.dtype == "tf32")
+        random = np.random.default_rng(1)
+        self.x = made(random.standard_normal((shape.steps, shape.rows, shape.hidden)), number)
+        self.dy = made(random.standard_normal((shape.steps, shape.rows, shape.directions * shape.hidden)), number)
+        self.lengths = shape.row_lengths()
+
+    def __call__(self) -> Any:
+        return self.run(self.lengths)
+
+    def run(self, lengths: Any) -> Any:
+        """The output, and with training the gradients."""
+        if not self.shape.training:
+            return self.layer(self.x, lengths=lengths)[0]
+        y, _, tape = self.layer.forward(self.x, lengths=lengths)
+        return y, tape.backward(self.dy)
+
+    def with_lengths_on_device(self) -> Call:
+        """The same, with lengths in device memory."""
+        lengths = torch.tensor(self.lengths, dtype=torch.int32, device="cuda")
+        return lambda: self.run(lengths)
+
+
+class Cudnn:
+    """torch.nn's layer with the same weights; lengths make it pack, run and unpack."""
+
+    def __init__(self, ours: Ours) -> None:
+        shape = self.shape = ours.shape
+        torch.backends.cudnn.allow_tf32 = shape.dtype == "tf32"  # which PyTorch allows, and so is not float32
+        kind = torch.nn.LSTM if shape.cell == "LSTM" else torch.nn.GRU
+        self.module = kind(shape.hidden, shape.hidden, shape.layers, bidirectional=shape.directions == 2)
+        self.module.load_state_dict({name: torch.tensor(a) for name, a in ours.on_cpu.state_dict().items()})
+        self.module.to("cuda", ours.x.dtype)
+        self.x, self.dy = ours.x, ours.dy
+        if shape.training:
+            self.x = ours.x.clone().requires_grad_()
+        self.lengths = None if ours.lengths is None else torch.tensor(ours.lengths)
+
+    def __call__(self) -> Any:
+        with torch.set_grad_enabled(self.shape.training):
+            if self.lengths is None:
+                y = self.module(self.x)[0]
+            else:
+                rnn = torch.nn.utils.rnn
+                packed = rnn.pack_padded_sequence(self.x, self.lengths, enforce_sorted=False)
+                y = rnn.pad_packed_sequence(self.module(packed)[0])[0]
+            if not self.shape.training:
+                return y
+            return y, torch.autograd.grad(y, [self.x, *self.module.parameters()], self.dy)
+
+
+def base(number: str) -> str:
+    """Of the layer on the CPU that weights come from."""
+    return "float64" if number == "float64" else "float32"
+
+
+def made(array: Any, number: str) -> Any:
+    """On the GPU."""
+    if has_torch():
+        return torch.tensor(array, dtype=getattr(torch, number), device="cuda")
+    return Buffer.of(np.asarray(array, base(number)), number)
+
+
+def replayed(call: Call) -> Call:
+    """The call captured in a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = call()
+
+    def replay() -> Any:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+# ---- timing
+
+
+def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, dict[str, float]]:
+    """Microseconds of each call on the current stream, by events, each alone on the GPU: medians and quartiles."""
+    timer = _core.cuda.Timer(0)
+    stream = torch.cuda.current_stream().cuda_stream if has_torch() else 0
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.monotonic() + seconds
+    for turn in range(WARM_UPS + MOST):
+        if turn >= WARM_UPS + LEAST and time.monotonic() > end:
+            break
+        for name, call in calls.items():
+            _core.cuda.synchronize(0, stream)
+            timer.start(stream)
+            call()
+            timer.stop(stream)
+            us = timer.microseconds
+            if turn >= WARM_UPS:
+                samples[name].append(us)
+    found = {}
+    for name, times in samples.items():
+        low, median, high = (float(value) for value in np.percentile(times, (25, 50, 75)))
+        found[name] = {"median": median, "low": low, "high": high, "samples": len(times)}
+    return found
+
+
+def contestants(shape: Shape) -> Iterator[tuple[str, Call | str]]:
+    """Each that can run, or why it cannot."""
+    ours = Ours(shape)
+    cudnn: Cudnn | None = None
+    yield "recurra", ours
+    if has_torch():
+        cudnn = Cudnn(ours)
+        yield "cuDNN", cudnn
+        wrong = difference(ours, cudnn)
+        yield "error", f"{wrong:.1e}" if wrong <= TOLERANCES[shape.dtype] else f"WRONG: outputs differ by {wrong:.1e}"
+    else:
+        yield "cuDNN", "no GPU: not timed"
+    if shape.lengths:
+        yield "recurra padded", lambda: ours.run(None)
+    if shape.dtype == "float32":
+        yield "recurra exact", Ours(shape, "exact")
+    if not has_torch():
+        return
+    calls: list[tuple[str, Call]] = [("recurra graph", ours)]
+    if shape.lengths:
+        calls.append(("recurra lengths on GPU", ours.with_lengths_on_device()))
+        yield calls[-1]
+    elif cudnn:
+        calls.append(("cuDNN graph", cudnn))
+    for name, call in calls:
+        if name.endswith("graph"):
+            try:
+                yield name, replayed(call)
+            except RuntimeError as error:
+                torch.cuda.synchronize()
+                yield name, f"cannot be captured: {str(error).splitlines()[0][:120]}"
+
+
+def difference(ours: Call, theirs: Call) -> float:
+    """||ours - theirs|| / ||theirs||, of outputs."""
+    one, other = (result[0] if isinstance(result, tuple) else result for result in (ours(), theirs()))
+    one, other = one.double(), other.double()
+    return float((one - other).norm() / other.norm())
+
+
+def measure(shape: Shape, seconds: float) -> dict[str, Any]:
+    """A row of the table."""
+    calls, said = {}, {}
+    for name, what in contestants(shape):
+        (said if isinstance(what, str) else calls)[name] = what
+    return {"shape": shape._asdict(), "times": in_turns(calls, seconds), "said": said}  # type: ignore[arg-type]
+
+
+def rows(task: Task, shapes: list[Shape], one: Callable[[Shape], dict[str, Any]]) -> dict[str, Any]:
+    """Row after row, as far as the time goes; a row that fails leaves the others."""
+    stand_in = "stand-in" in _core.cuda.device(0)["name"]
+    if stand_in:
+        shapes = list(dict.fromkeys(map(gpu_shapes.shrunk, shapes)))
+    found: dict[str, Any] = {"rows": [], "left_out": 0}
+    for number, shape in enumerate(shapes):
+        if task.left < ROW_SECONDS:
+            found["left_out"] = len(shapes) - number
+            break
+        try:
+            found["rows"].append(one(shape))
+        except (RuntimeError, MemoryError) as error:
+            message = " ".join(str(error).split())[:200]
+            found["rows"].append({"shape": shape._asdict(), "times": {}, "said": {"recurra": message}})
+        if has_torch():
+            torch.cuda.empty_cache()
+        task.write(found)
+    task.write(found)
+    return found
+
+
+def run(task: Task) -> dict[str, Any]:
+    """Beside cuDNN."""
+    return rows(task, gpu_shapes.select(task.quick), lambda shape: measure(shape, ROW_SECONDS))
+
+
+# ---- for cpp/cuda/choice.h
+
+
+def run_tune(task: Task) -> dict[str, Any]:
+    """Engine "exact" beside "cublas"."""
+    shapes = [
+        Shape("LSTM", dtype, rows, hidden, training=training)
+        for hidden in ((64, 128, 256) if task.quick else (32, 64, 96, 128, 192, 256, 384, 512))
+        for rows in (1, 8, 64)
+        for dtype in ("float32", "float64")
+        for training in (False, True)
+    ]
+
+    def one(shape: Shape) -> dict[str, Any]:
+        calls = {engine: Ours(shape, engine) for engine in ("exact", "cublas")}
+        return {"shape": shape._asdict(), "times": in_turns(calls, ROW_SECONDS / 3), "said": {}}
+
+    return rows(task, shapes, one)
