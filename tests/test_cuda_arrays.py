@@ -85,7 +85,8 @@ class Capsules:
         self.streams.append(stream)
         elements = tuple(step // self.array.itemsize for step in self.array.strides)
         more: dict[str, Any] = {"device": self.device, "strides": elements, "versioned": True} | self.changes
-        return capsule(self, self.array.ctypes.data, self.array.shape, dtype=self.dtype, **more)
+        pointer = self.array.ctypes.data - more.pop("behind", 0)
+        return capsule(self, pointer, self.array.shape, dtype=self.dtype, **more)
 
 
 class OldCapsules(Capsules):
@@ -204,6 +205,7 @@ KINDS: dict[str, Callable[[Array], Any]] = {
     "DLPack": Capsules,
     "DLPack before 1.0": OldCapsules,
     "DLPack without strides": lambda a: Capsules(np.ascontiguousarray(a), strides=None),
+    "DLPack with an offset": lambda a: Capsules(a, offset=a.itemsize * 5, behind=a.itemsize * 5),
     "managed memory": lambda a: Capsules(a, kind=13),
     "CuPy": FakeArray,
     "torch": as_torch,
@@ -237,7 +239,8 @@ def test_a_layout_leads_to_the_same_numbers(batch_first: bool, array: Array) -> 
         layouts.append((single_step(found), array[None] if array.ndim == 2 else array[None, None]))
     for layout, expected in layouts:
         shape = (layout.steps, layout.rows, array.shape[-1])
-        read = numbers(layout, shape, layout[3:], ctype[found.dtype])
+        assert layout.array[0] == layout.pointer
+        read = numbers(layout, shape, layout.array[1:], ctype[found.dtype])
         np.testing.assert_array_equal(read, expected)
 
 

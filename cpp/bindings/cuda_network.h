@@ -69,6 +69,7 @@ class PyCudaNetwork {
   }
 
   size_t weight_bytes() const { return network_.weight_bytes(); }
+  const cuda::Network& network() const { return network_; }
 
  private:
   std::vector<cuda::Array> states(const States& given) const {
@@ -81,6 +82,38 @@ class PyCudaNetwork {
   }
 
   cuda::Network network_;
+};
+
+class PyCudaStream {
+ public:
+  using States = std::vector<CudaArray>;
+
+  PyCudaStream(const PyCudaNetwork& network, int64_t rows)
+      : stream_(network.network(), rows), states_(network.network().cell().states.size()) {}
+
+  void step(const CudaArray& x, const CudaArray& y, Address stream) { stream_.step(array(x), array(y), pointer(stream)); }
+  void run(const cuda::Plan& plan, const CudaArray& x, const CudaArray& y, Address workspace, Address stream) {
+    stream_.run(plan, array(x), array(y), pointer(workspace), pointer(stream));
+  }
+  void get_state(const States& states, Address stream) const { stream_.get_state(arrays(states).data(), pointer(stream)); }
+  void set_state(const States& states, Address stream) { stream_.set_state(arrays(states).data(), pointer(stream)); }
+  void reset(const CudaLengths& rows, Address stream) {
+    if (rows)
+      stream_.reset(rows->data(), rows->size(), pointer(stream));
+    else
+      stream_.reset(pointer(stream));
+  }
+
+ private:
+  std::vector<cuda::Array> arrays(const States& given) const {
+    if (given.size() != states_) throw py::value_error("states: expected the cell's number of them");
+    std::vector<cuda::Array> all;
+    for (const auto& one : given) all.push_back(array(one));
+    return all;
+  }
+
+  cuda::Stream stream_;
+  size_t states_;
 };
 
 inline int find_name(const char* what, const std::string& name, std::initializer_list<const char*> names) {
@@ -105,6 +138,26 @@ inline cuda::Options cuda_options(const std::string& dtype, int device, const st
   return options;
 }
 
+class PyCudaLinear {
+ public:
+  PyCudaLinear(int64_t inputs, int64_t outputs, const cuda::Options& options) : linear_(inputs, outputs, options) {}
+  void set_parameters(Address weight, Address bias, Address stream) {
+    linear_.set_parameters(pointer(weight), pointer(bias), pointer(stream));
+  }
+  size_t workspace_bytes(int64_t rows) const { return linear_.workspace_bytes(rows); }
+  void forward(Address x, int64_t rows, Address y, Address workspace, Address stream) const {
+    linear_.forward(pointer(x), rows, pointer(y), pointer(workspace), pointer(stream));
+  }
+  void backward(Address x, Address dy, int64_t rows, Address dx, Address d_weight, Address d_bias, bool add, Address workspace,
+                Address stream) const {
+    linear_.backward(pointer(x), pointer(dy), rows, pointer(dx), pointer(d_weight), pointer(d_bias), add, pointer(workspace),
+                     pointer(stream));
+  }
+
+ private:
+  cuda::Linear linear_;
+};
+
 inline void define_cuda_network(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> released;
   py::class_<cuda::Plan>(m, "Plan", "What a call of one shape needs; immutable.")
@@ -113,6 +166,13 @@ inline void define_cuda_network(py::module_& m) {
       .def_property_readonly("tape_bytes", &cuda::Plan::tape_bytes)
       .def_property_readonly("engine",
                              [](const cuda::Plan& plan) { return plan.engine() == cuda::Engine::exact ? "exact" : "cublas"; });
+  py::class_<PyCudaStream>(m, "Stream", "The running state of some sequences on a GPU.")
+      .def("step", &PyCudaStream::step, py::arg("x"), py::arg("y"), py::arg("stream"), released, "x [B, I], y [B, O].")
+      .def("run", &PyCudaStream::run, py::arg("plan"), py::arg("x"), py::arg("y"), py::arg("workspace"), py::arg("stream"),
+           released)
+      .def("get_state", &PyCudaStream::get_state, py::arg("states"), py::arg("stream"), released)
+      .def("set_state", &PyCudaStream::set_state, py::arg("states"), py::arg("stream"), released)
+      .def("reset", &PyCudaStream::reset, py::arg("rows"), py::arg("stream"), "All rows, or the given ones, to zero.");
   py::class_<PyCudaNetwork>(m, "Network", "Weights of a stack of layers on a GPU.")
       .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
                        int64_t output_size, int layers, int directions, const std::vector<double>& constants,
@@ -143,7 +203,38 @@ inline void define_cuda_network(py::module_& m) {
       .def("backward", &PyCudaNetwork::backward, py::arg("plan"), py::arg("dy"), py::arg("d_final"), py::arg("dx"),
            py::arg("d_initial"), py::arg("params"), py::arg("add"), py::arg("seeded"), py::arg("tape"), py::arg("workspace"),
            py::arg("stream"), released)
+      .def(
+          "stream", [](const PyCudaNetwork& network, int64_t rows) { return std::make_unique<PyCudaStream>(network, rows); },
+          py::arg("rows"))
       .def_property_readonly("weight_bytes", &PyCudaNetwork::weight_bytes);
+  py::class_<PyCudaLinear>(m, "Linear", "An affine map of rows on a GPU. Arrays are addresses of contiguous numbers.")
+      .def(py::init([](int64_t inputs, int64_t outputs, const std::string& dtype, int device, const std::string& engine,
+                       bool allow_tf32) {
+             const cuda::Options options = cuda_options(dtype, device, engine, allow_tf32);
+             const py::gil_scoped_release compiling;
+             return std::make_unique<PyCudaLinear>(inputs, outputs, options);
+           }),
+           py::arg("inputs"), py::arg("outputs"), py::arg("dtype"), py::arg("device"), py::arg("engine"), py::arg("allow_tf32"))
+      .def("set_parameters", &PyCudaLinear::set_parameters, py::arg("weight"), py::arg("bias"), py::arg("stream"), released)
+      .def("workspace_bytes", &PyCudaLinear::workspace_bytes, py::arg("rows"))
+      .def("forward", &PyCudaLinear::forward, py::arg("x"), py::arg("rows"), py::arg("y"), py::arg("workspace"),
+           py::arg("stream"), released)
+      .def("backward", &PyCudaLinear::backward, py::arg("x"), py::arg("dy"), py::arg("rows"), py::arg("dx"),
+           py::arg("d_weight"), py::arg("d_bias"), py::arg("add"), py::arg("workspace"), py::arg("stream"), released,
+           "0 for what is not wanted.");
+  const auto table = [](auto run) {
+    return [run](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,
+                 int64_t count, Address out, Address stream) {
+      run(cuda_options(dtype, device, "auto", false), pointer(table), rows, columns, pointer(indices), wide, count,
+          pointer(out), pointer(stream));
+    };
+  };
+  m.def("take_rows", table(cuda::take_rows), py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"),
+        py::arg("columns"), py::arg("indices"), py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
+        "out[i] = table[indices[i]]; indices are int64 if `wide`, else int32.");
+  m.def("add_rows", table(cuda::add_rows), py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"),
+        py::arg("columns"), py::arg("indices"), py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
+        "table[indices[i]] += out[i], in order.");
 }
 
 }  // namespace bindings

@@ -344,7 +344,7 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
         net.kernels.read_gradient, directions * c.output_size, plan.rows, plan.steps,
         ReadArguments{call.steps(), directions * c.output_size, {dy.data, dy.outer, dy.row, dy.column, format}, w.dy});
   for (int s = 0; s <= net.states(); ++s)
-    call.state(net.kernels.read_state, d_final ? d_final[s] : Array{}, w.d_final[size_t(s)], width(s));
+    call.state(net.kernels.read_state, d_final ? d_final[s] : Array{}, format, w.d_final[size_t(s)], width(s));
 
   const int kind = 2 + (dy.data ? 4 : 0) + (dx.data ? 8 : 0) + (draws ? 16 : 0);
   replay(net, plan, kind, workspace, tape, stream, [&](CUstream on) {
@@ -382,7 +382,7 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
     call.launch.run(net.kernels.write_output, c.input_size, plan.rows, plan.all_steps, a);
   }
   for (int s = 0; d_initial && s <= net.states(); ++s)
-    call.state(net.kernels.write_state, d_initial[s], w.d_initial[size_t(s)], width(s));
+    call.state(net.kernels.write_state, d_initial[s], format, w.d_initial[size_t(s)], width(s));
   for (size_t lane = 0; lane < params.size(); ++lane)
     for (int p = 0; p < net.phases(); ++p) {
       const int layer = int(lane) / directions;

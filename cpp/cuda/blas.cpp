@@ -1,5 +1,6 @@
 #include "blas.h"
 
+#include <algorithm>
 #include <climits>
 #include <mutex>
 #include <vector>
@@ -65,7 +66,7 @@ int type_of(Number number) {
 
 // Elements from row to row; of a matrix of one row it means nothing to us, but cuBLAS checks it.
 int pitch(const Matrix& matrix, int64_t rows, int64_t columns) {
-  return int_of(rows > 1 ? matrix.row : columns > 0 ? columns : 1);
+  return int_of(std::max<int64_t>(1, rows > 1 ? matrix.row : columns));
 }
 
 void set_zero(const Gemm& gemm, size_t number_bytes, CUstream stream) {

@@ -61,14 +61,9 @@ namespace {
 
 Matrix matrix_of(const Rows& rows) { return {rows.data, rows.row, rows.direction}; }
 
-constexpr unsigned kTile = 64, kSlice = 16;  // product.cuh
-
 template <class Arguments>
 void ordered(const Launcher& launch, CUfunction kernel, int64_t m, int64_t n, int directions, const Arguments& a) {
-  if (m <= 0 || n <= 0) return;
-  const unsigned shared = unsigned(2 * kSlice * (kTile + 1) * launch.net.number_size);
-  cuda::launch(kernel, {unsigned((m + kTile - 1) / kTile), unsigned((n + kTile - 1) / kTile), unsigned(directions)},
-               {256, 1, 1}, launch.stream, a, shared);
+  launch_tiles(kernel, m, n, directions, launch.net.number_size, launch.stream, a);
 }
 
 // One product after another: the rows that directions read need not lie in one array, as a batch would have to.
@@ -275,11 +270,11 @@ void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
                ReversalArguments{steps(), reinterpret_cast<int*>(header.reversed)});
 }
 
-void Call::state(CUfunction kernel, const Array& array, void* rows, int64_t width) const {
+void Call::state(CUfunction kernel, const Array& array, int format, void* rows, int64_t width) const {
   StateArguments a{};
   a.steps = steps();
   a.columns = width;
-  a.array = {array.data, array.outer, array.row, array.column, format_of(net.options.number)};
+  a.array = {array.data, array.outer, array.row, array.column, format};
   a.rows = {rows, width, plan.rows * width};
   launch.run(kernel, width, plan.rows, net.config.layers * net.directions(), a);
 }

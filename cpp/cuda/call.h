@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "grids.h"
 #include "network.h"
 
 namespace recurra {
@@ -16,7 +17,7 @@ inline const void* advanced(const void* pointer, int64_t count, size_t size) {
   return static_cast<const char*>(pointer) + count * int64_t(size);
 }
 
-// Launches on a stream. A grid is columns, rows, and what is left; kernels walk on where a grid ends.
+// Launches of a network's kernels on a stream.
 struct Launcher {
   const Network::Data& net;
   CUstream stream;
@@ -24,13 +25,7 @@ struct Launcher {
   template <class Arguments>
   void run(CUfunction kernel, int64_t columns, int64_t rows, int64_t rest, const Arguments& arguments,
            int64_t of_rest = 1) const {
-    if (columns <= 0 || rows <= 0 || rest <= 0) return;
-    constexpr int64_t threads = 128, most = 65535;
-    const unsigned block = unsigned(std::min((columns + 31) / 32 * 32, threads));
-    launch(kernel,
-           {unsigned((columns + block - 1) / block), unsigned(std::min(rows, most)),
-            unsigned(std::min(rest, most / of_rest) * of_rest)},
-           {block, 1, 1}, stream, arguments);
+    launch_rows(kernel, columns, rows, rest, stream, arguments, of_rest);
   }
   void parameter(CUfunction kernel, const ParameterArguments& a) const {
     run(kernel, a.columns, int64_t(a.count) * a.units, 1, a);
@@ -107,7 +102,7 @@ struct Call {
   bool reads_h_below(int layer) const;
   void write_header(const uint64_t* seed, const int32_t* lengths) const;
   // States of all layers and directions: to or from rows of ours that are contiguous, in the order of rows.
-  void state(CUfunction kernel, const Array& array, void* rows, int64_t width) const;
+  void state(CUfunction kernel, const Array& array, int format, void* rows, int64_t width) const;
 };
 
 // Memory that a plan needs; sets its sizes.
@@ -120,7 +115,8 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* wo
             const std::function<void(CUstream)>& body);
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
-                 const Array& y, const Array* final_states, const uint64_t* seed, void* tape, void* workspace, CUstream stream);
+                 const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,
+                 CUstream stream);
 void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
                   const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool seeded,
                   const void* tape, void* workspace, CUstream stream);

@@ -173,7 +173,7 @@ size_t forward_bytes(const Network::Data& net, const Plan::Data& plan) {
 }
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
-                 const Array& y, const Array* final_states, const uint64_t* seed, void* tape, void* workspace,
+                 const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,
                  CUstream stream) {
   const Current current(net.device);
   const NetworkConfig& c = net.config;
@@ -191,7 +191,7 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
       ReadArguments{
           call.steps(), c.input_size, {x.data, x.outer, x.row, x.column, format_of(net.options.number)}, layers[0].x});
   for (int s = 0; s <= net.states(); ++s)
-    call.state(net.kernels.read_state, initial ? initial[s] : Array{}, w.initial[size_t(s)], width(s));
+    call.state(net.kernels.read_state, initial ? initial[s] : Array{}, state_format, w.initial[size_t(s)], width(s));
 
   const auto output_of = [&](const Call& on, int layer) {
     OutputArguments a{};
@@ -220,7 +220,8 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
   a.array = {y.data, y.outer, y.row, y.column, format_of(net.options.number)};
   a.array_steps = plan.all_steps;
   call.launch.run(net.kernels.write_output, c.output_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
-  for (int s = 0; s <= net.states(); ++s) call.state(net.kernels.write_state, final_states[s], w.final[size_t(s)], width(s));
+  for (int s = 0; s <= net.states(); ++s)
+    call.state(net.kernels.write_state, final_states[s], state_format, w.final[size_t(s)], width(s));
 }
 
 }  // namespace cuda

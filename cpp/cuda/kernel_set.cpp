@@ -43,58 +43,83 @@ Unit cell_unit(int cell, Number number) {
   const std::string phases = std::to_string(spec_of(cell).phases.size);
   const auto [name, type] = cell_types[cell];
   return unit_of(name, number, std::string("#define RECURRA_CELL_TYPE ") + type + "\n#define RECURRA_PHASES " + phases + "\n",
-                 "cell.cuh");
+                 "step.cuh");
 }
 
 Unit product_unit(Number number) { return unit_of("product", number, "", "product.cuh"); }
 
 Unit rows_unit(Number number) { return unit_of("rows", number, "", "rows.cuh"); }
 
+Unit heads_unit(Number number) { return unit_of("heads", number, "", "heads.cuh"); }
+
 std::vector<Unit> units(Number number) {
-  std::vector<Unit> all = {product_unit(number), rows_unit(number)};
+  std::vector<Unit> all = {product_unit(number), rows_unit(number), heads_unit(number)};
   for (size_t cell = 0; cell < std::size(cell_types); ++cell) all.push_back(cell_unit(int(cell), number));
   return all;
 }
 
-KernelSet kernels_of(const Device& device, int cell, Number number) {
-  const auto module_of = [&](const Unit& unit) -> const Module& { return compiled(device, unit.source, unit.options); };
-  KernelSet all;
-  const Module& phases = module_of(cell_unit(cell, number));
-  for (int p = 0; p < spec_of(cell).phases.size; ++p) {
-    all.forward[p] = phases.function(("forward_" + std::to_string(p)).c_str());
-    all.backward[p] = phases.function(("backward_" + std::to_string(p)).c_str());
-  }
+
+namespace {
+
+const Module& module_of(const Device& device, const Unit& unit) { return compiled(device, unit.source, unit.options); }
+
 #define RECURRA_FUNCTION(name) all.name = module.function(#name);
+
+void set_row_kernels(RowKernels& all, const Device& device, Number number) {
   {
-    const Module& module = module_of(product_unit(number));
+    const Module& module = module_of(device, product_unit(number));
     RECURRA_FUNCTION(ordered_product)
     RECURRA_FUNCTION(ordered_outer)
     RECURRA_FUNCTION(column_sums)
   }
-  {
-    const Module& module = module_of(rows_unit(number));
-    RECURRA_FUNCTION(fill_reversed)
-    RECURRA_FUNCTION(read_input)
-    RECURRA_FUNCTION(read_gradient)
-    RECURRA_FUNCTION(write_output)
-    RECURRA_FUNCTION(pass_on)
-    RECURRA_FUNCTION(divide_gradient)
-    RECURRA_FUNCTION(reverse_rows)
-    RECURRA_FUNCTION(add_reversed)
-    RECURRA_FUNCTION(read_state)
-    RECURRA_FUNCTION(write_state)
-    RECURRA_FUNCTION(draw_masks)
-    RECURRA_FUNCTION(make_source)
-    RECURRA_FUNCTION(add_masked)
-    RECURRA_FUNCTION(gather_previous)
-    RECURRA_FUNCTION(pack_weights)
-    RECURRA_FUNCTION(pack_sums)
-    RECURRA_FUNCTION(give_gradient)
-    RECURRA_FUNCTION(upload)
+  const Module& module = module_of(device, rows_unit(number));
+  RECURRA_FUNCTION(fill_reversed)
+  RECURRA_FUNCTION(read_input)
+  RECURRA_FUNCTION(read_gradient)
+  RECURRA_FUNCTION(write_output)
+  RECURRA_FUNCTION(pass_on)
+  RECURRA_FUNCTION(divide_gradient)
+  RECURRA_FUNCTION(reverse_rows)
+  RECURRA_FUNCTION(add_reversed)
+  RECURRA_FUNCTION(read_state)
+  RECURRA_FUNCTION(write_state)
+  RECURRA_FUNCTION(draw_masks)
+  RECURRA_FUNCTION(make_source)
+  RECURRA_FUNCTION(add_masked)
+  RECURRA_FUNCTION(gather_previous)
+  RECURRA_FUNCTION(clear_rows)
+  RECURRA_FUNCTION(pack_weights)
+  RECURRA_FUNCTION(pack_sums)
+  RECURRA_FUNCTION(give_gradient)
+  RECURRA_FUNCTION(upload)
+}
+
+}  // namespace
+
+KernelSet kernels_of(const Device& device, int cell, Number number) {
+  KernelSet all;
+  set_row_kernels(all, device, number);
+  const Module& phases = module_of(device, cell_unit(cell, number));
+  for (int p = 0; p < spec_of(cell).phases.size; ++p) {
+    const std::string n = std::to_string(p);
+    all.forward[p] = phases.function(("forward_" + n).c_str());
+    all.backward[p] = phases.function(("backward_" + n).c_str());
+    all.step[p] = phases.function(("step_" + n).c_str());
   }
-#undef RECURRA_FUNCTION
   return all;
 }
+
+HeadKernels head_kernels_of(const Device& device, Number number) {
+  HeadKernels all;
+  set_row_kernels(all, device, number);
+  const Module& module = module_of(device, heads_unit(number));
+  RECURRA_FUNCTION(affine)
+  RECURRA_FUNCTION(finish_affine)
+  RECURRA_FUNCTION(take_rows)
+  RECURRA_FUNCTION(add_rows)
+  return all;
+}
+#undef RECURRA_FUNCTION
 
 }  // namespace cuda
 }  // namespace recurra

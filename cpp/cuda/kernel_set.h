@@ -1,4 +1,4 @@
-// The kernels of one cell and number type, compiled for one GPU.
+// The kernels of cells and number types, compiled for one GPU.
 #pragma once
 #include <string>
 
@@ -9,26 +9,36 @@
 namespace recurra {
 namespace cuda {
 
-struct KernelSet {
-  CUfunction forward[kMaxPhases] = {}, backward[kMaxPhases] = {};
+// Of a number type.
+struct RowKernels {
   CUfunction ordered_product, ordered_outer, column_sums;
   CUfunction fill_reversed, read_input, read_gradient, write_output, pass_on, divide_gradient, reverse_rows, add_reversed;
-  CUfunction read_state, write_state, draw_masks, make_source, add_masked, gather_previous;
+  CUfunction read_state, write_state, draw_masks, make_source, add_masked, gather_previous, clear_rows;
   CUfunction pack_weights, pack_sums, give_gradient, upload;
 };
 
-// Compiles what the cache has not. Kept for the process.
+struct KernelSet : RowKernels {
+  CUfunction forward[kMaxPhases] = {}, backward[kMaxPhases] = {}, step[kMaxPhases] = {};
+};
+
+struct HeadKernels : RowKernels {
+  CUfunction affine, finish_affine, take_rows, add_rows;
+};
+
+// Compile what the cache has not. Kept for the process.
 KernelSet kernels_of(const Device& device, int cell, Number number);
+HeadKernels head_kernels_of(const Device& device, Number number);
 
 // A translation unit, and what to compile it with.
 struct Unit {
-  std::string name;  // the cell's, or "product" or "rows"
+  std::string name;  // the cell's, or "product", "rows" or "heads"
   std::string source;
   std::vector<std::string> options;
 };
 Unit cell_unit(int cell, Number number);
 Unit product_unit(Number number);
 Unit rows_unit(Number number);
+Unit heads_unit(Number number);
 std::vector<Unit> units(Number number);  // all of them
 
 }  // namespace cuda

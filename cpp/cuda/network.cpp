@@ -41,6 +41,7 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
     for (int layer = 0; layer < config.layers; ++layer) weights.push_back(deal_weights(deal, layer, weight_size));
     if (counting) memory = Memory(device, deal.used);
   }
+  if (engine_of(*this, 1) == Engine::cublas) Blas::prepare(device);
   const Current current(device);
   check_driver(driver().cuStreamCreate(&capture_stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }
@@ -82,7 +83,7 @@ const CellInfo& Network::cell() const { return data_->info; }
 const Options& Network::options() const { return data_->options; }
 size_t Network::weight_bytes() const { return data_->memory.size(); }
 
-void Network::set_parameters(const std::vector<std::vector<const void*>>& params, Stream stream) {
+void Network::set_parameters(const std::vector<std::vector<const void*>>& params, StreamHandle stream) {
   Data& net = *data_;
   if (int(params.size()) != net.config.layers * net.directions()) refuse("params: expected one list per layer and direction");
   for (const auto& lane : params) {
@@ -158,16 +159,19 @@ size_t Plan::tape_bytes() const { return data_->tape; }
 Engine Plan::engine() const { return data_->engine; }
 
 void Network::forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
-                      const Array* final_states, const uint64_t* seed, void* tape, void* workspace, Stream stream) const {
-  if (plan.data_->rows && plan.data_->options.device_lengths != (lengths != nullptr)) refuse("lengths: expected as in the plan");
-  if (plan.data_->tape && plan.data_->options.training != (tape != nullptr)) refuse("tape: expected memory for a plan for training only");
+                      const Array* final_states, const uint64_t* seed, void* tape, void* workspace, StreamHandle stream) const {
+  if (plan.data_->rows && plan.data_->options.device_lengths != (lengths != nullptr))
+    refuse("lengths: expected as in the plan");
+  if (plan.data_->tape && plan.data_->options.training != (tape != nullptr))
+    refuse("tape: expected memory for a plan for training only");
   if (seed && !tape) refuse("seed: expected null outside of training");
-  run_forward(*data_, *plan.data_, x, initial, lengths, y, final_states, seed, tape, workspace, static_cast<CUstream>(stream));
+  run_forward(*data_, *plan.data_, x, initial, lengths, y, final_states, format_of(data_->options.number), seed, tape,
+              workspace, static_cast<CUstream>(stream));
 }
 
 void Network::backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
                        const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
-                       Stream stream) const {
+                       StreamHandle stream) const {
   if (!plan.data_->options.training) refuse("plan: expected one for training");
   if (int(params.size()) != data_->config.layers * data_->directions())
     refuse("params: expected one list per layer and direction");

@@ -15,6 +15,14 @@ struct Rows {
   int64_t row, direction;
 };
 
+// An array of the caller's, with strides in elements: a sequence (outer: steps) or a state (outer: lanes).
+enum Format { format_f32, format_f64, format_f16, format_bf16 };
+struct Strided {
+  void* data;
+  int64_t outer, row, column;
+  int format;
+};
+
 struct Seeded {
   recurra::detail::Noise::Rates rates;
   const uint64_t* seed;  // in device memory, or null: nothing is drawn
@@ -40,6 +48,18 @@ struct PhaseArguments {
   Rows kept, saved;                  // numbers [i][unit]; saved.data may be null
   double constants[2];
   Seeded noise;
+};
+
+// One phase of one step of a stream, products and all: grid (units / 32, rows / 4), a warp for each chain. x and y are of the
+// caller's, or x is h of the layer below. Of `phase` all but products and the source.
+struct StepArguments {
+  PhaseArguments phase;
+  Strided x, y;           // weights; y.data may be null
+  bool x_is_weight;       // or numbers, to be rounded
+  const void* input;      // weights [slot][unit][inputs]
+  const void* recurrent;  // weights [block][unit][sources]
+  int64_t inputs, sources;
+  Rows source;  // weights: what the phase before returned
 };
 
 // The same, backward.
@@ -103,14 +123,6 @@ struct Steps {
   const int* lengths;     // of row r; null: all run all steps
   const int* order;       // row r is the caller's row order[r]; null: r
   const int* reversed;    // row i of the loop backwards in time is row reversed[i] of time, and the other way round
-};
-
-// An array of the caller's, with strides in elements: a sequence (outer: steps) or a state (outer: lanes).
-enum Format { format_f32, format_f64, format_f16, format_bf16 };
-struct Strided {
-  void* data;
-  int64_t outer, row, column;
-  int format;
 };
 
 // reversed[] itself. grid (rows, steps).
@@ -181,6 +193,14 @@ struct MaskArguments {
   Seeded noise;
 };
 
+// Rows that are set to zero in all layers: states [layer][row][column]. grid (columns, count, layers).
+struct ClearArguments {
+  int64_t columns;
+  int count;
+  Rows rows;  // numbers; `direction` is from layer to layer
+  int row[256];
+};
+
 // What a recurrent product reads of h in one step: to[r] = mask[r] h[r], rounded to weights; mask.data may be null. grid
 // (columns, rows, directions).
 struct SourceArguments {
@@ -221,6 +241,27 @@ struct ParameterArguments {
   void* parameter;  // [block][unit][column], numbers
   void* packed;     // [slot][unit][column]
   bool adds;
+};
+
+// Arrays of heads are contiguous. x [rows][inputs], weight [outputs][inputs], y [rows][outputs]: weights; bias: numbers.
+struct AffineArguments {
+  int rows, inputs, outputs;
+  const void *x, *weight, *bias;
+  void* y;
+};
+
+struct FinishArguments {
+  int64_t rows, columns;
+  const void *from, *bias;  // numbers; bias may be null
+  void* to;                 // weights
+};
+
+struct TableArguments {
+  int64_t count, rows, columns;
+  const void* indices;  // int64 if `wide`, else int32
+  bool wide;
+  void* table;  // numbers [rows][columns]
+  void* out;    // weights [count][columns]
 };
 
 // Up to 1024 words of host memory that go with the launch, so that the copy needs no memory of its own and may be captured.

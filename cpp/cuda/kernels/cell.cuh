@@ -86,6 +86,35 @@ inline void carry_over(const PhaseArguments& a, const Here& at) {
   if (a.source.data) row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(0);
 }
 
+// What a phase makes of its chains. Returns h, of the last phase.
+template <int p>
+inline V finish_unit(const PhaseArguments& a, const Here& at, const V* chain) {
+  ForwardUnit unit{a, at, {}};
+  V result = PhaseOf<p>::forward(chain, unit);
+
+  const recurra::detail::Noise noise = noise_of(a.noise);
+  const size_t lane = size_t(a.noise.first_lane + at.direction);
+  const int64_t caller_row = a.order ? a.order[at.row] : at.row;
+  const auto zoned = [&](int state, V now, V old) {
+    if (!noise.zones_out(state)) return now;
+    return noise.zoned(noise.zoneout(state, lane, caller_row, a.step), state, at.unit, now, old);
+  };
+  if constexpr (p == 0) {
+    RECURRA_UNROLL
+    for (int i = 0; i < kStates; ++i) unit.set(a.states_after, i, zoned(1, unit.new_states[i], unit.state(i)));
+  }
+  if constexpr (p < kLast) {
+    row_of<Weight>(a.result, at.row, at.direction)[at.unit] = narrowed(result.v);
+  } else {
+    if (noise.zones_out(0)) result = zoned(0, result, unit.h());
+    unit.set(a.h_after, 0, result);
+    if (!a.source.data) return result;
+    const V source = a.mask.data ? unit.value(a.mask, 0) * result : result;
+    row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(source.v);
+  }
+  return result;
+}
+
 template <int p>
 inline void forward_unit(const PhaseArguments& a, const Here& at) {
   using P = PhaseOf<p>;
@@ -110,28 +139,7 @@ inline void forward_unit(const PhaseArguments& a, const Here& at) {
     if (block >= 0) sum = sum + number(a.recurrent, block);
     chain[c] = sum;
   }
-  ForwardUnit unit{a, at, {}};
-  V result = P::forward(chain, unit);
-
-  const recurra::detail::Noise noise = noise_of(a.noise);
-  const size_t lane = size_t(a.noise.first_lane + at.direction);
-  const int64_t caller_row = a.order ? a.order[at.row] : at.row;
-  const auto zoned = [&](int state, V now, V old) {
-    if (!noise.zones_out(state)) return now;
-    return noise.zoned(noise.zoneout(state, lane, caller_row, a.step), state, at.unit, now, old);
-  };
-  if constexpr (p == 0) {
-    RECURRA_UNROLL
-    for (int i = 0; i < kStates; ++i) unit.set(a.states_after, i, zoned(1, unit.new_states[i], unit.state(i)));
-  }
-  if constexpr (p < kLast) {
-    row_of<Weight>(a.result, at.row, at.direction)[at.unit] = narrowed(result.v);
-  } else {
-    if (noise.zones_out(0)) result = zoned(0, result, unit.h());
-    unit.set(a.h_after, 0, result);
-    if (a.mask.data) result = unit.value(a.mask, 0) * result;
-    if (a.source.data) row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(result.v);
-  }
+  finish_unit<p>(a, at, chain);
 }
 
 struct BackwardUnit {

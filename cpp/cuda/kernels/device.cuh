@@ -9,6 +9,7 @@
 #define RECURRA_BLOCK_KERNEL(name, Arguments) extern "C" __global__ void name(const Arguments a)
 
 #define RECURRA_UNROLL _Pragma("unroll")
+#define RECURRA_UNROLL_8 _Pragma("unroll 8")
 #define __builtin_inf() (1.0 / 0.0)  // which this compiler takes for a constant, unlike GCC
 
 inline unsigned char* shared_memory() {
@@ -17,4 +18,5 @@ inline unsigned char* shared_memory() {
 }
 #else
 #define RECURRA_UNROLL
+#define RECURRA_UNROLL_8
 #endif

@@ -180,7 +180,12 @@ RECURRA_KERNEL(draw_masks, MaskArguments) {
   }
 }
 
-// Rows of one step, `first` being the first of them.
+RECURRA_KERNEL(clear_rows, ClearArguments) {
+  const int64_t column = thread_column();
+  if (column >= a.columns) return;
+  for (int i = int(blockIdx.y); i < a.count; i += int(gridDim.y)) row_of<Number>(a.rows, a.row[i], int(blockIdx.z))[column] = 0;
+}
+
 RECURRA_KERNEL(make_source, SourceArguments) {
   const int64_t column = thread_column();
   if (column >= a.columns) return;

@@ -14,7 +14,7 @@
 namespace recurra {
 namespace cuda {
 
-using Stream = void*;  // a CUstream or cudaStream_t
+using StreamHandle = void*;  // a CUstream or cudaStream_t
 
 enum class Number { f32, f64, f16, bf16 };
 
@@ -49,6 +49,7 @@ class Plan {
 
  private:
   friend class Network;
+  friend class Stream;
   std::shared_ptr<const Data> data_;
 };
 
@@ -67,23 +68,23 @@ class Network {
 
   // params[layer * directions + direction][i] is parameter i of the cell's list, contiguous in device memory, f64 for f64 and
   // f32 otherwise; a bias may be null. Read in the stream's order; calls on other streams must be ordered after it.
-  void set_parameters(const std::vector<std::vector<const void*>>& params, Stream stream);
+  void set_parameters(const std::vector<std::vector<const void*>>& params, StreamHandle stream);
 
   Plan plan(int64_t steps, int64_t rows, const PlanOptions& options = {}) const;
 
-  // x [steps, rows, input_size], y [steps, rows, directions * output_size]; initial and final_states [layers * directions, rows,
-  // width of the state], one array for each state. initial may be null: zeros. lengths: int32 [rows] in device memory if the
-  // plan is for device_lengths. seed: of what is left out at random in training; null: nothing is. tape: as many bytes as the
-  // plan says, for backward. x, y and states may not overlap.
+  // x [steps, rows, input_size], y [steps, rows, directions * output_size]; initial and final_states [layers * directions,
+  // rows, width of the state], one array for each state. initial may be null: zeros. lengths: int32 [rows] in device memory if
+  // the plan is for device_lengths. seed: of what is left out at random in training; null: nothing is. tape: as many bytes as
+  // the plan says, for backward. x, y and states may not overlap.
   void forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
-               const Array* final_states, const uint64_t* seed, void* tape, void* workspace, Stream stream) const;
+               const Array* final_states, const uint64_t* seed, void* tape, void* workspace, StreamHandle stream) const;
 
   // From dy (like y; data may be null) and d_final (like final_states; null, or data null for some) to dx (like x; data may be
   // null), d_initial (may be null) and parameters' gradients, contiguous: written, or with `add` added to, unless null. seeded:
   // whether forward was given a seed.
   void backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
                 const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
-                Stream stream) const;
+                StreamHandle stream) const;
 
   const NetworkConfig& config() const;
   const CellInfo& cell() const;
@@ -92,8 +93,58 @@ class Network {
   struct Data;
 
  private:
+  friend class Stream;
   std::shared_ptr<Data> data_;
 };
+
+// The states of some sequences that arrive piece by piece, in device memory. The bits are those of the exact engine, whatever
+// the network's: of a step alone, of f16 and bf16 too. After construction nothing is allocated, and a step is one launch. One
+// thread at a time; work on another stream than the last must be ordered after it. One direction only.
+class Stream {
+ public:
+  Stream(const Network& network, int64_t rows);
+  ~Stream();
+  Stream(Stream&&) noexcept;
+
+  // x [rows, input_size], y [rows, output_size]: `row` and `column` of the arrays count.
+  void step(const Array& x, const Array& y, StreamHandle stream);
+  // Several, as Network::forward with a plan of the same rows.
+  void run(const Plan& plan, const Array& x, const Array& y, void* workspace, StreamHandle stream);
+  // One array for each state, [layers, rows, width].
+  void get_state(const Array* states, StreamHandle stream) const;
+  void set_state(const Array* states, StreamHandle stream);
+  void reset(StreamHandle stream);  // all rows to zero
+  void reset(const int64_t* rows, int64_t count, StreamHandle stream);
+
+ private:
+  struct Live;
+  std::unique_ptr<Live> live_;
+};
+
+// y = x W^T + b for many rows. All arrays are contiguous, of the number type; parameters and their gradients are f64 for f64
+// and f32 otherwise. The exact engine has the CPU's bits.
+class Linear {
+ public:
+  Linear(int64_t inputs, int64_t outputs, const Options& options);
+
+  void set_parameters(const void* weight, const void* bias, StreamHandle stream);  // W [outputs, inputs]; bias may be null
+  size_t workspace_bytes(int64_t rows) const;                                      // of forward, and of backward
+  void forward(const void* x, int64_t rows, void* y, void* workspace, StreamHandle stream) const;
+  // Writes dx unless it is null; writes or adds to d_weight and, unless it is null, d_bias.
+  void backward(const void* x, const void* dy, int64_t rows, void* dx, void* d_weight, void* d_bias, bool add, void* workspace,
+                StreamHandle stream) const;
+  struct Data;
+
+ private:
+  std::shared_ptr<Data> data_;
+};
+
+// Rows of a table [rows, columns] by their indices, int32 or (`wide`) int64. An index that is none gives NaN. The table and its
+// gradient, which is added to with indices ascending, are f64 for f64 and f32 otherwise.
+void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,
+               int64_t count, void* out, StreamHandle stream);
+void add_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
+              const void* from, StreamHandle stream);
 
 }  // namespace cuda
 }  // namespace recurra

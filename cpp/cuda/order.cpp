@@ -1,4 +1,4 @@
-#include "streams.h"
+#include "order.h"
 
 namespace recurra {
 namespace cuda {

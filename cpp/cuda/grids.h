@@ -1,0 +1,33 @@
+// Launches over rows and columns, and over tiles of a product.
+#pragma once
+#include <algorithm>
+
+#include "device.h"
+
+namespace recurra {
+namespace cuda {
+
+// A grid of columns, rows, and what is left, which is a multiple of `of_rest`: kernels walk on where a grid ends.
+template <class Arguments>
+void launch_rows(CUfunction kernel, int64_t columns, int64_t rows, int64_t rest, CUstream stream, const Arguments& arguments,
+                 int64_t of_rest = 1) {
+  if (columns <= 0 || rows <= 0 || rest <= 0) return;
+  constexpr int64_t threads = 128, most = 65535;
+  const unsigned block = unsigned(std::min((columns + 31) / 32 * 32, threads));
+  const Grid grid = {unsigned((columns + block - 1) / block), unsigned(std::min(rows, most)),
+                     unsigned(std::min(rest, most / of_rest * of_rest))};
+  launch(kernel, grid, {block, 1, 1}, stream, arguments);
+}
+
+// Tiles of an [m, n] result: product.cuh.
+template <class Arguments>
+void launch_tiles(CUfunction kernel, int64_t m, int64_t n, int directions, size_t number_size, CUstream stream,
+                  const Arguments& arguments) {
+  if (m <= 0 || n <= 0) return;
+  constexpr unsigned tile = 64, slice = 16;
+  launch(kernel, {unsigned((m + tile - 1) / tile), unsigned((n + tile - 1) / tile), unsigned(directions)}, {256, 1, 1}, stream,
+         arguments, unsigned(2 * slice * (tile + 1) * number_size));
+}
+
+}  // namespace cuda
+}  // namespace recurra

@@ -1,0 +1,72 @@
+// Affine maps and tables of rows.
+#pragma once
+#include "cuda/kernels/product.cuh"
+
+namespace recurra {
+namespace cuda {
+
+// y = x W^T + b, each sum of four chains, one quarter of the inputs each, of which the first begins at the bias:
+// (0 + 1) + (2 + 3), as on the CPU. grid (rows, outputs).
+RECURRA_BLOCK_KERNEL(affine, AffineArguments) {
+  const Weight *x = static_cast<const Weight*>(a.x), *weight = static_cast<const Weight*>(a.weight);
+  const int quarter = (a.inputs + 3) / 4;
+  V total[kPerThread][kPerThread], pair[kPerThread][kPerThread];
+  RECURRA_UNROLL
+  for (int part = 0; part < 4; ++part) {
+    V sum[kPerThread][kPerThread];
+    each_sum(a.rows, a.outputs,
+             [&](int, int n, int r, int c) { sum[r][c] = part ? V(0) : V::load(static_cast<const Number*>(a.bias) + n); });
+    const int begin = part * quarter < a.inputs ? part * quarter : a.inputs;
+    const int end = begin + quarter < a.inputs ? begin + quarter : a.inputs;
+    add_products(sum, x + begin, 1, a.inputs, a.rows, weight + begin, 1, a.inputs, a.outputs, end - begin);
+    each_sum(a.rows, a.outputs, [&](int, int, int r, int c) {
+      V& of_pair = part < 2 ? total[r][c] : pair[r][c];
+      of_pair = part % 2 ? of_pair + sum[r][c] : sum[r][c];
+    });
+  }
+  each_sum(a.rows, a.outputs, [&](int m, int n, int r, int c) {
+    static_cast<Weight*>(a.y)[int64_t(m) * a.outputs + n] = narrowed((total[r][c] + pair[r][c]).v);
+  });
+}
+
+// Numbers of a product, with the bias if there is one, rounded. grid (columns, rows).
+RECURRA_KERNEL(finish_affine, FinishArguments) {
+  const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (column >= a.columns) return;
+  for (int64_t r = blockIdx.y; r < a.rows; r += gridDim.y) {
+    V sum = V::load(static_cast<const Number*>(a.from) + r * a.columns + column);
+    if (a.bias) sum = sum + V::load(static_cast<const Number*>(a.bias) + column);
+    static_cast<Weight*>(a.to)[r * a.columns + column] = narrowed(sum.v);
+  }
+}
+
+inline int64_t index_of(const TableArguments& a, int64_t i) {
+  return a.wide ? static_cast<const int64_t*>(a.indices)[i] : static_cast<const int32_t*>(a.indices)[i];
+}
+
+// out[i] = table[indices[i]], NaN where there is no such row: nobody could be told. grid (columns, count).
+RECURRA_KERNEL(take_rows, TableArguments) {
+  const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (column >= a.columns) return;
+  for (int64_t i = blockIdx.y; i < a.count; i += gridDim.y) {
+    const int64_t index = index_of(a, i);
+    const bool there = index >= 0 && index < a.rows;
+    const Number x = there ? static_cast<const Number*>(a.table)[index * a.columns + column] : Number(0) / Number(0);
+    static_cast<Weight*>(a.out)[i * a.columns + column] = narrowed(x);
+  }
+}
+
+// table[indices[i]] += out[i], i ascending. grid (columns).
+RECURRA_KERNEL(add_rows, TableArguments) {
+  const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (column >= a.columns) return;
+  for (int64_t i = 0; i < a.count; ++i) {
+    const int64_t index = index_of(a, i);
+    if (index < 0 || index >= a.rows) continue;
+    Number& to = static_cast<Number*>(a.table)[index * a.columns + column];
+    to = (V::load(&to) + V(flushed(widened(static_cast<const Weight*>(a.out)[i * a.columns + column])))).v;
+  }
+}
+
+}  // namespace cuda
+}  // namespace recurra

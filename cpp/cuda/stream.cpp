@@ -1,0 +1,229 @@
+// Streams: a step is one kernel for each phase of each layer, in one graph where there are several.
+#include <array>
+#include <stdexcept>
+
+#include "call.h"
+
+namespace recurra {
+namespace cuda {
+
+struct Stream::Live {
+  std::shared_ptr<Network::Data> network;
+  int64_t rows;
+  Memory memory;
+  // h [layer][row][output] before and after a step: they swap. Then the other states, in place: [layer][row][state][hidden].
+  Rows h[2], states;
+  Rows result, kept;
+  int now = 0;  // which h is before the next step
+
+  // Of each phase of each layer, for both places of h: the first reads x, the last writes y.
+  std::array<std::vector<StepArguments>, 2> steps;
+  struct Ready {
+    CUgraph graph = nullptr;  // whose nodes the executable one is told by
+    CUgraphExec exec = nullptr;
+    std::vector<CUgraphNode> nodes;
+  };
+  std::array<Ready, 2> ready;
+
+  Live(std::shared_ptr<Network::Data> network, int64_t rows);
+  ~Live();
+  void deal();
+  StepArguments arguments(int before, int layer, int phase) const;
+  Ready graph(std::vector<StepArguments>& all) const;
+  CUfunction kernel(size_t i) const { return network->kernels.step[i % size_t(network->phases())]; }
+  Grid grid(const StepArguments& a) const { return {unsigned((a.phase.units + 31) / 32), unsigned((rows + 3) / 4), 1}; }
+  Grid block(size_t i) const { return {unsigned(chains(i) * 32), 1, 1}; }
+  unsigned shared_bytes(size_t i) const { return unsigned(chains(i) * 4 * 32 * network->number_size); }
+  int chains(size_t i) const { return network->spec.phases[int(i) % network->phases()].chains; }
+  CUDA_KERNEL_NODE_PARAMS node(size_t i, StepArguments& a, void** parameters) const;
+  int state_format() const { return network->number_size == 8 ? format_f64 : format_f32; }
+  Array state(int s) const;  // in our memory, [layer][row][width]
+  void copy_states(CUfunction kernel, const Array* states, CUstream stream) const;
+};
+
+Stream::Live::Live(std::shared_ptr<Network::Data> the_network, int64_t the_rows)
+    : network(std::move(the_network)), rows(the_rows) {
+  if (network->directions() != 1) throw std::invalid_argument("network: expected one direction, a stream cannot run backwards");
+  if (rows < 0 || rows > 65535 * 4) throw std::invalid_argument("rows: expected 0 to 262140, got " + std::to_string(rows));
+  deal();
+  const Current current(network->device);
+  check_driver(
+      driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(memory.data()), 0, memory.size(), network->capture_stream),
+      "cuMemsetD8Async");
+  check_driver(driver().cuStreamSynchronize(network->capture_stream), "cuStreamSynchronize");
+  for (int before = 0; before < 2; ++before) {
+    for (int layer = 0; layer < network->config.layers; ++layer)
+      for (int p = 0; p < network->phases(); ++p) steps[size_t(before)].push_back(arguments(before, layer, p));
+    if (rows && steps[size_t(before)].size() > 1) ready[size_t(before)] = graph(steps[size_t(before)]);
+  }
+}
+
+Stream::Live::~Live() {
+  const Current current(network->device);
+  for (const Ready& each : ready)
+    if (each.graph) driver().cuGraphExecDestroy(each.exec), driver().cuGraphDestroy(each.graph);
+}
+
+void Stream::Live::deal() {
+  const NetworkConfig& c = network->config;
+  const size_t size = network->number_size;
+  for (const bool counting : {true, false}) {
+    Dealer deal{counting ? nullptr : memory.data()};
+    for (Rows& each : h) each = deal_rows(deal, c.layers, rows, c.output_size, size);
+    states = deal_rows(deal, c.layers, rows, network->states() * c.hidden_size, size);
+    result = deal_rows(deal, 1, rows, network->phases() > 1 ? network->shape(0, 0).units : 0, network->weight_size);
+    kept = deal_rows(deal, 1, rows, network->spec.kept * c.hidden_size, size);
+    if (counting) memory = Memory(network->device, deal.used);
+  }
+}
+
+StepArguments Stream::Live::arguments(int before, int layer, int p) const {
+  const Network::Data& net = *network;
+  const PhaseWeights& weights = net.weights[size_t(layer)][size_t(p)];
+  const PhaseShape shape = net.shape(layer, p);
+  const size_t size = net.number_size;
+  StepArguments a{};
+  a.phase.rows = int(rows);
+  a.phase.units = shape.units;
+  a.phase.bias = weights.sums.data;
+  a.phase.vectors = advanced(weights.sums.data, int64_t(net.spec.phases[p].chains) * shape.units, size);
+  a.phase.h_before = of_direction(h[before], layer, size);
+  a.phase.h_after = of_direction(h[1 - before], layer, size);
+  a.phase.states_before = a.phase.states_after = of_direction(states, layer, size);
+  a.phase.result = result;
+  a.phase.kept = kept;
+  for (int i = 0; i < net.spec.constants.size; ++i) a.phase.constants[i] = net.config.constants[size_t(i)];
+  const Regularization& r = net.config.regularization;
+  a.phase.noise.rates = {r.dropout, r.recurrent_dropout, r.zoneout_h, r.zoneout_c};
+  a.x_is_weight = layer == 0;
+  if (layer) a.x = {of_direction(h[1 - before], layer - 1, size).data, 0, net.config.output_size, 1, 0};
+  a.input = weights.input.data;
+  a.recurrent = weights.recurrent.data;
+  a.inputs = shape.inputs;
+  a.sources = shape.sources;
+  a.source = result;
+  return a;
+}
+
+CUDA_KERNEL_NODE_PARAMS Stream::Live::node(size_t i, StepArguments& a, void** parameters) const {
+  parameters[0] = &a;
+  const Grid g = grid(a), b = block(i);
+  return {kernel(i), g.x, g.y, g.z, b.x, b.y, b.z, shared_bytes(i), parameters, nullptr, nullptr, nullptr};
+}
+
+Stream::Live::Ready Stream::Live::graph(std::vector<StepArguments>& all) const {
+  Ready made;
+  check_driver(driver().cuGraphCreate(&made.graph, 0), "cuGraphCreate");
+  CUresult status = CUDA_SUCCESS;
+  for (size_t i = 0; i < all.size() && status == CUDA_SUCCESS; ++i) {
+    void* parameters[1];
+    const CUDA_KERNEL_NODE_PARAMS described = node(i, all[i], parameters);
+    const CUgraphNode previous = i ? made.nodes.back() : nullptr;
+    CUgraphNode next = nullptr;
+    status = driver().cuGraphAddKernelNode(&next, made.graph, i ? &previous : nullptr, i ? 1 : 0, &described);
+    made.nodes.push_back(next);
+  }
+  if (status == CUDA_SUCCESS) status = driver().cuGraphInstantiate(&made.exec, made.graph, 0);
+  if (status != CUDA_SUCCESS) driver().cuGraphDestroy(made.graph);
+  check_driver(status, "cuGraphInstantiateWithFlags");
+  return made;
+}
+
+Stream::Stream(const Network& network, int64_t rows) : live_(std::make_unique<Live>(network.data_, rows)) {}
+Stream::~Stream() = default;
+Stream::Stream(Stream&&) noexcept = default;
+
+void Stream::step(const Array& x, const Array& y, StreamHandle handle) {
+  Live& live = *live_;
+  if (!live.rows) return;
+  const CUstream stream = static_cast<CUstream>(handle);
+  const Current current(live.network->device);
+  std::vector<StepArguments>& steps = live.steps[size_t(live.now)];
+  Live::Ready& ready = live.ready[size_t(live.now)];
+  StepArguments &first = steps.front(), &last = steps.back();
+  // Every phase of the first layer may read x.
+  for (int p = 0; p < live.network->phases(); ++p) steps[size_t(p)].x = {x.data, 0, x.row, x.column, 0};
+  last.y = {y.data, 0, y.row, y.column, 0};
+  if (ready.exec && !is_capturing(stream)) {
+    const auto set = [&](size_t i) {
+      void* parameters[1];
+      const CUDA_KERNEL_NODE_PARAMS described = live.node(i, steps[i], parameters);
+      check_driver(driver().cuGraphExecKernelNodeSetParams(ready.exec, ready.nodes[i], &described),
+                   "cuGraphExecKernelNodeSetParams");
+    };
+    for (int p = 0; p < live.network->phases(); ++p) set(size_t(p));
+    if (&last != &first) set(steps.size() - 1);
+    check_driver(driver().cuGraphLaunch(ready.exec, stream), "cuGraphLaunch");
+  } else {
+    for (size_t i = 0; i < steps.size(); ++i)
+      launch(live.kernel(i), live.grid(steps[i]), live.block(i), stream, steps[i], live.shared_bytes(i));
+  }
+  live.now = 1 - live.now;
+}
+
+Array Stream::Live::state(int s) const {
+  const NetworkConfig& c = network->config;
+  if (!s) return {h[now].data, rows * c.output_size, c.output_size, 1};
+  return {from(states, 0, (s - 1) * c.hidden_size, network->number_size).data, states.direction, states.row, 1};
+}
+
+void Stream::run(const Plan& plan, const Array& x, const Array& y, void* workspace, StreamHandle stream) {
+  Live& live = *live_;
+  if (plan.data_->rows != live.rows || plan.data_->options.training || !plan.data_->lengths.empty())
+    throw std::invalid_argument("plan: expected one of the stream's rows, not for training and without lengths");
+  std::vector<Array> states;
+  for (int s = 0; s <= live.network->states(); ++s) states.push_back(live.state(s));
+  run_forward(*live.network, *plan.data_, x, states.data(), nullptr, y, states.data(), live.state_format(), nullptr, nullptr,
+              workspace, static_cast<CUstream>(stream));
+}
+
+void Stream::Live::copy_states(CUfunction kernel, const Array* given, CUstream stream) const {
+  const NetworkConfig& c = network->config;
+  const Current current(network->device);
+  const Launcher launch{*network, stream};
+  for (int s = 0; s <= network->states(); ++s) {
+    const Array own = state(s);
+    StateArguments a{};
+    a.steps.rows = rows;
+    a.columns = s ? c.hidden_size : c.output_size;
+    a.array = {given[s].data, given[s].outer, given[s].row, given[s].column, format_of(network->options.number)};
+    a.rows = {own.data, own.row, own.outer};
+    launch.run(kernel, a.columns, rows, c.layers, a);
+  }
+}
+
+void Stream::get_state(const Array* states, StreamHandle stream) const {
+  live_->copy_states(live_->network->kernels.write_state, states, static_cast<CUstream>(stream));
+}
+
+void Stream::set_state(const Array* states, StreamHandle stream) {
+  live_->copy_states(live_->network->kernels.read_state, states, static_cast<CUstream>(stream));
+}
+
+void Stream::reset(StreamHandle stream) {
+  const Current current(live_->network->device);
+  const Launcher launch{*live_->network, static_cast<CUstream>(stream)};
+  launch.zero(live_->memory.data(), int64_t(live_->memory.size()), 1);
+}
+
+void Stream::reset(const int64_t* rows, int64_t count, StreamHandle stream) {
+  const Live& live = *live_;
+  for (int64_t i = 0; i < count; ++i)
+    if (rows[i] < 0 || rows[i] >= live.rows) throw std::invalid_argument("rows: expected numbers of the stream's rows");
+  const Current current(live.network->device);
+  const Launcher launch{*live.network, static_cast<CUstream>(stream)};
+  constexpr int64_t most = sizeof ClearArguments::row / sizeof(int);
+  for (int64_t at = 0; at < count; at += most) {
+    ClearArguments a{};
+    a.count = int(std::min(most, count - at));
+    for (int i = 0; i < a.count; ++i) a.row[i] = int(rows[at + i]);
+    for (const Rows& each : {live.h[live.now], live.states}) {
+      a.columns = each.row;
+      a.rows = each;
+      launch.run(live.network->kernels.clear_rows, a.columns, a.count, live.network->config.layers, a);
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace recurra
