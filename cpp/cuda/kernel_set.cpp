@@ -58,7 +58,6 @@ std::vector<Unit> units(Number number) {
   return all;
 }
 
-
 namespace {
 
 const Module& module_of(const Device& device, const Unit& unit) { return compiled(device, unit.source, unit.options); }

@@ -2,8 +2,8 @@
 #pragma once
 #include <string>
 
-#include "compile.h"
 #include "../engine/backend.h"
+#include "compile.h"
 #include "recurra/cuda.h"
 
 namespace recurra {
