@@ -65,6 +65,11 @@ class Sequence(NamedTuple):
     row_stride: int
     feature_stride: int
 
+    @property
+    def array(self) -> tuple[int, int, int, int]:
+        """Address and strides, as the core's calls take them."""
+        return (self.pointer, self.step_stride, self.row_stride, self.feature_stride)
+
 
 # ---- reading
 
