@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+
 from .gpu_report import floor_us, heading, limits_of, step_us
 from .gpu_shapes import Shape
-from .plots import LIMIT, PLAIN, legend, panels, plt
+from .plots import LIMIT, PLAIN, legend, panels
 
 STYLES: dict[str, dict[str, Any]] = {
     "cuDNN": {"color": "#1f77b4", "linewidth": 1.4},
@@ -65,7 +67,7 @@ def draw(run: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def grouped(run: dict[str, Any], wanted: Callable[[Shape], bool], x: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of one layer and direction by cell, number type and passes, ordered by x; lines of one point are left out."""
+    """Rows of one layer and direction by cell, number type and passes, ordered by x; single points are left out."""
     found = defaultdict(list)
     for row in run["parts"].get("times", {}).get("found", {}).get("rows", []):
         shape = Shape(**row["shape"])

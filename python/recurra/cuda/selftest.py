@@ -154,7 +154,7 @@ def _on_gpu(
     def sent(array: Array) -> Buffer:
         return Buffer.of(array, case.dtype, device)
 
-    there = layer.to(f"cuda:{device}", dtype=case.dtype, engine=case.engine)
+    there: Any = layer.to(f"cuda:{device}", dtype=case.dtype, engine=case.engine)
     given, start = sent(x), unwrapped([sent(state) for state in initial])
     d_given, d_end = sent(dy), unwrapped([sent(state) for state in d_final])
     lengths: Any = case.lengths
@@ -239,7 +239,8 @@ def run(
     seed: int = 0,
 ) -> Outcome:
     """Check cases until the time is over."""
-    end, failures = time.monotonic() + seconds, []
+    end = time.monotonic() + seconds
+    failures: list[str] = []
     for number, case in enumerate(tests):
         if time.monotonic() > end:
             return Outcome(number, len(tests) - number, failures)
