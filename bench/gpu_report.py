@@ -132,6 +132,9 @@ def remarks(found: Found) -> Iterator[str]:
         yield f"- cuDNN / recurra where at least {PROMISED} is promised: {spread([value for value, _ in promised])}"
         yield from (f"  - below: {one}" for one in below)
     yield from (f"- cuDNN / recurra, {kind}: {spread(values)}" for kind, values in by.items())
+    before = [one for row in found["rows"] if (one := ratio(row, "cuDNN packed before", "recurra")) is not None]
+    if before:
+        yield f"- cuDNN / recurra, packed before the time is taken: {spread(before)}"
     for name in ("recurra", "recurra lengths on GPU"):
         shares = [
             one / Shape(**row["shape"]).valid

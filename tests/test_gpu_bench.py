@@ -16,7 +16,7 @@ import pytest
 from checks import TESTS
 
 from recurra import _core
-from recurra.cuda import selftest
+from recurra.cuda import _libraries, selftest
 
 sys.path.insert(0, str(TESTS.parent))
 
@@ -255,6 +255,61 @@ def test_random_cases_can_be_run() -> None:
     assert {case.cell for case in cases} >= {"gru_reset_before_write", "lstm_peephole_projected"}
     again = random.Random(0)
     assert [gpu_selftest.random_case(again, True) for _ in range(300)] == cases[:300]
+
+
+# ---- contestants
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_the_peer_computes_the_same(training: bool, lengths: bool) -> None:
+    torch = pytest.importorskip("torch")
+    from bench import gpu_times
+
+    shape = Shape("LSTM", "float32", 4, 5, steps=6, layers=2, directions=2, lengths=lengths, training=training)
+    layer = gpu_times.layer_on_cpu("LSTM", 5, 2, 2, "float32")
+    x, dy = (torch.randn(6, 4, width, generator=torch.Generator().manual_seed(0)) for width in (5, 10))
+
+    class Ours:
+        """On the CPU."""
+
+        on_cpu, lengths = layer, shape.row_lengths()
+
+        def __call__(self) -> Any:
+            y, _, tape = layer.forward(x, lengths=self.lengths)
+            return (torch.tensor(y), Gradients(torch.tensor(tape.backward(dy).x))) if training else torch.tensor(y)
+
+    class Gradients:
+        def __init__(self, x: Any) -> None:
+            self.x = x
+
+    ours: Any = Ours()
+    ours.shape, ours.x, ours.dy = shape, x, dy
+    cudnn = gpu_times.Cudnn(ours)
+    assert gpu_times.difference(ours, cudnn) < 1e-6
+    assert gpu_times.difference(lambda: (2 * ours()[0], ours()[1]) if training else 2 * ours(), cudnn) > 0.5
+    if lengths:
+        before = cudnn.packed_before()()
+        y = before[0] if training else before
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            torch.tensor(layer(x, lengths=shape.row_lengths())[0]),
+            torch.tensor(shape.row_lengths()),
+            enforce_sorted=False,
+        )
+        assert torch.allclose(y, packed.data, atol=1e-6)
+
+
+def test_kernels_for_the_assumptions_compile() -> None:
+    _libraries.locate()
+    if _core.cuda.found()[1]["problem"]:
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+    source = (ROOT / "bench" / "gpu_assumptions.cu").read_text()
+    for architecture in ("sm_80", "sm_90a", "sm_100a", "sm_120"):
+        cubin, log = _core.cuda.compile(source, [], architecture)
+        assert b"mma_rate" in cubin
+        assert (b"cluster_16" in cubin) == (architecture != "sm_80")
+        assert "warning" not in log
+        assert log.count("0 bytes spill stores, 0 bytes spill loads") == log.count("Function properties for")
 
 
 # ---- what others print
