@@ -214,7 +214,8 @@ def test_an_even_number_of_captured_steps_goes_on_where_it_was() -> None:
     with LIBRARY.use(stream):
         x = upload(data(2, 2, 3))
         ours, twin = layer.stream(2), layer.stream(2)
-        ours.step(x[0])
+        first = [ours.step(x[0]), ours.step(x[1])]
+        del first  # whose memory the capture gets
         ours.reset()
         synchronize(stream)
         begin(stream)
@@ -233,7 +234,9 @@ def test_a_capture_cannot_wait_for_work_that_is_not_in_it() -> None:
         stepped.step(upload(data(2, 3)))
     with LIBRARY.use(stream):
         x = upload(data(4, 2, 3))
-        layer(x), layer(x)
+        warm = [layer(x, layer(x)[1]) for _ in range(2)], layer.stream(2).step(x[0])
+        del warm  # whose memory the capture gets
+        gc.collect()
         synchronize(stream)
         begin(stream)
         with pytest.raises(RuntimeError, match=r"^state h: .*captured"):
@@ -304,13 +307,14 @@ def test_threads_share_a_layer(engine: str) -> None:
 
 
 def test_a_stream_serves_one_thread_at_a_time() -> None:
-    stream = layer_on("exact").stream(2)
+    stream: Any = layer_on("exact").stream(2)
     x = upload(data(2, 3))
-    stream._lock.acquire()  # type: ignore[attr-defined]
+    stream.step(x)
+    stream._lock.acquire()
     for use in (lambda: stream.step(x), lambda: stream.state, stream.reset):
         with pytest.raises(RuntimeError, match="one thread at a time"):
             use()
-    stream._lock.release()  # type: ignore[attr-defined]
+    stream._lock.release()
     stream.step(x)
 
 
