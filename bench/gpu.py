@@ -31,6 +31,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def environment(wheel: Path | None, folder: Path) -> dict[str, str]:
         except (OSError, zipfile.BadZipFile) as error:
             raise ValueError(f"--wheel: {wheel}: {error}") from None
         paths.insert(0, str(folder))
-    elif any((ROOT / "python" / "recurra").glob("_core*.so")):
+    elif any((ROOT / "python" / "recurra" / f"_core{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
         paths.insert(0, str(ROOT / "python"))
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}

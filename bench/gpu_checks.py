@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .gpu_task import Task
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 LINES = 20
+PROCESSES = min(8, os.cpu_count() or 1)
 
 
 def run_tests(task: Task) -> dict[str, Any]:
@@ -38,30 +40,50 @@ def run_tests(task: Task) -> dict[str, Any]:
             return {"missing": f"pytest ended with status {status}"}
         found = outcome(report.read_text())
     task.write(found)
+    found["failures"], found["together"] = alone(found["failures"], task)
+    task.write(found)
     return found
+
+
+def alone(failures: dict[str, str], task: Task) -> tuple[dict[str, str], list[str]]:
+    """Tests that failed, each again in a process of its own, as long as there is time: those that still fail, and
+    those that do not. For after an error a GPU may refuse all that the process asks of it."""
+
+    def passes(test: str) -> bool:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", test]
+        try:
+            limit = max(1.0, task.left)
+            return not subprocess.run(
+                command, cwd=ROOT, timeout=limit, stdout=subprocess.DEVNULL, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return False
+
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        passed = [test for test, fine in zip(failures, pool.map(passes, failures), strict=True) if fine]
+    return {test: why for test, why in failures.items() if test not in passed}, passed
 
 
 def parallel() -> list[str]:
     """Options for several processes, where pytest-xdist is installed."""
-    return ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    return ["-n", str(PROCESSES)] if importlib.util.find_spec("xdist") else []
 
 
 def outcome(junit: str) -> dict[str, Any]:
     """Numbers of tests by outcome, and what failed, of JUnit's XML."""
-    found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "failures": [], "skips": {}}
+    found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "failures": {}, "skips": {}}
     for test in ET.fromstring(junit).iter("testcase"):
         bad = [child for child in test if child.tag in ("failure", "error")]
         skips = [child.get("message") or "" for child in test if child.tag == "skipped"]
         if bad:
             found["failed"] += 1
-            name = f"{test.get('classname')}::{test.get('name')}"
-            found["failures"].append(f"{name}: {(bad[0].get('message') or '')[:200]}")
+            name = f"{(test.get('classname') or '').replace('.', '/')}.py::{test.get('name')}"
+            found["failures"][name] = " ".join((bad[0].get("message") or "").split())[:200]
         elif skips:
             found["skipped"] += 1
             found["skips"][skips[0]] = found["skips"].get(skips[0], 0) + 1
         else:
             found["passed"] += 1
-    found["failures"] = found["failures"][:LINES]
     return found
 
 

@@ -11,6 +11,7 @@ from .gpu_limits import Limits, floor, with_measured
 from .gpu_shapes import Shape
 
 Found = dict[str, Any]
+SHOWN = 20
 STAND_IN = "**STAND-IN: no GPU ran this. Its times mean nothing.**"
 PROMISED = 1.0  # cuDNN's time / ours from B = 64 and H = 512 on, in float32 and bfloat16
 LENGTHS_PROMISED = 1.15  # time with lengths / padded time scaled by the valid steps
@@ -72,7 +73,10 @@ def self_test(found: Found, run: Found) -> Iterator[str]:
 def tests(found: Found, run: Found) -> Iterator[str]:
     """Part 2."""
     yield ", ".join(f"{found[name]} {name}" for name in ("passed", "failed", "skipped"))
-    yield from (f"- {failure}" for failure in found["failures"])
+    if found.get("together"):
+        names = ", ".join(found["together"][:SHOWN])
+        yield f"- {len(found['together'])} that failed pass when each is run alone: {names}"
+    yield from (f"- {test}: {why}" for test, why in list(found["failures"].items())[:SHOWN])
     yield from (f"- skipped, {count}: {why}" for why, count in found["skips"].items())
 
 

@@ -80,7 +80,7 @@ class Cudnn:
         self.x, self.dy = ours.x, ours.dy
         if shape.training:
             self.x = ours.x.clone().requires_grad_()
-        self.lengths = None if ours.lengths is None else torch.tensor(ours.lengths)
+        self.lengths: Any = None if ours.lengths is None else torch.tensor(ours.lengths)
 
     def __call__(self) -> Any:
         """The output, and with training the gradients."""
