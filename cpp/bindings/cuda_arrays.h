@@ -135,7 +135,8 @@ class PyCudaMemory {
   }
 
   void copy(size_t offset, uintptr_t from, size_t bytes, uintptr_t stream) const {
-    cuda::copy(device_, reinterpret_cast<const void*>(from), checked(offset, bytes), bytes, reinterpret_cast<cuda::CUstream>(stream));
+    cuda::copy(device_, reinterpret_cast<const void*>(from), checked(offset, bytes), bytes,
+               reinterpret_cast<cuda::CUstream>(stream));
   }
 
  private:
@@ -174,7 +175,9 @@ inline void define_cuda_arrays(py::module_& core) {
            py::call_guard<py::gil_scoped_release>(), "From memory of the same GPU, in a stream's order.");
   m.def(
       "synchronize",
-      [](int device, uintptr_t stream) { cuda::synchronize(cuda::Device::of(device), reinterpret_cast<cuda::CUstream>(stream)); },
+      [](int device, uintptr_t stream) {
+        cuda::synchronize(cuda::Device::of(device), reinterpret_cast<cuda::CUstream>(stream));
+      },
       py::arg("device"), py::arg("stream"), py::call_guard<py::gil_scoped_release>(), "Waits for a stream; not for calls.");
   m.def(
       "device_of", [](uintptr_t pointer) { return cuda::device_of(reinterpret_cast<const void*>(pointer)); },

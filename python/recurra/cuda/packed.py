@@ -13,7 +13,8 @@ from ..packed import Packed, checked_parameters
 from . import _libraries
 from .array_libraries import current_stream
 from .arrays import View, is_contiguous, on_gpu, sequence, view
-from .launch import empty, filled, ordered, output, scratch, strided
+from .launch import empty, filled, ordered, output, scratch
+from .stream import Stream
 from .tape import Tape
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class CudaPacked(Packed):
         return y.owner, final, Tape(self, call.plan, tape, library, shapes, batch_first, seed is not None)
 
     def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
-        raise NotImplementedError("stream: not on a GPU yet")
+        return Stream(self, batch, batch_first, threads, head)
 
     def _run(self, call: Call, y: View, tape: View | None, seed: int | None) -> State:
         library = call.x.library
@@ -152,11 +153,11 @@ class CudaPacked(Packed):
         with ordered((call.x, *call.inputs, y), stream):
             self.network.forward(
                 call.plan,
-                strided(call.x, call.batch_first),
-                None if call.initial is None else [strided(array) for array in call.initial],
+                sequence(call.x, call.batch_first).array,
+                None if call.initial is None else [sequence(array).array for array in call.initial],
                 0 if call.lengths is None else call.lengths.pointer,
-                strided(y, call.batch_first),
-                [strided(array) for array in final],
+                sequence(y, call.batch_first).array,
+                [sequence(array).array for array in final],
                 seed,
                 0 if tape is None else tape.pointer,
                 workspace.pointer,
@@ -184,11 +185,17 @@ class CudaPacked(Packed):
                 device = self._device_lengths(lengths, batch)
             else:
                 host = bounded("lengths", vector("lengths", lengths, *batch), found.steps)
-        plan = self._plan(found.steps, found.rows, host, device is not None, training, recompute)
+        plan = self.plan(found.steps, found.rows, host, device is not None, training, recompute)
         return Call(array, batch_first, initial, device, batch, plan)
 
-    def _plan(
-        self, steps: int, rows: int, lengths: Array | None, on_device: bool, training: bool, recompute: bool
+    def plan(
+        self,
+        steps: int,
+        rows: int,
+        lengths: Array | None = None,
+        on_device: bool = False,
+        training: bool = False,
+        recompute: bool = False,
     ) -> _core.cuda.Plan:
         """The same object for the same call, for graphs are made from it."""
         if lengths is not None:
