@@ -246,7 +246,8 @@ class DeviceArray:
         if stream != -1 and self.stream not in (None, stream):
             wait(stream, self.stream or 0, self.device)
         elements = tuple(step // self._numbers.itemsize for step in self.strides)
-        return capsule(self, self.pointer, self.shape, elements, self.dtype, (2, self.device), max_version is not None)
+        versioned, flags = max_version is not None, int(self.readonly)
+        return capsule(self, self.pointer, self.shape, elements, self.dtype, (2, self.device), versioned, flags=flags)
 
 
 def _rounded(array: Array) -> Array:
@@ -357,6 +358,7 @@ def capsule(
     lanes: int = 1,
     offset: int = 0,
     version: int = 1,
+    flags: int = 0,
 ) -> Any:
     """A DLPack capsule; `live` holds its owner until it is released."""
     sizes = (ctypes.c_int64 * len(shape))(*shape)
@@ -364,6 +366,8 @@ def capsule(
     kind = dtype.rstrip("0123456789")
     bits = int(dtype[len(kind) :] or 8)
     managed: Any = _Versioned(version, 0) if versioned else _Managed()
+    if versioned:
+        managed.flags = flags
     managed.release = _release
     managed.tensor = _Tensor(pointer, *device, len(shape), _CODES[kind], bits, lanes)
     managed.tensor.shape = ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64))

@@ -52,6 +52,7 @@ class PyDLPack {
       const auto* managed = capsule.get_pointer<DLManagedTensorVersioned>();
       if (managed->major != 1)  // of other versions nothing is known but where the version stands
         throw py::value_error("expected DLPack 1, got version " + std::to_string(managed->major));
+      readonly = managed->flags & 1;
       take<DLManagedTensorVersioned>(capsule);
     } else if (PyCapsule_IsValid(capsule.ptr(), DLManagedTensor::name)) {
       take<DLManagedTensor>(capsule);
@@ -72,6 +73,7 @@ class PyDLPack {
   py::object strides;  // None for a C-contiguous array
   std::string dtype;
   int64_t item_size = 0;
+  bool readonly = false;       // before DLPack 1 nobody could tell
   std::pair<int, int> device;  // type and number
 
  private:
@@ -162,6 +164,7 @@ inline void define_cuda_arrays(py::module_& core) {
       .def_readonly("strides", &PyDLPack::strides, "In elements; None for a C-contiguous array.")
       .def_readonly("dtype", &PyDLPack::dtype)
       .def_readonly("item_size", &PyDLPack::item_size)
+      .def_readonly("readonly", &PyDLPack::readonly)
       .def_property_readonly(
           "device", [](const PyDLPack& array) { return py::make_tuple(array.device.first, array.device.second); },
           "DLPack's device type, and number.");

@@ -102,6 +102,9 @@ class DLPack:
     def pointer(self) -> int:
         ...
     @property
+    def readonly(self) -> bool:
+        ...
+    @property
     def shape(self) -> tuple:
         ...
     @property
