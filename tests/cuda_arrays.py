@@ -29,9 +29,10 @@ def driver() -> ctypes.CDLL:
 
 
 def require_gpu() -> None:
-    """Skip a test where there is neither a GPU nor the stand-in."""
+    """Skip a test, or a file of tests, where there is neither a GPU nor the stand-in."""
     if not _core.cuda.device_count():
-        pytest.skip("there is no GPU, and RECURRA_CUDA_LIBRARIES does not name the stand-in's folder")
+        why = "no GPU, and RECURRA_CUDA_LIBRARIES does not name the stand-in's folder, as test_cuda.py has it"
+        pytest.skip(why, allow_module_level=True)
 
 
 def call(status: int) -> None:
@@ -378,3 +379,37 @@ def capsule(
     live[address] = (owner, sizes, steps, managed)
     name = b"dltensor_versioned" if versioned else b"dltensor"
     return _new(address, name, ctypes.cast(_destroy, ctypes.c_void_p))
+
+
+# ---- whole calls
+
+
+def upload(values: Any, dtype: str | None = None) -> Any:
+    """The host arrays in a nest of tuples, lists and dictionaries on the GPU; None stays."""
+    if isinstance(values, dict):
+        return {name: upload(value, dtype) for name, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        return tuple(upload(value, dtype) for value in values)
+    return None if values is None else DeviceArray.of(values, dtype)
+
+
+def download(values: Any) -> Any:
+    """The inverse: a nest of tuples and dictionaries of host arrays, those of 16 bits as float32."""
+    if isinstance(values, dict):
+        return {name: download(value) for name, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        return tuple(download(value) for value in values)
+    if not isinstance(values, DeviceArray):
+        return values
+    host = values.to_host()
+    return host.astype("float32") if host.dtype == np.float16 else host
+
+
+def counted(name: str) -> int:
+    """What the stand-in has counted, or how much of it is alive; skips on a GPU, whose driver counts nothing."""
+    library = driver()
+    if not hasattr(library, "standin_reset_counts"):
+        pytest.skip("a real driver counts nothing")
+    count = getattr(library, f"standin_{name}")
+    count.restype = ctypes.c_uint64
+    return int(count())

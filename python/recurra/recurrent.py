@@ -176,7 +176,7 @@ class Recurrent(Fixed):
         state: State | None = None,
         *,
         lengths: Sequence[int] | Input | None = None,
-        out: Array | None = None,
+        out: Input | None = None,
     ) -> tuple[Array, State]:
         """Run whole sequences. Any number of threads may do so at once.
 

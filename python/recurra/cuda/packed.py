@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _core
 from .._arrays import bounded, memory_for, require_batch, require_rows, unwrapped, vector
-from .._options import flag, noise_seed, split_state
-from ..packed import Packed, checked_parameters
+from .._options import choice, flag, noise_seed, split_state
+from .._parameters import checked_parameters
+from ..packed import Packed, pack
 from ._libraries import require_gpu
 from .array_libraries import current_stream
 from .arrays import View, is_contiguous, on_gpu, sequence, view
@@ -97,6 +99,7 @@ class CudaPacked(Packed):
         return self.placement.gpu
 
     def parameter(self, name: str) -> Array:
+        choice("name", name, dict.fromkeys(self.shapes))
         return self._kept.read(name)
 
     def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> CudaPacked:
@@ -211,9 +214,11 @@ class CudaPacked(Packed):
         ]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        more = (dict(self.constants), self.regularization)
-        return _unpickled, (self.placement, self._cell, self.sizes, self.parameters, *more)
-
-
-def _unpickled(place: Placement, *arguments: Any) -> CudaPacked:
-    return CudaPacked(place, *arguments)
+        place = self.placement
+        there: dict[str, Any] = {
+            "device": place.device,
+            "dtype": place.number,
+            "engine": place.engine,
+            "allow_tf32": place.allow_tf32,
+        }
+        return partial(pack, **there), (self.cell, self.parameters, dict(self.constants), None, self.regularization)
