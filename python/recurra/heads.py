@@ -145,7 +145,7 @@ class Linear(_Head):
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
         MemoryError: the parameters would not fit this machine; nothing has been allocated.
-        RuntimeError: there is no such GPU, or a library is missing.
+        RuntimeError: there is no GPU, or a library is missing.
     """
 
     in_features: int
@@ -249,7 +249,7 @@ class Embedding(_Head):
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
         MemoryError: the table would not fit this machine; nothing has been allocated.
-        RuntimeError: there is no such GPU, or a library is missing.
+        RuntimeError: there is no GPU, or a library is missing.
     """
 
     num_embeddings: int
