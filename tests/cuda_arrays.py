@@ -89,6 +89,32 @@ def wait(stream: int, producer: int, device: int = 0) -> None:
         call(cuda.cuEventDestroy_v2(event))
 
 
+def begin(stream: int) -> None:
+    """Begin to capture a stream, for `end`."""
+    with on_device(0) as cuda:
+        call(cuda.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 1))
+
+
+def end(stream: int) -> ctypes.c_void_p:
+    """The graph of what the stream has been given since."""
+    graph = ctypes.c_void_p()
+    with on_device(0) as cuda:
+        call(cuda.cuStreamEndCapture(ctypes.c_void_p(stream), ctypes.byref(graph)))
+    return graph
+
+
+def replay(graph: ctypes.c_void_p, stream: int, times: int = 1) -> None:
+    """Launch a graph, wait for it and destroy it."""
+    exec_ = ctypes.c_void_p()
+    with on_device(0) as cuda:
+        call(cuda.cuGraphInstantiateWithFlags(ctypes.byref(exec_), graph, ctypes.c_uint64(0)))
+        for _ in range(times):
+            call(cuda.cuGraphLaunch(exec_, ctypes.c_void_p(stream)))
+        call(cuda.cuStreamSynchronize(ctypes.c_void_p(stream)))
+        call(cuda.cuGraphExecDestroy(exec_))
+        call(cuda.cuGraphDestroy(graph))
+
+
 class Memory:
     """Bytes of a GPU. When free they go to a pool of the stream that was current, as those of real libraries do: in a
     steady state the driver allocates nothing, and what is done with them next comes later in the same stream."""

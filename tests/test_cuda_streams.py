@@ -16,10 +16,13 @@ from cuda_arrays import (
     LIBRARY,
     DeviceArray,
     Memory,
+    begin,
     call,
     driver,
+    end,
     new_stream,
     on_device,
+    replay,
     require_gpu,
     synchronize,
     wait,
@@ -254,28 +257,6 @@ def test_nobody_waits_and_no_event_is_left(counts: Any) -> None:
 
 
 # ---- capture
-
-
-def begin(stream: int) -> None:
-    with on_device(0) as cuda:
-        call(cuda.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 1))
-
-
-def end(stream: int) -> ctypes.c_void_p:
-    graph = ctypes.c_void_p()
-    with on_device(0) as cuda:
-        call(cuda.cuStreamEndCapture(ctypes.c_void_p(stream), ctypes.byref(graph)))
-    return graph
-
-
-def replay(graph: ctypes.c_void_p, stream: int) -> None:
-    exec_ = ctypes.c_void_p()
-    with on_device(0) as cuda:
-        call(cuda.cuGraphInstantiateWithFlags(ctypes.byref(exec_), graph, ctypes.c_uint64(0)))
-        call(cuda.cuGraphLaunch(exec_, ctypes.c_void_p(stream)))
-        call(cuda.cuStreamSynchronize(ctypes.c_void_p(stream)))
-        call(cuda.cuGraphExecDestroy(exec_))
-        call(cuda.cuGraphDestroy(graph))
 
 
 def test_a_call_on_one_stream_can_be_captured() -> None:

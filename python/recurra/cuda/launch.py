@@ -28,9 +28,9 @@ def empty(name: str, library: Library, shape: tuple[int, ...], dtype: str, devic
     except (MemoryError, TypeError) as error:
         raise type(error)(f"{name}: cannot allocate {dtype} {list(shape)} on cuda:{device}: {error}") from error
     made = view(name, array, dtype, shape, device=device)
-    if not is_contiguous(made):
+    if made.readonly or not is_contiguous(made):
         raise ValueError(f"{name}: expected a new C-contiguous array from {type(library).__name__}.empty, got another")
-    return made._replace(readonly=False)  # as all that DLPack hands out is, of which nobody else knows yet
+    return made
 
 
 def scratch(name: str, library: Library, size: int, device: int) -> View:

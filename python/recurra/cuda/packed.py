@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .._options import Placement
     from ..packed import State
 
-_PLANS = 64  # kept by a network, of calls whose lengths the host does not know
+PLANS = 64  # kept by a network, of calls whose lengths the host does not know
 
 
 class Call(NamedTuple):
@@ -192,7 +192,7 @@ class CudaPacked(Packed):
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans.setdefault(key, self.network.plan(steps, rows, None, on_device, training, recompute))
-            while len(self._plans) > _PLANS:
+            while len(self._plans) > PLANS:
                 self._plans.pop(next(iter(list(self._plans))), None)
         return plan
 
