@@ -11,7 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 from checks import Array, arrays, assert_close, assert_same_bits
-from cuda_arrays import LIBRARY, DeviceArray, Memory, counted, download, new_stream, require_gpu, synchronize, upload
+from cuda_arrays import (
+    LIBRARY,
+    DeviceArray,
+    Memory,
+    begin,
+    counted,
+    download,
+    end,
+    new_stream,
+    replay,
+    require_gpu,
+    synchronize,
+    upload,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,7 +145,7 @@ def test_an_array_whose_elements_are_all_one_is_read_too_and_one_of_many_odd_axe
     y = layer(upload(row).broadcast_to((4, 2, 5)))
     assert_same_bits(download(y), np.broadcast_to(download(layer(upload(row))), (4, 2, 3)))
     odd = upload(np.zeros((3,) * 10, "float32"))[(slice(None, None, 2),) * 10]
-    with pytest.raises(ValueError, match="x: .*axes that cannot be merged"):
+    with pytest.raises(ValueError, match=r"x: .*axes that cannot be merged"):
         recurra.Linear(2, 3, device="cuda")(odd)
 
 
@@ -372,4 +385,29 @@ def test_forward_and_backward_may_be_on_different_streams() -> None:
         synchronize(first)
         synchronize(second)
         assert_same_bits(download(got), want)
+    assert counted("errors") == 0
+
+
+@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("engine", ("exact", "cublas"))
+def test_training_can_be_captured_and_replayed_on_other_numbers(engine: str, kind: int) -> None:
+    stream = new_stream()
+    head = heads(device="cuda")[kind]
+    if kind < 2:
+        head = head.to("cuda", engine=engine)
+    with LIBRARY.use(stream):
+        x = example(head)
+        other = (download(x)[::-1] + (kind < 2)).astype(x.dtype)
+        want = download(trained(head, upload(other)))
+        trained(head, x)
+        synchronize(stream)
+        gc.collect()
+        before = counted("allocations"), counted("synchronisations")
+        begin(stream)
+        results = trained(head, x)
+        graph = end(stream)
+        assert (counted("allocations"), counted("synchronisations")) == before
+        x.fill(other)
+        replay(graph, stream)
+        assert_same_bits(download(results), want)
     assert counted("errors") == 0
