@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from .. import _core
-from .._arrays import bounded, check, contiguous, memory_for, require_batch, require_rows, unwrapped, vector
+from .._arrays import bounded, memory_for, require_batch, require_rows, unwrapped, vector
 from .._options import choice, flag, noise_seed, split_state
 from .._parameters import checked_parameters
 from ..packed import Packed, pack
-from . import _libraries
+from ._libraries import require_gpu
 from .array_libraries import current_stream
 from .arrays import View, is_contiguous, on_gpu, sequence, view
 from .launch import empty, filled, ordered, output, scratch
+from .parameters import Parameters, parameter, stream_of
 from .stream import Stream
 from .tape import Tape
 
@@ -51,7 +49,7 @@ class Resident(NamedTuple):
     """What a network has on the GPU, to be used again with other parameters."""
 
     network: _core.cuda.Network
-    memory: _core.cuda.Memory  # parameters as the caller gave them
+    kept: Parameters
     plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan]
     streams: set[int]  # on which it has been used
 
@@ -59,9 +57,8 @@ class Resident(NamedTuple):
 class CudaPacked(Packed):
     """Parameters in a GPU's memory: as the caller gave them, and packed."""
 
-    __slots__ = ("_offsets", "_resident", "_spare", "_turn")
+    __slots__ = ("_resident", "_spare", "_turn")
     network: _core.cuda.Network
-    _offsets: Mapping[str, int]
     _resident: Resident
     # In training parameters are replaced at every step: the network of the step before is used again, with its CUDA
     # graphs, and nothing is allocated. Who replaces parameters once should not pay with memory.
@@ -80,19 +77,17 @@ class CudaPacked(Packed):
         former: CudaPacked | None = None,
     ) -> None:
         assert place.gpu is not None
-        gpu, dtype, shapes = place.gpu, place.parameter_dtype, cell.shapes(sizes)
+        gpu, dtype = place.gpu, place.parameter_dtype
         values = cell.constant_values(constants, dtype)
-        _core.cuda.device(gpu)  # before an array is read, for the error when there is none
-        given = checked_parameters(title, params, shapes, lambda n, v, s: _parameter(n, v, s, dtype, gpu))
-        sources = [array for array in given.values() if isinstance(array, View)]
-        stream = current_stream(sources[0].library, gpu) if sources else 0
-        offsets, total = {}, 0
-        for name, shape in shapes.items():
-            offsets[name] = total
-            total += (math.prod(shape) * dtype.itemsize + 255) // 256 * 256
-        resident = None if former is None else former._free(stream)
+        if former is None:
+            require_gpu(gpu)  # before an array is read
+        given = checked_parameters(title, params, cell.shapes(sizes), lambda n, v, s: parameter(n, v, s, dtype, gpu))
+
+        def set_weights(addresses: Mapping[str, int], stream: int) -> None:
+            network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream)
+
+        resident = None if former is None else former._free(stream_of(given, gpu))
         if resident is None:
-            _libraries.locate()
             with memory_for(title):
                 network = _core.cuda.Network(
                     cell.name,
@@ -108,20 +103,12 @@ class CudaPacked(Packed):
                     place.engine,
                     place.allow_tf32,
                 )
-                resident = Resident(network, _core.cuda.Memory(gpu, total), {}, set())
-        memory = resident.memory
-        addresses = {name: memory.pointer + offset for name, offset in offsets.items()}
-        with ordered(sources, stream):
-            for name, array in given.items():
-                if isinstance(array, View):
-                    memory.copy(offsets[name], array.pointer, math.prod(array.shape) * dtype.itemsize, stream)
-                else:
-                    memory.write(offsets[name], array)
-            resident.network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream)
-        _core.cuda.synchronize(gpu, stream)  # so that calls on any stream may read them
+                resident = Resident(network, Parameters(given, dtype, gpu, set_weights), {}, set())
+        else:
+            network = resident.network
+            resident.kept.replace(given, set_weights)
         spare, turn = ([], 0) if former is None else (former._spare, former._turn + 1)
-        more = {"_resident": resident, "_offsets": offsets, "_spare": spare, "_turn": turn}
-        self._set(place, cell, sizes, values, regularization, resident.network, **more)
+        self._set(place, cell, sizes, values, regularization, network, _resident=resident, _spare=spare, _turn=turn)
 
     def __del__(self) -> None:
         if getattr(self, "_turn", 0) and not self._spare:
@@ -143,9 +130,7 @@ class CudaPacked(Packed):
 
     def parameter(self, name: str) -> Array:
         choice("name", name, dict.fromkeys(self.shapes))
-        array = np.empty(self.shapes[name], self.placement.parameter_dtype)
-        self._resident.memory.read(self._offsets[name], array)
-        return array
+        return self._resident.kept.read(name)
 
     def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> CudaPacked:
         more = (self.constants, self.regularization, title, self)
@@ -274,13 +259,3 @@ class CudaPacked(Packed):
             "allow_tf32": place.allow_tf32,
         }
         return partial(pack, **there), (self.cell, self.parameters, dict(self.constants), None, self.regularization)
-
-
-def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], gpu: int) -> View | Array:
-    """A parameter, C-contiguous: on the GPU, or on the CPU."""
-    if not on_gpu(value):
-        return contiguous(check(name, value, dtype, shape))
-    array = view(name, value, dtype.name, shape, device=gpu)
-    if not is_contiguous(array):
-        raise ValueError(f"{name}: expected a C-contiguous array on the GPU, got strides {array.strides}")
-    return array
