@@ -277,6 +277,8 @@ def test_to_is_the_layer_itself_where_nothing_changes() -> None:
     wide = there.to("cuda", dtype="float64", allow_tf32=False)
     assert (wide.dtype, wide.engine) == (np.dtype("float64"), "cublas")
     assert_same_bits(wide.weight_ih_l0, layer.weight_ih_l0.astype("float64"))
+    biased = recurra.LSTM(3, 5, forget_bias=1.0, seed=0)
+    assert_same_bits(recurra.LSTM(3, 5, forget_bias=1.0, seed=0, device="cuda").state_dict(), biased.state_dict())
     same = recurra.LSTM(3, 5, peephole=True, zoneout=0.1, seed=0, device="cuda")
     assert_same_bits(same.state_dict(), layer.state_dict())
     assert recurra.GRU(3, 5, device="cuda", dtype="bfloat16").dtype == "bfloat16"
