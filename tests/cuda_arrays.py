@@ -29,9 +29,10 @@ def driver() -> ctypes.CDLL:
 
 
 def require_gpu() -> None:
-    """Skip a test where there is neither a GPU nor the stand-in."""
+    """Skip a test, or a file of tests, where there is neither a GPU nor the stand-in."""
     if not _core.cuda.device_count():
-        pytest.skip("there is no GPU, and RECURRA_CUDA_LIBRARIES does not name the stand-in's folder")
+        why = "no GPU, and RECURRA_CUDA_LIBRARIES does not name the stand-in's folder, as test_cuda.py has it"
+        pytest.skip(why, allow_module_level=True)
 
 
 def call(status: int) -> None:
@@ -86,6 +87,32 @@ def wait(stream: int, producer: int, device: int = 0) -> None:
         call(cuda.cuEventRecord(event, ctypes.c_void_p(producer)))
         call(cuda.cuStreamWaitEvent(ctypes.c_void_p(stream), event, 0))
         call(cuda.cuEventDestroy_v2(event))
+
+
+def begin(stream: int) -> None:
+    """Begin to capture a stream, for `end`."""
+    with on_device(0) as cuda:
+        call(cuda.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 1))
+
+
+def end(stream: int) -> ctypes.c_void_p:
+    """The graph of what the stream has been given since."""
+    graph = ctypes.c_void_p()
+    with on_device(0) as cuda:
+        call(cuda.cuStreamEndCapture(ctypes.c_void_p(stream), ctypes.byref(graph)))
+    return graph
+
+
+def replay(graph: ctypes.c_void_p, stream: int, times: int = 1) -> None:
+    """Launch a graph, wait for it and destroy it."""
+    exec_ = ctypes.c_void_p()
+    with on_device(0) as cuda:
+        call(cuda.cuGraphInstantiateWithFlags(ctypes.byref(exec_), graph, ctypes.c_uint64(0)))
+        for _ in range(times):
+            call(cuda.cuGraphLaunch(exec_, ctypes.c_void_p(stream)))
+        call(cuda.cuStreamSynchronize(ctypes.c_void_p(stream)))
+        call(cuda.cuGraphExecDestroy(exec_))
+        call(cuda.cuGraphDestroy(graph))
 
 
 class Memory:
@@ -246,7 +273,8 @@ class DeviceArray:
         if stream != -1 and self.stream not in (None, stream):
             wait(stream, self.stream or 0, self.device)
         elements = tuple(step // self._numbers.itemsize for step in self.strides)
-        return capsule(self, self.pointer, self.shape, elements, self.dtype, (2, self.device), max_version is not None)
+        versioned, flags = max_version is not None, int(self.readonly)
+        return capsule(self, self.pointer, self.shape, elements, self.dtype, (2, self.device), versioned, flags=flags)
 
 
 def _rounded(array: Array) -> Array:
@@ -357,6 +385,7 @@ def capsule(
     lanes: int = 1,
     offset: int = 0,
     version: int = 1,
+    flags: int = 0,
 ) -> Any:
     """A DLPack capsule; `live` holds its owner until it is released."""
     sizes = (ctypes.c_int64 * len(shape))(*shape)
@@ -364,6 +393,8 @@ def capsule(
     kind = dtype.rstrip("0123456789")
     bits = int(dtype[len(kind) :] or 8)
     managed: Any = _Versioned(version, 0) if versioned else _Managed()
+    if versioned:
+        managed.flags = flags
     managed.release = _release
     managed.tensor = _Tensor(pointer, *device, len(shape), _CODES[kind], bits, lanes)
     managed.tensor.shape = ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64))
@@ -374,3 +405,37 @@ def capsule(
     live[address] = (owner, sizes, steps, managed)
     name = b"dltensor_versioned" if versioned else b"dltensor"
     return _new(address, name, ctypes.cast(_destroy, ctypes.c_void_p))
+
+
+# ---- whole calls
+
+
+def upload(values: Any, dtype: str | None = None) -> Any:
+    """The host arrays in a nest of tuples, lists and dictionaries on the GPU; None stays."""
+    if isinstance(values, dict):
+        return {name: upload(value, dtype) for name, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        return tuple(upload(value, dtype) for value in values)
+    return None if values is None else DeviceArray.of(values, dtype)
+
+
+def download(values: Any) -> Any:
+    """The inverse: a nest of tuples and dictionaries of host arrays, those of 16 bits as float32."""
+    if isinstance(values, dict):
+        return {name: download(value) for name, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        return tuple(download(value) for value in values)
+    if not isinstance(values, DeviceArray):
+        return values
+    host = values.to_host()
+    return host.astype("float32") if host.dtype == np.float16 else host
+
+
+def counted(name: str) -> int:
+    """What the stand-in has counted, or how much of it is alive; skips on a GPU, whose driver counts nothing."""
+    library = driver()
+    if not hasattr(library, "standin_reset_counts"):
+        pytest.skip("a real driver counts nothing")
+    count = getattr(library, f"standin_{name}")
+    count.restype = ctypes.c_uint64
+    return int(count())

@@ -239,8 +239,7 @@ def test_a_layout_leads_to_the_same_numbers(batch_first: bool, array: Array) -> 
         layouts.append((single_step(found), array[None] if array.ndim == 2 else array[None, None]))
     for layout, expected in layouts:
         shape = (layout.steps, layout.rows, array.shape[-1])
-        assert layout.array[0] == layout.pointer
-        read = numbers(layout, shape, layout.array[1:], ctype[found.dtype])
+        read = numbers(layout, shape, layout[3:], ctype[found.dtype])
         np.testing.assert_array_equal(read, expected)
 
 
@@ -406,6 +405,8 @@ def test_read_only_arrays_are_known() -> None:
     assert not view("x", Interface(X), "float32", (4, 3), device=0).readonly
     assert not view("x", FakeArray(X), "float32", (4, 3), device=0).readonly
     assert view("x", Capsules(X), "float32", (4, 3), device=0).readonly
+    for kind, flags, readonly in ((OwnCapsules, 0, False), (OwnCapsules, 1, True), (Capsules, 0, True)):
+        assert view("x", kind(X, flags=flags), "float32", (4, 3), device=0).readonly == readonly
 
 
 def test_several_dtypes_may_be_welcome() -> None:
@@ -526,7 +527,12 @@ class OwnLibrary:
         return self.current
 
 
+class OwnCapsules(Capsules):
+    """Likewise."""
+
+
 register_library(Own, OwnLibrary())
+register_library(OwnCapsules, OwnLibrary())
 
 
 def own(array: Array) -> View:

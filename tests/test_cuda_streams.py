@@ -16,10 +16,13 @@ from cuda_arrays import (
     LIBRARY,
     DeviceArray,
     Memory,
+    begin,
     call,
     driver,
+    end,
     new_stream,
     on_device,
+    replay,
     require_gpu,
     synchronize,
     wait,
@@ -28,7 +31,7 @@ from cuda_arrays import (
 from recurra import _core
 from recurra.cuda import register_library
 from recurra.cuda.arrays import View, view
-from recurra.cuda.launch import empty, item_size, ordered, output
+from recurra.cuda.launch import empty, item_size, ordered, output, written
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +102,17 @@ def test_bfloat16_is_rounded_to_nearest_even() -> None:
     numbers[:3] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, np.inf
     want = torch.from_numpy(numbers).bfloat16().float().numpy()
     assert_same_bits(DeviceArray.of(numbers, "bfloat16").to_host(), want)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "float16", "bfloat16", "uint8"))
+def test_results_can_be_of_every_dtype(dtype: str) -> None:
+    x = read("x", DeviceArray.of(X))
+    made = output(None, (2, 5), dtype, x)
+    assert (made.shape, made.dtype, made.readonly) == ((2, 5), dtype, False)
+    out = DeviceArray((5, 2), dtype).transpose(1, 0)
+    assert output(out, (2, 5), dtype, x).owner is out
+    with pytest.raises(ValueError, match=r"^out: expected a writeable array"):
+        output(out.exported(readonly=True), (2, 5), dtype, x)
 
 
 @pytest.mark.parametrize("key", (np.s_[:], np.s_[::-1, :, ::2], np.s_[1:, 1], np.s_[:0]), ids=str)
@@ -215,15 +229,16 @@ def test_the_producer_may_overwrite_its_array_after_the_call() -> None:
     synchronize(other)
 
 
-def test_who_made_out_reads_it_on_its_own_stream() -> None:
+@pytest.mark.parametrize("kind", (DeviceArray.exported, Capsules))
+def test_who_made_out_reads_it_on_its_own_stream(kind: Any) -> None:
     other, stream = new_stream(), new_stream()
     with LIBRARY.use(stream):
         value = DeviceArray.of(X)
     with LIBRARY.use(other):
         out = DeviceArray(X.shape)
+        y = written("out", kind(out), "float32", X.shape, device=0, inputs=())
     with LIBRARY.use(stream):
         x = read("x", value)
-        y = output(out, X.shape, "float32", x)
         with ordered([x, y], stream):
             call(copy(y, x, stream))
     with LIBRARY.use(other):
@@ -242,28 +257,6 @@ def test_nobody_waits_and_no_event_is_left(counts: Any) -> None:
 
 
 # ---- capture
-
-
-def begin(stream: int) -> None:
-    with on_device(0) as cuda:
-        call(cuda.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 1))
-
-
-def end(stream: int) -> ctypes.c_void_p:
-    graph = ctypes.c_void_p()
-    with on_device(0) as cuda:
-        call(cuda.cuStreamEndCapture(ctypes.c_void_p(stream), ctypes.byref(graph)))
-    return graph
-
-
-def replay(graph: ctypes.c_void_p, stream: int) -> None:
-    exec_ = ctypes.c_void_p()
-    with on_device(0) as cuda:
-        call(cuda.cuGraphInstantiateWithFlags(ctypes.byref(exec_), graph, ctypes.c_uint64(0)))
-        call(cuda.cuGraphLaunch(exec_, ctypes.c_void_p(stream)))
-        call(cuda.cuStreamSynchronize(ctypes.c_void_p(stream)))
-        call(cuda.cuGraphExecDestroy(exec_))
-        call(cuda.cuGraphDestroy(graph))
 
 
 def test_a_call_on_one_stream_can_be_captured() -> None:

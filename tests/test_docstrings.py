@@ -10,10 +10,23 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import functional, heads, layers, packed, stream, tape, training
+from recurra import functional, heads, layers, packed, recurrent, stream, tape, training
 from recurra.training import losses, optimisers, truncated
 
-MODULES: Any = (recurra, functional, packed, layers, heads, stream, tape, training, losses, optimisers, truncated)
+MODULES: Any = (
+    recurra,
+    functional,
+    packed,
+    recurrent,
+    layers,
+    heads,
+    stream,
+    tape,
+    training,
+    losses,
+    optimisers,
+    truncated,
+)
 NAMES = {"np": np, "recurra": recurra, "functional": functional, "training": training}
 EXAMPLES = [
     test

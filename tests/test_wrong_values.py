@@ -60,6 +60,11 @@ NOT_FOR_CALLERS = {"Packed", "Tape", "Window"} | VALUES
 ALSO_NEEDED = {"Tape.backward": "dy"}
 # How the package's modules ask each other.
 INTERNAL = {
+    "Packed.at",
+    "Packed.run",
+    "Packed.forward",
+    "Packed.stream",
+    "Packed.checked_call",
     "Packed.by_layer",
     "Packed.with_parameters",
     "Packed.state_shapes",
@@ -131,6 +136,7 @@ PARAMS: dict[str, Make] = {
     "x": lambda: f32(T, B, N),
     "state": lambda: (f32(1, B, H), f32(1, B, H)),
     "chunk": lambda: f32(T, B, N),
+    "device": lambda: "cpu",
     "input_size": lambda: N,
     "hidden_size": lambda: H,
     "in_features": lambda: N,
@@ -344,7 +350,9 @@ RIGHT: dict[str, set[str]] = {
     "mask": {"None", "two booleans"},
     "indices": {"0-d int", "two integers"},
     "dstate": {"None", "pair", "list of None"},  # beside a dy
-    "dtype": set(),
+    **dict.fromkeys(("dtype", "engine"), NONE),  # of `to`: as before
+    "allow_tf32": {"None", "False"},
+    "device": set(),
     "name": {"text", "empty text", "dtype"},  # what `check_finite` is to call an array
     "array": {"vector", "matrix", "3-d", "7-d", "empty", "empty 3-d", "two floats", "float64"},
     "x": {"matrix", "matrix object"},  # of `windows`, which takes any dtype

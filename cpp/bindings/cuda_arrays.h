@@ -52,6 +52,7 @@ class PyDLPack {
       const auto* managed = capsule.get_pointer<DLManagedTensorVersioned>();
       if (managed->major != 1)  // of other versions nothing is known but where the version stands
         throw py::value_error("expected DLPack 1, got version " + std::to_string(managed->major));
+      readonly = managed->flags & 1;
       take<DLManagedTensorVersioned>(capsule);
     } else if (PyCapsule_IsValid(capsule.ptr(), DLManagedTensor::name)) {
       take<DLManagedTensor>(capsule);
@@ -72,6 +73,7 @@ class PyDLPack {
   py::object strides;  // None for a C-contiguous array
   std::string dtype;
   int64_t item_size = 0;
+  bool readonly = false;       // before DLPack 1 nobody could tell
   std::pair<int, int> device;  // type and number
 
  private:
@@ -135,7 +137,8 @@ class PyCudaMemory {
   }
 
   void copy(size_t offset, uintptr_t from, size_t bytes, uintptr_t stream) const {
-    cuda::copy(device_, reinterpret_cast<const void*>(from), checked(offset, bytes), bytes, reinterpret_cast<cuda::CUstream>(stream));
+    cuda::copy(device_, reinterpret_cast<const void*>(from), checked(offset, bytes), bytes,
+               reinterpret_cast<cuda::CUstream>(stream));
   }
 
  private:
@@ -161,6 +164,7 @@ inline void define_cuda_arrays(py::module_& core) {
       .def_readonly("strides", &PyDLPack::strides, "In elements; None for a C-contiguous array.")
       .def_readonly("dtype", &PyDLPack::dtype)
       .def_readonly("item_size", &PyDLPack::item_size)
+      .def_readonly("readonly", &PyDLPack::readonly)
       .def_property_readonly(
           "device", [](const PyDLPack& array) { return py::make_tuple(array.device.first, array.device.second); },
           "DLPack's device type, and number.");
@@ -174,7 +178,9 @@ inline void define_cuda_arrays(py::module_& core) {
            py::call_guard<py::gil_scoped_release>(), "From memory of the same GPU, in a stream's order.");
   m.def(
       "synchronize",
-      [](int device, uintptr_t stream) { cuda::synchronize(cuda::Device::of(device), reinterpret_cast<cuda::CUstream>(stream)); },
+      [](int device, uintptr_t stream) {
+        cuda::synchronize(cuda::Device::of(device), reinterpret_cast<cuda::CUstream>(stream));
+      },
       py::arg("device"), py::arg("stream"), py::call_guard<py::gil_scoped_release>(), "Waits for a stream; not for calls.");
   m.def(
       "device_of", [](uintptr_t pointer) { return cuda::device_of(reinterpret_cast<const void*>(pointer)); },

@@ -165,6 +165,13 @@ inline void define_cuda_network(py::module_& m) {
       .def_property_readonly("tape_bytes", &cuda::Plan::tape_bytes)
       .def_property_readonly("engine",
                              [](const cuda::Plan& plan) { return plan.engine() == cuda::Engine::exact ? "exact" : "cublas"; });
+  py::class_<PyCudaStream>(m, "Stream", "The running state of some sequences on a GPU.")
+      .def("step", &PyCudaStream::step, py::arg("x"), py::arg("y"), py::arg("stream"), released, "x [B, I], y [B, O].")
+      .def("run", &PyCudaStream::run, py::arg("plan"), py::arg("x"), py::arg("y"), py::arg("workspace"), py::arg("stream"),
+           released)
+      .def("get_state", &PyCudaStream::get_state, py::arg("states"), py::arg("stream"), released)
+      .def("set_state", &PyCudaStream::set_state, py::arg("states"), py::arg("stream"), released)
+      .def("reset", &PyCudaStream::reset, py::arg("rows"), py::arg("stream"), "All rows, or the given ones, to zero.");
   py::class_<PyCudaNetwork>(m, "Network", "Weights of a stack of layers on a GPU.")
       .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
                        int64_t output_size, int layers, int directions, const std::vector<double>& constants,
@@ -230,13 +237,6 @@ inline void define_cuda_network(py::module_& m) {
   m.def("add_rows", table(cuda::add_rows), py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"),
         py::arg("columns"), py::arg("indices"), py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
         "table[indices[i]] += out[i], in order.");
-  py::class_<PyCudaStream>(m, "Stream", "The running state of some sequences on a GPU.")
-      .def("step", &PyCudaStream::step, py::arg("x"), py::arg("y"), py::arg("stream"), released, "x [B, I], y [B, O].")
-      .def("run", &PyCudaStream::run, py::arg("plan"), py::arg("x"), py::arg("y"), py::arg("workspace"), py::arg("stream"),
-           released)
-      .def("get_state", &PyCudaStream::get_state, py::arg("states"), py::arg("stream"), released)
-      .def("set_state", &PyCudaStream::set_state, py::arg("states"), py::arg("stream"), released)
-      .def("reset", &PyCudaStream::reset, py::arg("rows"), py::arg("stream"), "All rows, or the given ones, to zero.");
 }
 
 }  // namespace bindings

@@ -142,7 +142,8 @@ int device_of(const void* pointer) {
     return -1;  // memory that CUDA does not know
   check_driver(status, "cuPointerGetAttribute");
   int ordinal = -1;
-  check_driver(driver().cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address(pointer)), "cuPointerGetAttribute");
+  check_driver(driver().cuPointerGetAttribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address(pointer)),
+               "cuPointerGetAttribute");
   return ordinal;
 }
 

@@ -123,23 +123,48 @@ class Placement(NamedTuple):
 def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = False) -> Placement:
     """The options of a layer about where it runs, checked."""
     gpu, tf32 = _gpu("device", device), flag("allow_tf32", allow_tf32)
+    engine = choice("engine", engine, {name: name for name in ("auto", "exact", "cublas")})
+    number = _number(dtype)
     if gpu is None:
-        if dtype == "bfloat16" or dtype in (np.float16, np.dtype("float16"), "float16"):
-            raise TypeError(f"dtype: expected float32 or float64 on the CPU, got {shown(dtype)}")
+        if number in _NUMBERS[2:]:
+            raise TypeError(f"dtype: expected float32 or float64 on the CPU, got {number}")
         number = FLOAT_DTYPES[float_dtype("dtype", dtype)]
-        if engine != "auto":
-            raise ValueError(f"engine: expected 'auto' on the CPU, got {shown(engine)}")
-        if tf32:
-            raise ValueError("allow_tf32: expected False on the CPU, got True")
-        return Placement(None, number)
-    number = _gpu_number("dtype", dtype)
-    choice("engine", engine, dict.fromkeys(("auto", "exact", "cublas")))
-    if engine == "exact" and number in ("float16", "bfloat16"):
-        raise ValueError(f"engine: expected 'auto' or 'cublas' for {number}, got 'exact'")
-    if tf32 and (number != "float32" or engine == "exact"):
-        why = "with engine='exact'" if number == "float32" else f"for {number}"
-        raise ValueError(f"allow_tf32: expected False {why}, got True")
+    elif number not in _NUMBERS:
+        raise TypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {shown(dtype)}")
+    engines = (
+        ("auto",) if gpu is None else ("auto", "cublas") if number in _NUMBERS[2:] else ("auto", "exact", "cublas")
+    )
+    where = f"for {number} on {'the CPU' if gpu is None else 'a GPU'}"
+    if engine not in engines:
+        raise ValueError(f"engine: expected {' or '.join(map(repr, engines))} {where}, got {engine!r}")
+    if tf32 and (gpu is None or number != "float32" or engine == "exact"):
+        raise ValueError(f"allow_tf32: expected False {where} with engine={engine!r}, got True")
     return Placement(gpu, number, engine, tf32)
+
+
+def moved(have: Placement, device: Any, dtype: Any, engine: Any, allow_tf32: Any) -> Placement:
+    """A placement of which some options change, those that are not None. The CPU has no engine or TF32 to keep."""
+    keeps = _gpu("device", device) is not None
+    return placement(
+        device,
+        have.dtype if dtype is None else dtype,
+        (have.engine if keeps else "auto") if engine is None else engine,
+        (have.allow_tf32 and keeps) if allow_tf32 is None else allow_tf32,
+    )
+
+
+_NUMBERS = ("float32", "float64", "float16", "bfloat16")
+
+
+def _number(value: Any) -> str:
+    """The name of a dtype, empty if it is none."""
+    if isinstance(value, str) and value == "bfloat16":
+        return value
+    try:
+        dtype: np.dtype[Any] | None = np.dtype(value) if isinstance(value, (str, type, np.dtype)) else None
+    except Exception:  # as in float_dtype
+        dtype = None
+    return dtype.name if dtype is not None and dtype.isnative else ""
 
 
 def _gpu(name: str, value: Any) -> int | None:
@@ -152,19 +177,6 @@ def _gpu(name: str, value: Any) -> int | None:
     if kind != "cuda" or (colon and not (number.isascii() and number.isdecimal() and len(number) < 4)):
         raise ValueError(f"{name}: expected 'cpu', 'cuda' or 'cuda:0', got {shown(value)}")
     return int(number) if colon else 0
-
-
-def _gpu_number(name: str, value: Any) -> str:
-    """The name of one of the dtypes that a GPU computes in."""
-    try:
-        found = (
-            value if value == "bfloat16" else np.dtype(value).name if isinstance(value, (str, type, np.dtype)) else ""
-        )
-    except Exception:  # as in float_dtype
-        found = ""
-    if found not in ("float32", "float64", "float16", "bfloat16"):
-        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {shown(value)}")
-    return str(found)
 
 
 def noise_seed(rng: Any) -> int | None:

@@ -51,7 +51,7 @@ def run(
     state: State | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
-    out: Array | None = None,
+    out: Input | None = None,
     batch_first: bool = False,
 ) -> tuple[Array, State]:
     """Run a packed network over whole sequences; returns (output, final state). Shapes: see the module.
@@ -104,7 +104,7 @@ def lstm(
     state: tuple[Input, Input] | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
-    out: Array | None = None,
+    out: Input | None = None,
     batch_first: bool = False,
     coupled: bool | str = False,
     cell_clip: float | None = None,
@@ -132,7 +132,7 @@ def gru(
     state: Input | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
-    out: Array | None = None,
+    out: Input | None = None,
     batch_first: bool = False,
     reset: str = "after",
     update: str = "keep",
@@ -154,7 +154,7 @@ def rnn(
     state: Input | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
-    out: Array | None = None,
+    out: Input | None = None,
     batch_first: bool = False,
     nonlinearity: str = "tanh",
 ) -> tuple[Array, Array]:

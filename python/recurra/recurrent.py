@@ -11,7 +11,7 @@ import numpy as np
 from ._arrays import require_memory
 from ._cells import CELLS, Sizes
 from ._fixed import Fixed
-from ._options import Placement, choice, flag, generator, integer, mapping, placement, shown
+from ._options import Placement, choice, flag, generator, integer, mapping, moved, placement, shown
 from .packed import Packed, packed_at
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Recurrent(Fixed):
         state: State | None = None,
         *,
         lengths: Sequence[int] | Input | None = None,
-        out: Array | None = None,
+        out: Input | None = None,
     ) -> tuple[Array, State]:
         """Run whole sequences. Any number of threads may do so at once.
 
@@ -283,7 +283,7 @@ class Recurrent(Fixed):
             RuntimeError: there is no such GPU, or a library is missing.
         """
         packed = self._packed
-        place = _moved(packed.placement, device, dtype, engine, allow_tf32)
+        place = moved(packed.placement, device, dtype, engine, allow_tf32)
         if place == packed.placement:
             return self
         layer = copy.copy(self)
@@ -374,14 +374,3 @@ class Recurrent(Fixed):
 
 def _attributes(place: Placement) -> dict[str, Any]:
     return {"dtype": place.dtype, "device": place.device, "engine": place.engine, "allow_tf32": place.allow_tf32}
-
-
-def _moved(have: Placement, device: Any, dtype: Any, engine: Any, allow_tf32: Any) -> Placement:
-    """A placement with some options changed; on the CPU there is neither engine nor TF32 to keep."""
-    keeps = device != "cpu"
-    return placement(
-        device,
-        have.dtype if dtype is None else dtype,
-        (have.engine if keeps else "auto") if engine is None else engine,
-        (have.allow_tf32 and keeps) if allow_tf32 is None else allow_tf32,
-    )

@@ -5,8 +5,8 @@
 
 #ifndef RECURRA_EMULATED
 // The threads of a block do not meet; or they do.
-#define RECURRA_KERNEL(name, Arguments) extern "C" __global__ void name(const Arguments a)
-#define RECURRA_BLOCK_KERNEL(name, Arguments) extern "C" __global__ void name(const Arguments a)
+#define RECURRA_KERNEL(name, Arguments) extern "C" __global__ void name(const __grid_constant__ Arguments a)
+#define RECURRA_BLOCK_KERNEL(name, Arguments) extern "C" __global__ void name(const __grid_constant__ Arguments a)
 
 #define RECURRA_UNROLL _Pragma("unroll")
 #define RECURRA_UNROLL_8 _Pragma("unroll 8")

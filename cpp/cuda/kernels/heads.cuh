@@ -11,25 +11,28 @@ RECURRA_BLOCK_KERNEL(affine, AffineArguments) {
   const Weight *x = static_cast<const Weight*>(a.x), *weight = static_cast<const Weight*>(a.weight);
   const int quarter = (a.inputs + 3) / 4;
   V total[kPerThread][kPerThread], pair[kPerThread][kPerThread];
-  RECURRA_UNROLL
-  for (int part = 0; part < 4; ++part) {
-    V sum[kPerThread][kPerThread];
-    each_sum(a.rows, a.outputs,
-             [&](int, int n, int r, int c) { sum[r][c] = part ? V(0) : V::load(static_cast<const Number*>(a.bias) + n); });
+  const auto add_part = [&](V(&sum)[kPerThread][kPerThread], int part) {
     const int begin = part * quarter < a.inputs ? part * quarter : a.inputs;
     const int end = begin + quarter < a.inputs ? begin + quarter : a.inputs;
     add_products(sum, x + begin, 1, a.inputs, a.rows, weight + begin, 1, a.inputs, a.outputs, end - begin);
-    each_sum(a.rows, a.outputs, [&](int, int, int r, int c) {
-      V& of_pair = part < 2 ? total[r][c] : pair[r][c];
-      of_pair = part % 2 ? of_pair + sum[r][c] : sum[r][c];
+  };
+  const auto add_pair = [&](V(&sum)[kPerThread][kPerThread], int first) {
+    V second[kPerThread][kPerThread];
+    each_sum(a.rows, a.outputs, [&](int, int n, int r, int c) {
+      sum[r][c] = first ? V(0) : V::load(static_cast<const Number*>(a.bias) + n);
+      second[r][c] = V(0);
     });
-  }
+    add_part(sum, first);
+    add_part(second, first + 1);
+    each_sum(a.rows, a.outputs, [&](int, int, int r, int c) { sum[r][c] = sum[r][c] + second[r][c]; });
+  };
+  add_pair(total, 0);
+  add_pair(pair, 2);
   each_sum(a.rows, a.outputs, [&](int m, int n, int r, int c) {
     static_cast<Weight*>(a.y)[int64_t(m) * a.outputs + n] = narrowed((total[r][c] + pair[r][c]).v);
   });
 }
 
-// Numbers of a product, with the bias if there is one, rounded. grid (columns, rows).
 RECURRA_KERNEL(finish_affine, FinishArguments) {
   const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= a.columns) return;

@@ -62,10 +62,8 @@ def register_library(kind: type, library: Library) -> None:
 
 def library_of(name: str, value: object) -> Library:
     """The library that makes results for such an array; TypeError naming the argument if there is none."""
-    kind_of_value = type(value)
-    for kind in kind_of_value.__mro__:
-        if kind in _registered:
-            return _registered[kind]
+    if (library := registered(value)) is not None:
+        return library
     if is_torch(value):
         return _TORCH
     if _cupy() is not None:
@@ -73,9 +71,17 @@ def library_of(name: str, value: object) -> Library:
     if "torch" in sys.modules:
         return _TORCH
     raise TypeError(
-        f"{name}: expected an array of a library that can make the results, got {kind_of_value.__name__}: install CuPy"
+        f"{name}: expected an array of a library that can make the results, got {type(value).__name__}: install CuPy"
         " (pip install cupy-cuda13x), import torch or use recurra.cuda.register_library"
     )
+
+
+def registered(value: object) -> Library | None:
+    """The library that was registered for arrays of this type."""
+    for kind in type(value).__mro__:
+        if kind in _registered:
+            return _registered[kind]
+    return None
 
 
 def current_stream(library: Library, device: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import HOST, check_shape, device_name, offers, settled
-from .array_libraries import LEGACY_STREAM, Library, current_stream, is_cupy, is_torch, library_of
+from .array_libraries import LEGACY_STREAM, Library, current_stream, is_cupy, is_torch, library_of, registered
 
 # DLPack device types: GPU memory, and memory that the driver moves to whoever touches it.
 _CUDA = (2, 13)
@@ -63,11 +63,6 @@ class Sequence(NamedTuple):
     step_stride: int
     row_stride: int
     feature_stride: int
-
-    @property
-    def array(self) -> tuple[int, int, int, int]:
-        """Address and strides, as the core's calls take them."""
-        return (self.pointer, self.step_stride, self.row_stride, self.feature_stride)
 
 
 # ---- reading
@@ -201,8 +196,9 @@ def _read_dlpack(name: str, value: Any, device: int) -> View:
     if math.prod(memory.shape):
         _checked(name, memory.pointer, memory.item_size)
     strides = contiguous_strides(memory.shape) if memory.strides is None else memory.strides
-    # Not to be written: DLPack does not tell on which stream its owner would read it then.
-    return View(name, memory.pointer, memory.shape, strides, memory.dtype, device, True, stream, value, memory)
+    # What is written to it would be read on a stream that DLPack does not tell: a registered library does.
+    readonly = memory.readonly or registered(value) is None
+    return View(name, memory.pointer, memory.shape, strides, memory.dtype, device, readonly, stream, value, memory)
 
 
 def _capsule(value: Any, stream: int) -> Any:

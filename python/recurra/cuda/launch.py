@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import check_distinct, may_overlap_itself
-from .arrays import View, is_contiguous, sequence, view
+from .arrays import View, is_contiguous, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,12 +37,6 @@ def scratch(name: str, library: Library, size: int, device: int) -> View:
     if memory.pointer % ALIGNMENT:
         raise ValueError(f"{name}: expected memory aligned to {ALIGNMENT} bytes, got address {memory.pointer:#x}")
     return memory
-
-
-def strided(array: View, batch_first: bool = False) -> tuple[int, int, int, int]:
-    """A sequence or state as the core takes it: address, strides of the outer axis, of rows and of columns."""
-    found = sequence(array, batch_first)
-    return found.pointer, found.step_stride, found.row_stride, found.feature_stride
 
 
 def filled(by_layer: list[list[int | None]]) -> list[list[int]]:

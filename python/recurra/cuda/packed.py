@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
 from .._arrays import bounded, check, contiguous, memory_for, require_batch, require_rows, unwrapped, vector
-from .._options import flag, noise_seed, split_state
-from ..packed import Packed, checked_parameters
+from .._options import choice, flag, noise_seed, split_state
+from .._parameters import checked_parameters
+from ..packed import Packed, pack
 from . import _libraries
 from .array_libraries import current_stream
 from .arrays import View, is_contiguous, on_gpu, sequence, view
-from .launch import empty, filled, ordered, output, scratch, strided
+from .launch import empty, filled, ordered, output, scratch
+from .stream import Stream
 from .tape import Tape
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from .._options import Placement
     from ..packed import State
 
-_PLANS = 64  # kept by a network, of calls whose lengths the host does not know
+PLANS = 64  # kept by a network, of calls whose lengths the host does not know
 
 
 class Call(NamedTuple):
@@ -109,6 +112,7 @@ class CudaPacked(Packed):
         return self.placement.gpu
 
     def parameter(self, name: str) -> Array:
+        choice("name", name, dict.fromkeys(self.shapes))
         array = np.empty(self.shapes[name], self.placement.parameter_dtype)
         self._memory.read(self._offsets[name], array)
         return array
@@ -139,7 +143,7 @@ class CudaPacked(Packed):
         return y.owner, final, Tape(self, call.plan, tape, library, shapes, batch_first, seed is not None)
 
     def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
-        raise NotImplementedError("stream: not on a GPU yet")
+        return Stream(self, batch, batch_first, threads, head)
 
     def _run(self, call: Call, y: View, tape: View | None, seed: int | None) -> State:
         library = call.x.library
@@ -152,11 +156,11 @@ class CudaPacked(Packed):
         with ordered((call.x, *call.inputs, y), stream):
             self.network.forward(
                 call.plan,
-                strided(call.x, call.batch_first),
-                None if call.initial is None else [strided(array) for array in call.initial],
+                sequence(call.x, call.batch_first).array,
+                None if call.initial is None else [sequence(array).array for array in call.initial],
                 0 if call.lengths is None else call.lengths.pointer,
-                strided(y, call.batch_first),
-                [strided(array) for array in final],
+                sequence(y, call.batch_first).array,
+                [sequence(array).array for array in final],
                 seed,
                 0 if tape is None else tape.pointer,
                 workspace.pointer,
@@ -184,11 +188,17 @@ class CudaPacked(Packed):
                 device = self._device_lengths(lengths, batch)
             else:
                 host = bounded("lengths", vector("lengths", lengths, *batch), found.steps)
-        plan = self._plan(found.steps, found.rows, host, device is not None, training, recompute)
+        plan = self.plan(found.steps, found.rows, host, device is not None, training, recompute)
         return Call(array, batch_first, initial, device, batch, plan)
 
-    def _plan(
-        self, steps: int, rows: int, lengths: Array | None, on_device: bool, training: bool, recompute: bool
+    def plan(
+        self,
+        steps: int,
+        rows: int,
+        lengths: Array | None = None,
+        on_device: bool = False,
+        training: bool = False,
+        recompute: bool = False,
     ) -> _core.cuda.Plan:
         """The same object for the same call, for graphs are made from it."""
         if lengths is not None:
@@ -197,7 +207,7 @@ class CudaPacked(Packed):
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans.setdefault(key, self.network.plan(steps, rows, None, on_device, training, recompute))
-            while len(self._plans) > _PLANS:
+            while len(self._plans) > PLANS:
                 self._plans.pop(next(iter(list(self._plans))), None)
         return plan
 
@@ -219,12 +229,14 @@ class CudaPacked(Packed):
         ]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        more = (dict(self.constants), self.regularization)
-        return _unpickled, (self.placement, self._cell, self.sizes, self.parameters, *more)
-
-
-def _unpickled(place: Placement, *arguments: Any) -> CudaPacked:
-    return CudaPacked(place, *arguments)
+        place = self.placement
+        there: dict[str, Any] = {
+            "device": place.device,
+            "dtype": place.number,
+            "engine": place.engine,
+            "allow_tf32": place.allow_tf32,
+        }
+        return partial(pack, **there), (self.cell, self.parameters, dict(self.constants), None, self.regularization)
 
 
 def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], gpu: int) -> View | Array:

@@ -9,8 +9,8 @@ from .._arrays import unwrapped
 from .._options import check_names, flag, mapping, split_state
 from ..tape import Gradients
 from .array_libraries import Library, current_stream
-from .arrays import View, is_contiguous, view
-from .launch import empty, filled, ordered, scratch, strided, written
+from .arrays import View, is_contiguous, sequence, view
+from .launch import empty, filled, ordered, scratch, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,10 +80,10 @@ class Tape:
         with ordered((self._tape, *inputs, *params.values()), stream):
             packed.network.backward(
                 self._plan,
-                None if gradient is None else strided(gradient, self._batch_first),
-                [None if array is None else strided(array) for array in final],
-                None if dx is None else strided(dx, self._batch_first),
-                [strided(array) for array in initial],
+                None if gradient is None else sequence(gradient, self._batch_first).array,
+                [None if array is None else sequence(array).array for array in final],
+                None if dx is None else sequence(dx, self._batch_first).array,
+                [sequence(array).array for array in initial],
                 filled(packed.by_layer(addresses)),
                 into is not None,
                 self._seeded,

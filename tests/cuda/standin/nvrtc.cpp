@@ -189,6 +189,18 @@ bool compile(Program& program, const Options& options) {
   return true;
 }
 
+// RECURRA_STANDIN_FAULT=OLD=>NEW: a fault that somebody plants, to see whether tests find it.
+void plant(std::string& text) {
+  const char* fault = std::getenv("RECURRA_STANDIN_FAULT");
+  const char* arrow = fault ? std::strstr(fault, "=>") : nullptr;
+  if (!arrow || arrow == fault) return;
+  const std::string old(fault, arrow);
+  for (size_t at = text.find(old); at != std::string::npos; at = text.find(old, at)) {
+    text.replace(at, old.size(), arrow + 2);
+    at += std::strlen(arrow + 2);
+  }
+}
+
 }  // namespace
 
 STANDIN_EXPORT int nvrtcVersion(int* major, int* minor) { return *major = 13, *minor = 0, NVRTC_SUCCESS; }
@@ -199,7 +211,7 @@ STANDIN_EXPORT int nvrtcCreateProgram(nvrtcProgram* made, const char* source, co
   if (!made || !source || count < 0) return fail(NVRTC_ERROR_INVALID_INPUT, "nvrtcCreateProgram");
   auto program = std::make_unique<Program>();
   program->source = source, program->name = name ? name : "default_program";
-  for (int i = 0; i < count; ++i) program->headers.emplace_back(header_names[i], headers[i]);
+  for (int i = 0; i < count; ++i) plant(program->headers.emplace_back(header_names[i], headers[i]).second);
   *made = programs().add(std::move(program));
   return NVRTC_SUCCESS;
 }

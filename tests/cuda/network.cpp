@@ -1,0 +1,253 @@
+// Random networks on a GPU, or its stand-in, beside the CPU engine: every cell's outputs, states and gradients on the exact
+// engine have the CPU's bits, and the cublas engine's are near. Streams too. network [trials]: food for the sanitizers.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <random>
+
+#include "cuda/device.h"
+#include "recurra/cuda.h"
+
+using recurra::NetworkConfig;
+namespace cuda = recurra::cuda;
+
+namespace {
+
+int failures = 0;
+std::mt19937_64 generator(7);
+
+int64_t draw(int64_t least, int64_t most) { return least + int64_t(generator() % uint64_t(most - least + 1)); }
+bool chance(double p) { return double(generator() >> 11) * 0x1p-53 < p; }
+
+template <class T>
+std::vector<T> numbers(int64_t count, double scale = 1) {
+  std::vector<T> all(static_cast<size_t>(count));
+  for (T& x : all) x = T((double(generator() >> 11) * 0x1p-52 - 1) * scale);
+  return all;
+}
+
+// A copy in device memory.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(const std::vector<T>& from) : OnDevice(from.size()) {
+    const cuda::Current current(cuda::Device::of(0));
+    if (count_) cuda::check_driver(cuda::driver().cuMemcpyHtoD(address(), from.data(), count_ * sizeof(T)), "cuMemcpyHtoD");
+  }
+  explicit OnDevice(size_t count) : memory_(cuda::Device::of(0), std::max<size_t>(count, 1) * sizeof(T)), count_(count) {}
+  T* data() const { return reinterpret_cast<T*>(memory_.data()); }
+  std::vector<T> read() const {
+    const cuda::Current current(cuda::Device::of(0));
+    std::vector<T> to(count_);
+    cuda::check_driver(cuda::driver().cuStreamSynchronize(nullptr), "cuStreamSynchronize");
+    if (count_) cuda::check_driver(cuda::driver().cuMemcpyDtoH(to.data(), address(), count_ * sizeof(T)), "cuMemcpyDtoH");
+    return to;
+  }
+
+ private:
+  cuda::CUdeviceptr address() const { return reinterpret_cast<cuda::CUdeviceptr>(memory_.data()); }
+  cuda::Memory memory_;
+  size_t count_;
+};
+
+template <class T>
+struct Trial {
+  NetworkConfig config;
+  int64_t steps, rows;
+  std::vector<int64_t> lengths;  // none: all steps
+  bool training, recompute, seeded, exact;
+  uint64_t seed = 5;
+  const recurra::CellInfo* cell = nullptr;
+
+  int64_t width(const std::string& axis, int layer) const {
+    if (axis == "input") return layer ? config.directions * config.output_size : config.input_size;
+    return axis == "one" ? 1 : axis == "hidden" ? config.hidden_size : config.output_size;
+  }
+  int64_t lanes() const { return config.layers * config.directions; }
+
+  void compare(const char* what, const std::vector<T>& got, const std::vector<T>& wanted) const {
+    const bool same =
+        got.size() == wanted.size() && (got.empty() || !std::memcmp(got.data(), wanted.data(), got.size() * sizeof(T)));
+    double worst = 0;
+    for (size_t i = 0; i < std::min(got.size(), wanted.size()); ++i) {
+      const double off = std::fabs(double(got[i]) - double(wanted[i])) / (1 + std::fabs(double(wanted[i])));
+      worst = off <= worst ? worst : off;  // NaN counts
+    }
+    const double allowed = sizeof(T) == 4 ? 2e-5 : 1e-13;
+    if (exact ? same : worst <= allowed) return;
+    ++failures;
+    std::printf("FAILED %s: %s, %s, off by %g (%s%s%s, T=%ld B=%ld I=%ld H=%ld L=%d D=%d)\n", config.cell.c_str(), what,
+                exact ? "exact" : "cublas", worst, lengths.empty() ? "" : "lengths ", recompute ? "recompute " : "",
+                seeded ? "seed" : "", long(steps), long(rows), long(config.input_size), long(config.hidden_size), config.layers,
+                config.directions);
+  }
+
+  void run();
+  void run_stream(const recurra::Network<T>& on_cpu, const cuda::Network& on_gpu) const;
+};
+
+template <class T>
+using Values = std::vector<std::vector<T>>;
+
+template <class T>
+std::vector<T*> pointers(Values<T>& values) {
+  std::vector<T*> all;
+  for (auto& each : values) all.push_back(each.empty() ? nullptr : each.data());
+  return all;
+}
+
+template <class T>
+std::vector<OnDevice<T>> copies(const Values<T>& values) {
+  std::vector<OnDevice<T>> all;
+  for (const auto& each : values) all.emplace_back(each);
+  return all;
+}
+
+template <class T>
+void Trial<T>::run() {
+  for (const auto& each : recurra::cells())
+    if (each.name == config.cell) cell = &each;
+  std::vector<Values<T>> params;
+  std::vector<std::vector<OnDevice<T>>> device_params;
+  std::vector<std::vector<const T*>> given;
+  std::vector<std::vector<const void*>> device_given;
+  for (int lane = 0; lane < lanes(); ++lane) {
+    params.emplace_back();
+    for (const auto& param : cell->params)
+      params.back().push_back(
+          numbers<T>(param.blocks * width(param.rows, 0) * width(param.cols, lane / config.directions), 0.7));
+    device_params.push_back(copies(params.back()));
+    given.emplace_back();
+    device_given.emplace_back();
+    for (size_t i = 0; i < cell->params.size(); ++i) {
+      const bool absent = cell->params[i].is_bias && chance(0.2);
+      given.back().push_back(absent ? nullptr : params.back()[i].data());
+      device_given.back().push_back(absent ? nullptr : device_params.back()[i].data());
+    }
+  }
+  const recurra::Network<T> on_cpu(config, given);
+  cuda::Options options;
+  options.number = sizeof(T) == 4 ? cuda::Number::f32 : cuda::Number::f64;
+  options.engine = exact ? cuda::Engine::exact : cuda::Engine::cublas;
+  cuda::Network on_gpu(config, options);
+  on_gpu.set_parameters(device_given, nullptr);
+  if (config.directions == 1 && rows) run_stream(on_cpu, on_gpu);
+
+  const int64_t in = config.input_size, out = config.directions * config.output_size;
+  std::vector<T> x = numbers<T>(steps * rows * in), y(size_t(steps * rows * out)), dy = numbers<T>(steps * rows * out),
+                 dx(x.size());
+  Values<T> initial, final_states, d_final, d_initial;
+  for (const auto& [name, axis] : cell->states) {
+    initial.push_back(numbers<T>(lanes() * rows * width(axis, 0)));
+    d_final.push_back(numbers<T>(lanes() * rows * width(axis, 0)));
+    final_states.emplace_back(initial.back().size());
+    d_initial.emplace_back(initial.back().size());
+  }
+  std::vector<Values<T>> gradients = params;
+  const std::vector<T*> from = pointers(initial), to = pointers(final_states), dfrom = pointers(d_final),
+                        dto = pointers(d_initial);
+  const int64_t* valid = lengths.empty() ? nullptr : lengths.data();
+  const recurra::Sequence<const T> xs = {x.data(), steps, rows, rows * in, in};
+  if (training) {
+    const auto tape = on_cpu.record(xs, from.data(), valid, {y.data(), steps, rows, rows * out, out}, to.data(), recompute,
+                                    seeded ? &seed : nullptr);
+    std::vector<std::vector<T*>> all;
+    for (auto& lane : gradients) all.push_back(pointers(lane));
+    tape.backward({dy.data(), steps, rows, rows * out, out}, dfrom.data(), {dx.data(), steps, rows, rows * in, in}, dto.data(),
+                  all, false);
+  } else {
+    on_cpu.forward(xs, from.data(), valid, {y.data(), steps, rows, rows * out, out}, to.data());
+  }
+
+  const OnDevice<T> gx(x), gy(y.size()), gdy(dy), gdx(dx.size());
+  const auto gi = copies(initial), gf = copies(final_states), gdf = copies(d_final), gdi = copies(d_initial);
+  const auto arrays = [&](const std::vector<OnDevice<T>>& states) {
+    std::vector<cuda::Array> all;
+    for (size_t s = 0; s < states.size(); ++s) {
+      const int64_t size = width(cell->states[s].second, 0);
+      all.push_back({states[s].data(), rows * size, size, 1});
+    }
+    return all;
+  };
+  const auto sequence = [&](const OnDevice<T>& a, int64_t size) { return cuda::Array{a.data(), rows * size, size, 1}; };
+  const cuda::Plan plan = on_gpu.plan(steps, rows, {valid, false, training, recompute});
+  const OnDevice<char> workspace(plan.workspace_bytes()), back(plan.backward_workspace_bytes()), tape(plan.tape_bytes());
+  std::vector<std::vector<OnDevice<T>>> device_gradients;
+  std::vector<std::vector<void*>> all;
+  for (const auto& lane : params) {
+    device_gradients.push_back(copies(lane));
+    all.emplace_back();
+    for (const auto& each : device_gradients.back()) all.back().push_back(each.data());
+  }
+  for (int again = 0; again < 3; ++again) {  // the third is replayed from a graph
+    on_gpu.forward(plan, sequence(gx, in), arrays(gi).data(), nullptr, sequence(gy, out), arrays(gf).data(),
+                   seeded ? &seed : nullptr, training ? tape.data() : nullptr, workspace.data(), nullptr);
+    if (training)
+      on_gpu.backward(plan, sequence(gdy, out), arrays(gdf).data(), sequence(gdx, in), arrays(gdi).data(), all, false, seeded,
+                      tape.data(), back.data(), nullptr);
+  }
+  compare("y", gy.read(), y);
+  for (size_t s = 0; s < gf.size(); ++s) compare("final state", gf[s].read(), final_states[s]);
+  if (!training) return;
+  compare("dx", gdx.read(), dx);
+  for (size_t s = 0; s < gdi.size(); ++s) compare("initial state's gradient", gdi[s].read(), d_initial[s]);
+  for (size_t lane = 0; lane < params.size(); ++lane)
+    for (size_t i = 0; i < params[lane].size(); ++i)
+      compare(cell->params[i].name.c_str(), device_gradients[lane][i].read(), gradients[lane][i]);
+}
+
+template <class T>
+void Trial<T>::run_stream(const recurra::Network<T>& on_cpu, const cuda::Network& on_gpu) const {
+  Trial all = *this;
+  all.exact = true;  // whatever the network's engine
+  recurra::Stream<T> cpu(on_cpu, rows);
+  cuda::Stream gpu(on_gpu, rows);
+  for (int step = 0; step < 3; ++step) {
+    const std::vector<T> x = numbers<T>(rows * config.input_size);
+    std::vector<T> y(size_t(rows * config.output_size));
+    const OnDevice<T> gx(x), gy(y.size());
+    cpu.step(x.data(), y.data());
+    gpu.step({gx.data(), 0, config.input_size, 1}, {gy.data(), 0, config.output_size, 1}, nullptr);
+    all.compare("stream", gy.read(), y);
+  }
+}
+
+template <class T>
+void trial(const recurra::CellInfo& cell, bool exact) {
+  Trial<T> t;
+  t.config.cell = cell.name;
+  t.config.input_size = draw(1, 20);
+  t.config.hidden_size = draw(2, 40);
+  t.config.output_size = cell.projected ? draw(1, t.config.hidden_size - 1) : t.config.hidden_size;
+  t.config.layers = int(draw(1, 2));
+  t.config.directions = int(draw(1, 2));
+  for (const auto& [name, value] : cell.constants) t.config.constants.push_back(chance(0.5) ? 0.4 : value);
+  if (chance(0.4)) t.config.regularization = {0.3, 0.2, 0.1, 0.2};
+  t.steps = draw(0, 6);
+  t.rows = chance(0.2) ? draw(60, 70) : draw(0, 5);
+  for (int64_t r = 0; r < t.rows && t.steps % 2; ++r) t.lengths.push_back(draw(0, t.steps));
+  t.training = chance(0.7);
+  t.recompute = t.training && chance(0.3);
+  t.seeded = t.training && chance(0.5);
+  t.exact = exact;
+  t.run();
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int trials = count > 1 ? std::atoi(arguments[1]) : 3;
+  int done = 0;
+  const std::vector<std::string> names(arguments + std::min(count, 2), arguments + count);
+  for (const recurra::CellInfo& cell : recurra::cells()) {
+    if (!names.empty() && std::find(names.begin(), names.end(), cell.name) == names.end()) continue;
+    for (int i = 0; i < trials; ++i, done += 2) {
+      i % 2 ? trial<double>(cell, true) : trial<float>(cell, true);
+      i % 2 ? trial<float>(cell, false) : trial<double>(cell, false);
+    }
+  }
+  std::printf("%s: %d trials, %d failed\n", cuda::Device::of(0).name.c_str(), done, failures);
+  return failures != 0;
+}
