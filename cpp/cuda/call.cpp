@@ -13,7 +13,7 @@ void Launcher::zero(void* data, int64_t count, size_t size) const {
 }
 
 void Launcher::upload(const void* from, void* to, size_t bytes) const {
-  UploadArguments a;
+  UploadArguments a{};
   constexpr size_t most = sizeof a.words;
   for (size_t at = 0; at < bytes; at += most) {
     const size_t part = std::min(most, bytes - at);

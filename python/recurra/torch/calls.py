@@ -12,9 +12,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from .._arrays import bounded, check_shape, require_rows, vector
 from .._cells import CELLS, Sizes
 from .._options import placement
-from . import compiled, equations
+from . import compiled, devices, equations
 from .cpu import CpuPlan
-from .devices import autocast_dtype, gpu_of, is_capturing
 from .gpu import GpuPlan, Networks
 from .gradients import sequence
 from .tensors import HALVES, Home, check, differentiates_forward, is_transforming
@@ -128,7 +127,7 @@ class CoreModule:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
             data = self._cast(input.data)
             check("input.data", data, home=self._home)
-            if gpu_of(data) is not None and not (is_transforming() or differentiates_forward()):
+            if devices.gpu_of(data) is not None and not (is_transforming() or differentiates_forward()):
                 return self._call_packed(input._replace(data=data), hx)
             x, sizes = pad_packed_sequence(PackedSequence(data, input.batch_sizes))
             order = input.sorted_indices
@@ -175,7 +174,12 @@ class CoreModule:
         return x.transpose(0, 1) if batch_first else x, [torch.cat(part) for part in zip(*finals, strict=True)]
 
     def _dropped(self, x: Tensor, lengths: Array | Tensor | None, dropout: float) -> Tensor:
-        if lengths is None or gpu_of(x) is not None or not (lengths[:-1] >= lengths[1:]).all() or not lengths.all():
+        if (
+            lengths is None
+            or devices.gpu_of(x) is not None
+            or not (lengths[:-1] >= lengths[1:]).all()
+            or not lengths.all()
+        ):
             return torch.nn.functional.dropout(x, dropout)
         # On packed data, as torch.nn, for the same masks; by indices, as torch packs in neither forward mode nor vmap.
         places = tuple(map(torch.from_numpy, np.nonzero(np.arange(len(x))[:, None] < lengths)))
@@ -189,7 +193,7 @@ class CoreModule:
         params = [check(name, self._parameter(name), home=home) for name in self._names_of(layer)]
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,)
         noisy = self.training and any((self.recurrent_dropout, *zoneout))  # type: ignore[attr-defined]
-        if noisy and home.gpu is not None and is_capturing():
+        if noisy and home.gpu is not None and devices.is_capturing():
             raise RuntimeError(
                 "recurra.torch: recurrent_dropout and zoneout in training mode cannot be captured in a CUDA graph: "
                 "every replay would leave out the same"
@@ -233,7 +237,7 @@ class CoreModule:
         """For a call of the core with an input of this dtype, with parameters as they are now."""
         call = self._equations(layer, lengths, batch_first, seed)
         names = self._packed_names[: len(params)]  # the only layer's are those of the lowest
-        gpu = gpu_of(params[0])
+        gpu = devices.gpu_of(params[0])
         if gpu is None:
             packed = self._weights.packed(layer, self._cell, self._constants, call.rates, names, params)
             return CpuPlan(call, packed, self._weights, self.recompute)
@@ -292,7 +296,7 @@ class CoreModule:
         home = self._home
         if home.gpu is not None:
             lowers = tensor.dtype != torch.float64 and home.dtype != torch.float64
-            return tensor.to(self._dtype) if lowers and autocast_dtype(home.gpu) else tensor
+            return tensor.to(self._dtype) if lowers and devices.autocast_dtype(home.gpu) else tensor
         if tensor.dtype not in HALVES or not torch.is_autocast_enabled("cpu"):
             return tensor
         return tensor.float() if home.dtype == torch.float32 else tensor
@@ -333,7 +337,7 @@ class CoreModule:
             )
         steps = x.shape[1 if self.batch_first else 0]  # type: ignore[attr-defined]
         gpu = self._home.gpu
-        if gpu is None or not isinstance(lengths, torch.Tensor) or gpu_of(lengths) != gpu:
+        if gpu is None or not isinstance(lengths, torch.Tensor) or devices.gpu_of(lengths) != gpu:
             return bounded("lengths", vector("lengths", lengths, batch[0]), steps)
         if lengths.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"lengths: expected torch.int32 or torch.int64 on a GPU, got {lengths.dtype}")
@@ -344,13 +348,13 @@ class CoreModule:
     def _home(self) -> Home:
         name = self._names[0]
         first = check(name, self._parameter(name))
-        return Home(name, gpu_of(first), first.dtype)
+        return Home(name, devices.gpu_of(first), first.dtype)
 
     @property
     def _dtype(self) -> Any:
         """Of inputs, outputs and states."""
         home = self._home
-        lower = None if home.dtype == torch.float64 else autocast_dtype(home.gpu)
+        lower = None if home.dtype == torch.float64 else devices.autocast_dtype(home.gpu)
         return home.dtype if lower is None else lower
 
     @property

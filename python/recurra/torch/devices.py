@@ -21,7 +21,7 @@ def gpu_of(tensor: Tensor) -> int | None:
 
 def current_stream(gpu: int) -> int:
     """The handle of torch's current stream."""
-    return torch._C._cuda_getCurrentRawStream(gpu)  # type: ignore[no-any-return]
+    return int(torch._C._cuda_getCurrentRawStream(gpu))
 
 
 def is_capturing() -> bool:

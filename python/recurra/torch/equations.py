@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from .._cells import CELLS, Regularization
-from . import noise
-from .devices import without_autocast
+from . import devices, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +56,7 @@ def run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     if isinstance(call.lengths, torch.Tensor):
         call = call._replace(lengths=call.lengths.cpu().numpy())
-    with without_autocast(x):  # which would make products of less than float32
+    with devices.without_autocast(x):  # which would make products of less than float32
         results = _run(call, x.to(wide), [part.to(wide) for part in state], [param.to(wide) for param in params])
     return [result.to(dtype) for result in results]
 

@@ -22,7 +22,7 @@ from .._arrays import memory_for
 from .._cells import CELLS, Regularization, Sizes
 from .._options import Placement, placement
 from ..cuda import _libraries
-from .devices import current_stream, empty
+from . import devices
 from .tensors import settled
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Network:
         """These parameters as the core wants them, of float32 or float64."""
         # Kept until the work has been put on the stream; what is given back then is used again after it.
         given = {n: settled(t).to(self.parameter_dtype).contiguous() for n, t in zip(names, tensors, strict=True)}
-        packed = empty((self.core.weight_bytes,), torch.uint8, tensors[0])
-        self.core.pack(self.addresses(given), packed.data_ptr(), current_stream(self.gpu))
+        packed = devices.empty((self.core.weight_bytes,), torch.uint8, tensors[0])
+        self.core.pack(self.addresses(given), packed.data_ptr(), devices.current_stream(self.gpu))
         return packed
 
     def addresses(self, tensors: Mapping[str, Tensor | None]) -> list[list[int]]:
@@ -155,11 +155,12 @@ class GpuPlan:
         steps, batch = _extent(x, call)
         lanes = call.layers * call.directions
         widths = [network.sizes.hidden if dim == "hidden" else network.sizes.output for _, dim in network.cell.states]
-        plan = network.plan(steps, *(batch or (1,)), lengths, bool(batch) and x.dim() == 2, training, recompute)
-        y = empty((*x.shape[:-1], call.directions * network.sizes.output), dtype, x)
-        final = [empty((lanes, *batch, width), dtype, x) for width in widths]
-        tape = empty((plan.tape_bytes,), torch.uint8, x) if training else None
-        workspace = empty((plan.workspace_bytes,), torch.uint8, x)
+        rows, packed = batch[0] if batch else 1, bool(batch) and x.dim() == 2
+        plan = network.plan(steps, rows, lengths, packed, training, recompute)
+        y = devices.empty((*x.shape[:-1], call.directions * network.sizes.output), dtype, x)
+        final = [devices.empty((lanes, *batch, width), dtype, x) for width in widths]
+        tape = devices.empty((plan.tape_bytes,), torch.uint8, x) if training else None
+        workspace = devices.empty((plan.workspace_bytes,), torch.uint8, x)
         x, state = settled(x), [settled(part) for part in state]
         network.core.forward(
             plan,
@@ -171,7 +172,7 @@ class GpuPlan:
             call.seed,
             0 if tape is None else tape.data_ptr(),
             workspace.data_ptr(),
-            current_stream(network.gpu),
+            devices.current_stream(network.gpu),
             self._weights.data_ptr(),
         )
         if tape is None:
@@ -196,13 +197,15 @@ class GpuTape:
         dy, *final = [None if grad is None else settled(grad) for grad in grads]
         wanted = dict(zip(self._params, needed[1 + states :], strict=True))
         shapes = network.cell.shapes(network.sizes)
-        dx = empty(self._shapes[0], network.dtype, self._tape) if needed[0] else None
+        dx = devices.empty(self._shapes[0], network.dtype, self._tape) if needed[0] else None
         any_state = any(needed[1 : 1 + states])
-        initial = [empty(shape, network.dtype, self._tape) for shape in self._shapes[1:]] if any_state else None
+        initial = [devices.empty(shape, network.dtype, self._tape) for shape in self._shapes[1:]] if any_state else None
         params = {
-            name: empty(shapes[name], network.parameter_dtype, self._tape) for name, want in wanted.items() if want
+            name: devices.empty(shapes[name], network.parameter_dtype, self._tape)
+            for name, want in wanted.items()
+            if want
         }
-        workspace = empty((self._plan.backward_workspace_bytes,), torch.uint8, self._tape)
+        workspace = devices.empty((self._plan.backward_workspace_bytes,), torch.uint8, self._tape)
         network.core.backward(
             self._plan,
             None if dy is None else strided(dy, call.batch_first),
@@ -214,7 +217,7 @@ class GpuTape:
             call.seed is not None,
             self._tape.data_ptr(),
             workspace.data_ptr(),
-            current_stream(network.gpu),
+            devices.current_stream(network.gpu),
             self._weights.data_ptr(),
         )
         found = [dx, *(initial or [None] * states)[:states]]
@@ -232,8 +235,8 @@ def _extent(x: Tensor, call: Call) -> tuple[int, tuple[int, ...]]:
 
 
 def strided(tensor: Tensor, batch_first: bool = False) -> tuple[int, int, int, int]:
-    """A sequence or state as the core takes it: address, strides of the outer axis, of rows and of columns. What has two
-    axes lacks that of the batch, or is packed."""
+    """A sequence or state as the core takes it: address, strides of the outer axis, of rows and of columns. With two
+    axes it lacks that of the batch, or is packed."""
     outer, *middle, column = tensor.stride()
     row = middle[0] if middle else outer
     return (

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from . import equations
-from .devices import without_autocast
+from . import devices, equations
 from .tensors import is_batched, is_transforming
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def _vector_jacobian(
     if not pairs or not inputs:
         return tuple(torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True))
     outputs, incoming = zip(*pairs, strict=True)
-    with without_autocast(inputs[0]):
+    with devices.without_autocast(inputs[0]):
         found = torch.autograd.grad(
             outputs, inputs, incoming, create_graph=again, allow_unused=True, materialize_grads=True
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from .._arrays import check_memory, check_shape
-from .devices import gpu_of
+from . import devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def check(
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if not torch.compiler.is_compiling():
         _check_kind(name, value)
-    gpu = gpu_of(value)
+    gpu = devices.gpu_of(value)
     if gpu is None and not value.is_cpu:
         raise ValueError(f"{name}: expected CPU memory, got {value.device}, or that of an NVIDIA GPU")
     if home is not None and gpu != home.gpu:
