@@ -1,6 +1,6 @@
-"""Torch's tensors on a GPU, or on the stand-in for one, of which torch knows nothing: there all tensors of the CPU count as
-lying on cuda:0, but for those that a test says are the host's. What recurra.torch itself allocates is the stand-in's
-memory, of NaN at first, and its work goes to a stream that is not the default one.
+"""Torch's tensors on the stand-in for a GPU, of which torch knows nothing: all tensors of the CPU count as lying on
+cuda:0, but for those that a test says are the host's. What recurra.torch itself allocates is the stand-in's memory, of
+NaN at first, and its work goes to a stream that is not the default one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Gpu:
             if not is_capturing(self.stream):
                 memory.set(255)
         self.allocated.add(memory)
-        holder = type("Bytes", (ctypes.c_char * size,), {}).from_address(memory.pointer)
+        kind: Any = type("Bytes", (ctypes.c_char * size,), {})  # a subclass, whose objects can hold others
+        holder = kind.from_address(memory.pointer)
         holder.memory = memory
         return torch.frombuffer(holder, dtype=dtype).view(tuple(shape))
 

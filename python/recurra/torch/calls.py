@@ -118,7 +118,7 @@ class CoreModule:
 
     def _call_sequence(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, list[Tensor]]:
         """(output, final states), of sequences."""
-        packed = isinstance(input, PackedSequence)
+        packed, home = isinstance(input, PackedSequence), self._home
         x: Tensor = input
         sizes: Tensor = None
         order: Tensor = None
@@ -126,14 +126,14 @@ class CoreModule:
             if lengths is not None:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
             data = self._cast(input.data)
-            check("input.data", data, home=self._home)
-            if devices.gpu_of(data) is not None and not (is_transforming() or differentiates_forward()):
-                return self._call_packed(input._replace(data=data), hx)
+            check("input.data", data, home=home)
+            if home.gpu is not None:
+                return self._call_packed(input._replace(data=data), hx, home)
             x, sizes = pad_packed_sequence(PackedSequence(data, input.batch_sizes))
             order = input.sorted_indices
         x = self._cast(x)
-        batch = self._check_input(x, packed)
-        state = self._checked_state(hx, batch)
+        batch = self._check_input(x, packed, home)
+        state = self._checked_state(hx, batch, home)
         if order is not None:
             state = [part.index_select(1, order) for part in state]
         valid = sizes.numpy() if packed else self._checked_lengths(lengths, x, batch)
@@ -144,11 +144,11 @@ class CoreModule:
             y = input._replace(data=pack_padded_sequence(y, sizes).data)
         return y, final
 
-    def _call_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, list[Tensor]]:
+    def _call_packed(self, input: PackedSequence, hx: Any, home: Home) -> tuple[PackedSequence, list[Tensor]]:
         """The same, on a GPU: the core takes the packed rows as they are."""
-        data = check("input.data", input.data, self._dtype, ("N", self._sizes.input))
+        data = check("input.data", input.data, home.number, ("N", self._sizes.input))
         lengths = _lengths_of(input.batch_sizes, len(data))
-        state = self._checked_state(hx, (len(lengths),))
+        state = self._checked_state(hx, (len(lengths),), home)
         if input.sorted_indices is not None:
             state = [part.index_select(1, input.sorted_indices) for part in state]
         y, final = self._run_layers(data, state, lengths, False)
@@ -291,29 +291,29 @@ class CoreModule:
     def _cast(self, tensor: Any) -> Any:
         """An input or state under autocast: on a GPU in its dtype, as torch.nn's layers run there. On the CPU recurrent
         layers run in float32, whatever a module before this one computed in less."""
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, torch.Tensor):
             return tensor
-        home = self._home
-        if home.gpu is not None:
-            lowers = tensor.dtype != torch.float64 and home.dtype != torch.float64
-            return tensor.to(self._dtype) if lowers and devices.autocast_dtype(home.gpu) else tensor
+        gpu = devices.gpu_of(tensor)
+        if gpu is not None:
+            lowers = devices.autocast_dtype(gpu) and tensor.is_floating_point() and tensor.dtype != torch.float64
+            return tensor.to(self._home.number) if lowers else tensor
         if tensor.dtype not in HALVES or not torch.is_autocast_enabled("cpu"):
             return tensor
-        return tensor.float() if home.dtype == torch.float32 else tensor
+        return tensor.float() if self._home.dtype == torch.float32 else tensor
 
-    def _check_input(self, x: Tensor, packed: bool) -> tuple[int, ...]:
+    def _check_input(self, x: Tensor, packed: bool, home: Home) -> tuple[int, ...]:
         """The batch's shape: (B,), or () without one."""
         axes = ("B", "T") if self.batch_first and not packed else ("T", "B")  # type: ignore[attr-defined]
         size = self._sizes.input
         patterns = [(*axes, size)] + ([] if packed else [("T", size)])
-        shape = check("input", x, self._dtype, *patterns, home=self._home).shape
+        shape = check("input", x, home.number, *patterns, home=home).shape
         if len(shape) != 3:
             return ()
         rows = shape[axes.index("B")]
         require_rows("input", rows)
         return (rows,)
 
-    def _checked_state(self, hx: Any, batch: tuple[int, ...]) -> list[Tensor]:
+    def _checked_state(self, hx: Any, batch: tuple[int, ...], home: Home) -> list[Tensor]:
         if hx is None:
             return []
         states, sizes = CELLS[self._cell].states, self._sizes
@@ -325,7 +325,7 @@ class CoreModule:
         hx = [self._cast(part) for part in hx]
         for (name, _), size, value in zip(states, self._state_widths, hx, strict=True):
             shape = (sizes.layers * sizes.directions, *batch, size)
-            check(f"hx {name}", value, self._dtype, shape, home=self._home)
+            check(f"hx {name}", value, home.number, shape, home=home)
         return list(hx)
 
     def _checked_lengths(self, lengths: Any, x: Tensor, batch: tuple[int, ...]) -> Array | Tensor | None:
@@ -342,20 +342,16 @@ class CoreModule:
         if lengths.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"lengths: expected torch.int32 or torch.int64 on a GPU, got {lengths.dtype}")
         check_shape("lengths", lengths.shape, batch)
-        return lengths.clamp(0, steps).int().contiguous()  # to look whether they are would be to wait for the GPU
+        # Nothing outside 0..T reaches the core. To look for it, and complain, would be to wait for the GPU.
+        return devices.empty(lengths.shape, torch.int32, lengths).copy_(lengths.clamp(0, steps))
 
     @property
     def _home(self) -> Home:
         name = self._names[0]
         first = check(name, self._parameter(name))
-        return Home(name, devices.gpu_of(first), first.dtype)
-
-    @property
-    def _dtype(self) -> Any:
-        """Of inputs, outputs and states."""
-        home = self._home
-        lower = None if home.dtype == torch.float64 else devices.autocast_dtype(home.gpu)
-        return home.dtype if lower is None else lower
+        gpu, dtype = devices.gpu_of(first), first.dtype
+        lower = None if dtype == torch.float64 else devices.autocast_dtype(gpu)
+        return Home(name, gpu, dtype, dtype if lower is None else lower)
 
     @property
     def _rates(self) -> Any:

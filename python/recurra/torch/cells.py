@@ -10,7 +10,7 @@ from .._arrays import require_rows
 from .._cells import CELLS, Sizes, rnn_cell
 from .._options import flag, integer
 from .calls import NOT_PICKLED, CoreModule, gpu_options
-from .tensors import check, check_dtype
+from .tensors import Home, check, check_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,9 +39,8 @@ class _Cell(CoreModule):
         on_gpu: tuple[Any, Any],
         **options: Any,
     ) -> None:
-        check_dtype(
-            "dtype", torch.get_default_dtype() if dtype is None else dtype, not torch.empty(0, device=device).is_cpu
-        )
+        on_cpu = torch.empty(0, device=device).is_cpu
+        check_dtype("dtype", torch.get_default_dtype() if dtype is None else dtype, not on_cpu)
         input_size, hidden_size = integer("input_size", sizes[0]), integer("hidden_size", sizes[1])
         engine, allow_tf32 = gpu_options(*on_gpu)
         of_torch: Any = super().__init__
@@ -66,13 +65,14 @@ class _Cell(CoreModule):
             result = self._inherited("recording", None)(input, hx)
             return list(result) if isinstance(result, tuple) else [result]
         input = self._cast(input)
-        check("input", input, self._dtype, ("B", self.input_size), (self.input_size,), home=self._home)
+        home = self._home
+        check("input", input, home.number, ("B", self.input_size), (self.input_size,), home=home)
         require_rows("input", input.shape[:-1].numel())
-        state = [part.unsqueeze(0) for part in self._checked_state(hx, tuple(input.shape[:-1]))]
+        state = [part.unsqueeze(0) for part in self._checked_state(hx, tuple(input.shape[:-1]), home)]
         _, final = self._run_layers(input.unsqueeze(0), state, None, False)
         return [part.squeeze(0) for part in final]
 
-    def _checked_state(self, hx: Any, batch: tuple[int, ...]) -> list[Tensor]:
+    def _checked_state(self, hx: Any, batch: tuple[int, ...], home: Home) -> list[Tensor]:
         if hx is None:
             return []
         count = len(CELLS[self._cell].states)
@@ -81,7 +81,7 @@ class _Cell(CoreModule):
             raise TypeError(f"hx: expected a tuple (h, c), got {got}")
         parts = [self._cast(part) for part in (hx if count > 1 else (hx,))]
         for (name, _), part in zip(CELLS[self._cell].states, parts, strict=True):
-            check(f"hx {name}", part, self._dtype, (*batch, self.hidden_size), home=self._home)
+            check(f"hx {name}", part, home.number, (*batch, self.hidden_size), home=home)
         return parts
 
     @property

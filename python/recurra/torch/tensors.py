@@ -58,11 +58,19 @@ def without_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Home(NamedTuple):
-    """Where a module's parameters are, and of what dtype: as its first one, of this name."""
+    """Where a module's parameters are, and of what dtype.
+
+    Attributes:
+        name: of the first one, which decides.
+        gpu: its GPU's number, None for the CPU.
+        dtype: the parameters'.
+        number: dtype of inputs, states and results, which differs under autocast.
+    """
 
     name: str
     gpu: int | None
     dtype: Any
+    number: Any
 
 
 def check(
@@ -74,11 +82,11 @@ def check(
     if not torch.compiler.is_compiling():
         _check_kind(name, value)
     gpu = devices.gpu_of(value)
-    if gpu is None and not value.is_cpu:
-        raise ValueError(f"{name}: expected CPU memory, got {value.device}, or that of an NVIDIA GPU")
-    if home is not None and gpu != home.gpu:
+    if home is not None and (gpu != home.gpu or (gpu is None and not value.is_cpu)):
         expected = "CPU memory" if home.gpu is None else f"memory of cuda:{home.gpu}"
         raise ValueError(f"{name}: expected {expected}, where {home.name} is, got {value.device}")
+    if gpu is None and not value.is_cpu:
+        raise ValueError(f"{name}: expected memory of the CPU or of an NVIDIA GPU, got {value.device}")
     if not (torch.compiler.is_compiling() or is_transforming()):
         check_memory(name, value)
     check_dtype(name, value.dtype, gpu is not None)
