@@ -320,18 +320,14 @@ def test_forward_mode_and_torch_func(gpu: Gpu) -> None:
         gradients = FUNC.grad(lambda p, layer=layer: FUNC.functional_call(layer, p, (x,))[0].square().sum())(params)
         found.append([primal, derivative, *gradients.values()])
     assert_close(found[1], found[0])
-    packed = []
-    for layer in layers:
 
-        def of_data(data: Tensor, layer: Any = layer) -> Tensor:
-            sizes = torch.tensor([4, 3, 3, 1, 1])
-            return layer(rnn_utils.PackedSequence(data, sizes))[0].data.square().sum()
+    def of_rows(layer: Any, data: Tensor) -> Tensor:
+        output: Tensor = layer(rnn_utils.PackedSequence(data, torch.tensor([4, 3, 3, 1, 1])))[0].data
+        return output
 
-        packed.append(FUNC.grad(of_data)(normal(12, I)) if layer is layers[1] else None)
-        packed[-1] = (
-            packed[-1] if packed[-1] is not None else torch.autograd.functional.jacobian(of_data, normal(12, I))
-        )
-    assert_close([packed[1]], [packed[0]])
+    rows = normal(12, I)
+    want = torch.autograd.functional.jacobian(lambda data: of_rows(layers[0], data), rows)
+    assert_close([FUNC.jacrev(lambda data: of_rows(layers[1], data))(rows)], [want])
     single = [torch.stack([layers[0](part.unsqueeze(1))[0] for part in x.unbind(1)])]
     assert_close([FUNC.vmap(lambda part: layers[1](part.unsqueeze(1))[0], in_dims=1)(x)], single)
 

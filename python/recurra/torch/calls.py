@@ -365,7 +365,7 @@ class CoreModule:
 
 def _lengths_of(batch_sizes: Tensor, rows: int) -> Array:
     """Steps of the sequences of a PackedSequence, which fall."""
-    sizes = batch_sizes.numpy()
+    sizes = np.array(batch_sizes.tolist())  # which torch.func lets through, as not .numpy()
     if not len(sizes) or sizes[-1] < 1 or (sizes[:-1] < sizes[1:]).any() or sizes.sum() != rows:
         raise ValueError(f"input: expected batch_sizes that fall to 1 or more and sum to {rows}, got {sizes.tolist()}")
     return np.searchsorted(-sizes, -np.arange(sizes[0]))  # how many are more than each row's number
