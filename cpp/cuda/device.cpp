@@ -84,12 +84,7 @@ Memory::Memory(const Device& device, size_t bytes) : device_(&device), size_(byt
 }
 
 Memory::~Memory() {
-  if (!data_) return;
-  try {
-    const Current current(*device_);
-    driver().cuMemFree(reinterpret_cast<CUdeviceptr>(data_));
-  } catch (const std::exception&) {  // in a forked child, whose parent frees it, and when the driver has shut down at exit
-  }
+  if (data_) release(*device_, [&] { driver().cuMemFree(reinterpret_cast<CUdeviceptr>(data_)); });
 }
 
 Memory::Memory(Memory&& other) noexcept { *this = std::move(other); }

@@ -30,6 +30,17 @@ class Current {
   Current(const Current&) = delete;
 };
 
+// For destructors: free(), with the context current. Without effect in a forked child, whose parent frees it, and when the
+// driver has shut down at exit.
+template <class Free>
+void release(const Device& device, Free&& free) noexcept {
+  try {
+    const Current current(device);
+    free();
+  } catch (const std::exception&) {
+  }
+}
+
 // Device memory of our own: weights, states of streams. Allocated and freed synchronously, so never inside a call.
 class Memory {
  public:
@@ -62,7 +73,8 @@ void launch(CUfunction kernel, Grid grid, Grid block, CUstream stream, const Arg
 
 bool is_capturing(CUstream stream);
 
-// Outside of calls, for these wait: copies to and from host memory, in the legacy stream's order, and what a stream has been given.
+// Outside of calls, for these wait: copies to and from host memory, in the legacy stream's order, and what a stream has been
+// given.
 void read(const Device& device, const void* from, void* to, size_t bytes);
 void write(const Device& device, const void* from, void* to, size_t bytes);
 void synchronize(const Device& device, CUstream stream);

@@ -2,8 +2,8 @@
 #pragma once
 #include <string>
 
+#include "../engine/backend.h"
 #include "compile.h"
-#include "engine/backend.h"
 #include "recurra/cuda.h"
 
 namespace recurra {
@@ -22,15 +22,16 @@ struct KernelSet : RowKernels {
 };
 
 struct HeadKernels : RowKernels {
-  CUfunction affine, finish_affine, take_rows, add_rows;
+  CUfunction affine, finish_affine, take_rows, add_rows, make_contiguous;
 };
 
 // Compile what the cache has not. Kept for the process.
 KernelSet kernels_of(const Device& device, int cell, Number number);
 HeadKernels head_kernels_of(const Device& device, Number number);
 
-// The translation units, and what to compile them with: for checks without a GPU.
+// A translation unit, and what to compile it with.
 struct Unit {
+  std::string name;  // the cell's, or "product", "rows" or "heads"
   std::string source;
   std::vector<std::string> options;
 };
@@ -38,6 +39,7 @@ Unit cell_unit(int cell, Number number);
 Unit product_unit(Number number);
 Unit rows_unit(Number number);
 Unit heads_unit(Number number);
+std::vector<Unit> units(Number number);  // all of them
 
 }  // namespace cuda
 }  // namespace recurra

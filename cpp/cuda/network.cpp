@@ -45,10 +45,11 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
 }
 
 Network::Data::~Data() {
-  const Current current(device);
-  for (const Graph& graph : graphs)
-    if (graph.exec) driver().cuGraphExecDestroy(graph.exec);
-  driver().cuStreamDestroy(capture_stream);
+  release(device, [&] {
+    for (const Graph& graph : graphs)
+      if (graph.exec) driver().cuGraphExecDestroy(graph.exec);
+    driver().cuStreamDestroy(capture_stream);
+  });
 }
 
 PhaseShape Network::Data::shape(int layer, int p) const {

@@ -60,9 +60,10 @@ Stream::Live::Live(std::shared_ptr<Network::Data> the_network, int64_t the_rows)
 }
 
 Stream::Live::~Live() {
-  const Current current(network->device);
-  for (const Ready& each : ready)
-    if (each.graph) driver().cuGraphExecDestroy(each.exec), driver().cuGraphDestroy(each.graph);
+  release(network->device, [&] {
+    for (const Ready& each : ready)
+      if (each.graph) driver().cuGraphExecDestroy(each.exec), driver().cuGraphDestroy(each.graph);
+  });
 }
 
 void Stream::Live::deal() {

@@ -11,7 +11,7 @@ import numpy as np
 from ._arrays import require_memory
 from ._cells import CELLS, Sizes
 from ._fixed import Fixed
-from ._options import Placement, choice, flag, generator, integer, mapping, moved, placement, shown
+from ._options import choice, flag, generator, integer, mapping, moved, placement, shown
 from .packed import Packed, packed_at
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Recurrent(Fixed):
             "bidirectional": bool(bidirectional),
             "proj_size": proj,
             "constants": constants or None,
-            **_attributes(place),
+            **place.attributes,
         }
         spec.constant_values(constants, values_dtype)
         random = generator(seed, rng)
@@ -196,6 +196,11 @@ class Recurrent(Fixed):
                 final state is that after each sequence's own last step (the initial one if there is none), and the
                 reverse direction starts there. Batched x only.
             out: array to write the output to; writeable, last axis contiguous, sharing no memory with x or state.
+
+        On a GPU arrays are CuPy's, torch's, or others on that GPU with __cuda_array_interface__ or DLPack; results are
+        of the library of x, on its current stream, and nobody waits for them. `lengths` may be an int32 array on the GPU,
+        whose values nobody checks: then padded steps are computed too, and the call can be captured in a CUDA graph
+        whatever they are.
 
         Returns:
             (output, state): output, as x with D*O in place of I (`out` if that was given), and the final state, new.
@@ -238,7 +243,8 @@ class Recurrent(Fixed):
                 time. Default None: nothing is left out. Draws are hashes of their position and are not stored.
 
         Returns:
-            (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`.
+            (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`, on a GPU one whose gradients are
+            arrays of the library of x.
 
         Raises:
             TypeError, ValueError: as a call; ValueError also for a quantized layer.
@@ -257,7 +263,7 @@ class Recurrent(Fixed):
         Args:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.
             threads: how many threads a step may use, for wide layers; see `recurra.Stream`.
-            head: a `recurra.Linear` after the last layer, so that both are one call; see `recurra.Stream`.
+            head: a `recurra.Linear` after the last layer, so that both are one call; see `recurra.Stream`. Not on a GPU.
         """
         return self._packed.stream(batch, self.batch_first, threads, head)  # type: ignore[no-any-return]
 
@@ -287,7 +293,7 @@ class Recurrent(Fixed):
         if place == packed.placement:
             return self
         layer = copy.copy(self)
-        layer.__dict__.update(_attributes(place), _packed=packed.at(place))
+        layer.__dict__.update(place.attributes, _packed=packed.at(place))
         return layer
 
     def quantize(self, precision: str, *, keep: Iterable[int] = ()) -> Self:
@@ -370,7 +376,3 @@ class Recurrent(Fixed):
         keep = f", keep={list(self.keep)}" if self.keep else ""
         precision = f".quantize({self.precision!r}{keep})" if self.precision else ""
         return f"{type(self).__name__}({', '.join(shown)}){precision}"
-
-
-def _attributes(place: Placement) -> dict[str, Any]:
-    return {"dtype": place.dtype, "device": place.device, "engine": place.engine, "allow_tf32": place.allow_tf32}

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
 from .._arrays import HOST, check_shape, device_name, offers, settled
 from .array_libraries import LEGACY_STREAM, Library, current_stream, is_cupy, is_torch, library_of, registered
+from .buffers import Buffer
+
+if TYPE_CHECKING:
+    from .._arrays import Pattern
 
 # DLPack device types: GPU memory, and memory that the driver moves to whoever touches it.
 _CUDA = (2, 13)
@@ -64,11 +68,16 @@ class Sequence(NamedTuple):
     row_stride: int
     feature_stride: int
 
+    @property
+    def array(self) -> tuple[int, int, int, int]:
+        """Address and strides, as the core's calls take them."""
+        return (self.pointer, self.step_stride, self.row_stride, self.feature_stride)
+
 
 # ---- reading
 
 
-def view(name: str, value: Any, dtype: str | tuple[str, ...], *patterns: tuple[int | str, ...], device: int) -> View:
+def view(name: str, value: Any, dtype: str | tuple[str, ...], *patterns: Pattern, device: int) -> View:
     """`value`, a CUDA array on this GPU, of exactly this dtype (or one of these) and of one of the shapes, in which a
     string stands for any size.
 
@@ -103,6 +112,20 @@ def _read(name: str, value: Any, device: int) -> View:
         return _read_torch(name, value, device)
     if is_cupy(value):
         return _read_cupy(name, value, device)
+    if type(value) is Buffer:
+        if value.device != device:
+            raise _wrong_device(name, device, f"a buffer on cuda:{value.device}")
+        return View(
+            name,
+            value.pointer,
+            value.shape,
+            contiguous_strides(value.shape),
+            value.dtype,
+            device,
+            False,
+            LEGACY_STREAM,
+            value,
+        )
     problem = None
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
