@@ -91,7 +91,7 @@ def test_linear_is_a_matrix_product_and_so_are_its_gradients(number: str, engine
     parameters = layer.state_dict()
     weight = rounded(parameters["weight"], number)
     y, tape = layer.forward(upload(x, number))
-    found = tape.backward(upload(dy, number))
+    found: Any = tape.backward(upload(dy, number))
     want = (
         x @ weight.T + parameters.get("bias", 0),
         dy @ weight,
@@ -280,7 +280,7 @@ BAD: tuple[tuple[Any, Any, str], ...] = (
     (lambda: LINEAR(upload(data(4, 5), "float16")), TypeError, "x: expected float32, got float16"),
     (lambda: LINEAR(upload(data(4, 6))), ValueError, r"x: expected shape \[\.\.\., 5\], got \[4, 6\]"),
     (lambda: LINEAR(upload(np.float32(1))), ValueError, r"x: expected shape \[\.\.\., 5\], got \[\]"),
-    (lambda: LINEAR([1.0] * 5), TypeError, "x: expected a CUDA array on cuda:0, got list"),
+    (lambda: LINEAR([1.0] * 5), TypeError, "x: expected a CUDA array on cuda:0, got list"),  # type: ignore[arg-type]
     (lambda: LINEAR.forward(X)[1].backward(upload(data(4, 4))), ValueError, r"dy: expected shape \[4, 3\]"),
     (lambda: LINEAR.forward(X)[1].backward(data(4, 3)), ValueError, "dy: .*NumPy array on the CPU"),
     (lambda: LINEAR.forward(X)[1].backward(upload(data(4, 3)), input_grad=1), TypeError, "input_grad"),  # type: ignore[arg-type]
