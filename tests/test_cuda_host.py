@@ -65,7 +65,7 @@ def found(script: str = FOUND, *arguments: str, **environment: str) -> dict[str,
 def report(*options: str, **environment: str) -> tuple[int, str]:
     """Exit status and output of the command, or of what else Python's options say."""
     done = subprocess.run(
-        [sys.executable, *(options or ("-m", "recurra", "cuda"))],
+        [sys.executable, *(options or ("-m", "recurra", "cuda", "--until", "found"))],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

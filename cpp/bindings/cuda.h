@@ -7,6 +7,7 @@
 
 #include "../cuda/compile.h"
 #include "cuda_network.h"
+#include "cuda_try.h"
 
 namespace recurra {
 namespace bindings {
@@ -61,6 +62,7 @@ inline void define_cuda(py::module_& core) {
   m.def("cached", cuda_cached, py::arg("source"), py::arg("options"), py::arg("architecture"),
         "The cubin, from the cache on disk or put there.");
   define_cuda_network(m);
+  define_cuda_try(m);
 }
 
 }  // namespace bindings

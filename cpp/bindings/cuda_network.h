@@ -76,7 +76,8 @@ class PyCudaNetwork {
     std::vector<cuda::Array> all;
     if (given)
       for (const auto& one : *given) all.push_back(array(one));
-    if (given && all.size() != network_.cell().states.size())
+    if (all.empty()) all.resize(network_.cell().states.size());  // no array for any
+    if (all.size() != network_.cell().states.size())
       throw py::value_error("states: expected the cell's number of them");
     return all;
   }
@@ -116,19 +117,24 @@ class PyCudaStream {
   size_t states_;
 };
 
-inline cuda::Options cuda_options(const std::string& number, int device, const std::string& engine, bool allow_tf32) {
-  const auto find = [](const char* what, const std::string& name, std::initializer_list<const char*> names) {
-    int i = 0;
-    for (const char* each : names) {
-      if (name == each) return i;
-      ++i;
-    }
-    throw py::value_error(std::string(what) + ": there is none named '" + name + "'");
-  };
+inline int find_name(const char* what, const std::string& name, std::initializer_list<const char*> names) {
+  int i = 0;
+  for (const char* each : names) {
+    if (name == each) return i;
+    ++i;
+  }
+  throw py::value_error(std::string(what) + ": there is none named '" + name + "'");
+}
+
+inline cuda::Number number_of(const std::string& dtype) {
+  return cuda::Number(find_name("dtype", dtype, {"float32", "float64", "float16", "bfloat16"}));
+}
+
+inline cuda::Options cuda_options(const std::string& dtype, int device, const std::string& engine, bool allow_tf32) {
   cuda::Options options;
   options.device = device;
-  options.number = cuda::Number(find("dtype", number, {"float32", "float64", "float16", "bfloat16"}));
-  options.engine = cuda::Engine(find("engine", engine, {"auto", "exact", "cublas"}));
+  options.number = number_of(dtype);
+  options.engine = cuda::Engine(find_name("engine", engine, {"auto", "exact", "cublas"}));
   options.allow_tf32 = allow_tf32;
   return options;
 }

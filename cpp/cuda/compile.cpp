@@ -95,6 +95,25 @@ std::string key_of(const std::string& source, const std::vector<std::string>& op
   return hash.hex();
 }
 
+// And whether it was in the cache.
+std::pair<std::string, bool> found_or_compiled(const std::string& source, const std::vector<std::string>& options,
+                                               const std::string& architecture) {
+  const std::string folder = cache_folder(), key = key_of(source, options, architecture);
+  if (std::optional<std::string> found = load(folder, key)) return {*found, true};
+  std::string cubin = compile(source, options, architecture).cubin;
+  store(folder, key, cubin);
+  return {cubin, false};
+}
+
+std::pair<std::string, bool> cubin_for(const Device& device, const std::string& source,
+                                       const std::vector<std::string>& options) {
+  try {
+    return found_or_compiled(source, options, architecture_of(device));
+  } catch (const Error& error) {
+    throw Error(device.name + ": " + error.what());
+  }
+}
+
 CUmodule loaded(const Device& device, const std::string& cubin) {
   const Current current(device);
   CUmodule module = nullptr;
@@ -105,6 +124,19 @@ CUmodule loaded(const Device& device, const std::string& cubin) {
                 "; the driver must not be older than NVRTC)");
   }
   return module;
+}
+
+// What was kept, but the driver does not load, is made anew: a bad cache only costs time.
+CUmodule module_for(const Device& device, const std::string& source, const std::vector<std::string>& options) {
+  const auto [cubin, kept] = cubin_for(device, source, options);
+  try {
+    return loaded(device, cubin);
+  } catch (const Error&) {
+    if (!kept) throw;
+  }
+  const std::string architecture = architecture_of(device), made = compile(source, options, architecture).cubin;
+  store(cache_folder(), key_of(source, options, architecture), made);
+  return loaded(device, made);
 }
 
 // The modules of the process, newest first.
@@ -139,11 +171,11 @@ Compiled compile(const std::string& source, const std::vector<std::string>& opti
 }
 
 std::string cached(const std::string& source, const std::vector<std::string>& options, const std::string& architecture) {
-  const std::string folder = cache_folder(), key = key_of(source, options, architecture);
-  if (std::optional<std::string> found = load(folder, key)) return *found;
-  std::string cubin = compile(source, options, architecture).cubin;
-  store(folder, key, cubin);
-  return cubin;
+  return found_or_compiled(source, options, architecture).first;
+}
+
+bool precompile(const Device& device, const std::string& source, const std::vector<std::string>& options) {
+  return cubin_for(device, source, options).second;
 }
 
 // Without a lock: threads that ask for the same at the same time may each compile it, and what they get is the same.
@@ -151,13 +183,7 @@ const Module& compiled(const Device& device, const std::string& source, const st
   driver();  // throws in a forked child
   for (const Loaded* module = newest.load(std::memory_order_acquire); module; module = module->older)
     if (module->ordinal == device.ordinal && module->source == source && module->options == options) return module->module;
-  std::string cubin;
-  try {
-    cubin = cached(source, options, architecture_of(device));
-  } catch (const Error& error) {
-    throw Error(device.name + ": " + error.what());
-  }
-  auto* made = new Loaded{device.ordinal, source, options, Module(device, loaded(device, cubin)), newest};
+  auto* made = new Loaded{device.ordinal, source, options, Module(device, module_for(device, source, options)), newest};
   while (!newest.compare_exchange_weak(made->older, made)) {
   }
   return made->module;

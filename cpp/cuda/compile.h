@@ -35,6 +35,9 @@ Compiled compile(const std::string& source, const std::vector<std::string>& opti
 // The cubin alone, from the cache on disk when it is there; put there when it is not. Needs no GPU either.
 std::string cached(const std::string& source, const std::vector<std::string>& options, const std::string& architecture);
 
+// Sees to it that the cache on disk has what `compiled` will look for; returns whether it was there.
+bool precompile(const Device& device, const std::string& source, const std::vector<std::string>& options);
+
 // The folder of the cache: RECURRA_CACHE_DIR, or recurra/ in XDG_CACHE_HOME or ~/.cache (macOS: ~/Library/Caches). Empty when
 // there is to be none, by RECURRA_CACHE_DIR="" or for want of a home.
 std::string cache_folder();

@@ -1,13 +1,18 @@
 #include "kernel_set.h"
 
+#include <iterator>
+
 #include "engine/model.h"
 
 namespace recurra {
 namespace cuda {
 namespace {
 
-constexpr const char* cell_types[] = {
-#define RECURRA_CELL(name, ...) #__VA_ARGS__,
+struct CellType {
+  const char *name, *type;
+};
+constexpr CellType cell_types[] = {
+#define RECURRA_CELL(name, ...) {#name, #__VA_ARGS__},
 #include "../cells/cells.def"
 };
 
@@ -25,8 +30,9 @@ std::vector<std::string> options_of(Number number) {
   return {"-fmad=false", "-ftz=true", "-prec-div=true", "-prec-sqrt=true"};
 }
 
-Unit unit_of(Number number, const std::string& definitions, const std::string& file) {
-  return {std::string("#define RECURRA_NUMBER ") + number_of(number) + "\n#define RECURRA_WEIGHT " + weight_of(number) + "\n" +
+Unit unit_of(const std::string& name, Number number, const std::string& definitions, const std::string& file) {
+  return {name,
+          std::string("#define RECURRA_NUMBER ") + number_of(number) + "\n#define RECURRA_WEIGHT " + weight_of(number) + "\n" +
               definitions + "#include \"cuda/kernels/" + file + "\"\n",
           options_of(number)};
 }
@@ -35,16 +41,22 @@ Unit unit_of(Number number, const std::string& definitions, const std::string& f
 
 Unit cell_unit(int cell, Number number) {
   const std::string phases = std::to_string(spec_of(cell).phases.size);
-  return unit_of(number,
-                 std::string("#define RECURRA_CELL_TYPE ") + cell_types[cell] + "\n#define RECURRA_PHASES " + phases + "\n",
+  const auto [name, type] = cell_types[cell];
+  return unit_of(name, number, std::string("#define RECURRA_CELL_TYPE ") + type + "\n#define RECURRA_PHASES " + phases + "\n",
                  "step.cuh");
 }
 
-Unit product_unit(Number number) { return unit_of(number, "", "product.cuh"); }
+Unit product_unit(Number number) { return unit_of("product", number, "", "product.cuh"); }
 
-Unit rows_unit(Number number) { return unit_of(number, "", "rows.cuh"); }
+Unit rows_unit(Number number) { return unit_of("rows", number, "", "rows.cuh"); }
 
-Unit heads_unit(Number number) { return unit_of(number, "", "heads.cuh"); }
+Unit heads_unit(Number number) { return unit_of("heads", number, "", "heads.cuh"); }
+
+std::vector<Unit> units(Number number) {
+  std::vector<Unit> all = {product_unit(number), rows_unit(number), heads_unit(number)};
+  for (size_t cell = 0; cell < std::size(cell_types); ++cell) all.push_back(cell_unit(int(cell), number));
+  return all;
+}
 
 namespace {
 

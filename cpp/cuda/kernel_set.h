@@ -2,8 +2,8 @@
 #pragma once
 #include <string>
 
+#include "../engine/backend.h"
 #include "compile.h"
-#include "engine/backend.h"
 #include "recurra/cuda.h"
 
 namespace recurra {
@@ -29,8 +29,9 @@ struct HeadKernels : RowKernels {
 KernelSet kernels_of(const Device& device, int cell, Number number);
 HeadKernels head_kernels_of(const Device& device, Number number);
 
-// The translation units, and what to compile them with: for checks without a GPU.
+// A translation unit, and what to compile it with.
 struct Unit {
+  std::string name;  // the cell's, or "product", "rows" or "heads"
   std::string source;
   std::vector<std::string> options;
 };
@@ -38,6 +39,7 @@ Unit cell_unit(int cell, Number number);
 Unit product_unit(Number number);
 Unit rows_unit(Number number);
 Unit heads_unit(Number number);
+std::vector<Unit> units(Number number);  // all of them
 
 }  // namespace cuda
 }  // namespace recurra

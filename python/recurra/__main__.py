@@ -39,7 +39,14 @@ def run() -> int:
     add_demos(demo)
     commands.add_parser("bench", help="time layers beside other libraries; bench --help says how", add_help=False)
     commands.add_parser("info", help="show what this machine runs: instruction set, threads, versions")
-    commands.add_parser("cuda", help="show what there is for NVIDIA GPUs, and what is missing and how to get it")
+    cuda = commands.add_parser("cuda", help="show what there is for NVIDIA GPUs and what is missing; try and time it")
+    cuda.add_argument(
+        "--until",
+        choices=("found", "compiled", "tested", "timed"),
+        default="timed",
+        help="how far to go: show what was found, compile every kernel into the cache, compare results with the CPU's, "
+        "print a table of times; default all of it",
+    )
     options, rest = parser.parse_known_args()
     if options.command == "bench":
         from recurra.bench.cli import main as bench  # here, so that the others need no benchmark
@@ -55,7 +62,7 @@ def run() -> int:
     elif options.command == "cuda":
         from recurra.cuda import report
 
-        return report.run()
+        return report.run(options.until)
     else:
         parser.print_help()
     return 0

@@ -73,7 +73,7 @@ class Network {
   Plan plan(int64_t steps, int64_t rows, const PlanOptions& options = {}) const;
 
   // x [steps, rows, input_size], y [steps, rows, directions * output_size]; initial and final_states [layers * directions,
-  // rows, width of the state], one array for each state. initial may be null: zeros. lengths: int32 [rows] in device memory if
+  // rows, width of the state], one array for each state. initial may be null: zeros; final_states may, too. lengths: int32 [rows] in device memory if
   // the plan is for device_lengths. seed: of what is left out at random in training; null: nothing is. tape: as many bytes as
   // the plan says, for backward. x, y and states may not overlap.
   void forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'make_contiguous', 'set_library_path', 'synchronize', 'take_rows', 'wait']
+__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'make_contiguous', 'precompile', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
 class Plan:
     """
     What a call of one shape needs; immutable.
@@ -81,6 +81,21 @@ class Linear:
         ...
     def workspace_bytes(self, rows: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
+class Timer:
+    """
+    The time between two points of a stream, by events.
+    """
+    def __init__(self, device: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def start(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def stop(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def microseconds(self) -> float:
+        """
+        From start to stop; waits for the latter.
+        """
 class DLPack:
     """
     The array of a DLPack capsule, which is used up.
@@ -172,6 +187,10 @@ def make_contiguous(dtype: str, device: typing.SupportsInt | typing.SupportsInde
     """
     A copy in C order. Strides are in elements; dtype names the kernels.
     """
+def precompile(source: str, options: collections.abc.Sequence[str], device: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    """
+    Puts what a GPU needs into the cache on disk; returns whether it was there.
+    """
 def set_library_path(library: str, path: str) -> None:
     """
     Where "nvrtc" or "cublas" is, unless one is loaded already.
@@ -183,6 +202,10 @@ def synchronize(device: typing.SupportsInt | typing.SupportsIndex, stream: typin
 def take_rows(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, table: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, indices: typing.SupportsInt | typing.SupportsIndex, wide: bool, count: typing.SupportsInt | typing.SupportsIndex, out: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     out[i] = table[indices[i]]; indices are int64 if `wide`, else int32.
+    """
+def units(dtype: str) -> list[tuple[str, str, list[str]]]:
+    """
+    What is compiled for networks of a dtype: (name, source, options), the name a cell's or another.
     """
 def wait(stream: typing.SupportsInt | typing.SupportsIndex, producer: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

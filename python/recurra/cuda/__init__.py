@@ -2,5 +2,6 @@
 
 from .array_libraries import Library as Library
 from .array_libraries import register_library as register_library
+from .kernels import precompile as precompile
 
-__all__ = ["Library", "register_library"]
+__all__ = ["Library", "precompile", "register_library"]

@@ -16,6 +16,7 @@ import numpy as np
 from .. import _core
 from .._arrays import HOST, check_shape, device_name, offers, settled
 from .array_libraries import LEGACY_STREAM, Library, current_stream, is_cupy, is_torch, library_of, registered
+from .buffers import Buffer
 
 if TYPE_CHECKING:
     from .._arrays import Pattern
@@ -111,6 +112,20 @@ def _read(name: str, value: Any, device: int) -> View:
         return _read_torch(name, value, device)
     if is_cupy(value):
         return _read_cupy(name, value, device)
+    if type(value) is Buffer:
+        if value.device != device:
+            raise _wrong_device(name, device, f"a buffer on cuda:{value.device}")
+        return View(
+            name,
+            value.pointer,
+            value.shape,
+            contiguous_strides(value.shape),
+            value.dtype,
+            device,
+            False,
+            LEGACY_STREAM,
+            value,
+        )
     problem = None
     try:
         interface = getattr(value, "__cuda_array_interface__", None)

@@ -1,0 +1,65 @@
+"""Compiling kernels before they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from .. import _core
+from .._cells import CELLS
+from .._options import choice
+from . import _libraries
+
+__all__ = ["precompile"]
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+class Unit(NamedTuple):
+    """What is compiled at once: the kernels of a cell, or those that all cells share."""
+
+    name: str
+    dtype: str
+    source: str
+    options: list[str]
+
+
+def units(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPES) -> list[Unit]:
+    """All that layers of these cells and dtypes need."""
+    wanted = list(CELLS) if cells is None else [choice("cells", cell, CELLS).name for cell in cells]
+    return [
+        Unit(name, dtype, source, options)
+        for dtype in [choice("dtypes", dtype, {name: name for name in DTYPES}) for dtype in dtypes]
+        for name, source, options in _core.cuda.units(dtype)
+        if name in wanted or name not in CELLS
+    ]
+
+
+def compiled(wanted: Iterable[Unit], device: int) -> Iterator[bool]:
+    """Compile units that the cache lacks, on all CPUs; for each that is done, whether the cache had it."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda unit: _core.cuda.precompile(unit.source, unit.options, device), wanted)
+
+
+def precompile(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPES, device: int = 0) -> int:
+    """Compile kernels for a GPU now, into the cache on disk, rather than when a layer first needs them.
+
+        >>> recurra.cuda.precompile(["lstm", "gru"], ["float32", "bfloat16"])
+        8
+
+    Args:
+        cells: names among `recurra.cells()`, default all.
+        dtypes: of float32, float64, float16 and bfloat16, default all.
+        device: number of the GPU.
+
+    Returns:
+        How many units were compiled; the cache had the others. What all cells share is one or two for each dtype.
+
+    Raises:
+        ValueError: there is no such cell, dtype or GPU.
+        RuntimeError: there is no driver or NVRTC; the message says how to get it.
+    """
+    _libraries.locate()
+    return sum(not had for had in compiled(units(cells, dtypes), device))

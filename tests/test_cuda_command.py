@@ -1,0 +1,252 @@
+"""python -m recurra cuda on a GPU, or over its stand-in: kernels compiled ahead, the self-test, times; bench/gpu.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import TESTS, Array
+from cuda_arrays import require_gpu
+
+import recurra
+from recurra import _core
+from recurra.cuda import buffers, kernels, report, selftest, times
+from recurra.cuda.buffers import Buffer
+from recurra.cuda.selftest import Case
+
+require_gpu()
+
+SMALL = Case("gru", "float32", "exact", 4, 3, 5, 6)
+ON_STAND_IN = "stand-in" in _core.cuda.device(0)["name"]
+
+
+# ---- compiling
+
+
+def test_what_is_compiled_ahead_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECURRA_CACHE_DIR", str(tmp_path))
+    wanted = kernels.units(["gru"], ["float32"])
+    assert recurra.cuda.precompile(["gru"], ["float32"]) == len(wanted) == len(list(tmp_path.iterdir()))
+    assert recurra.cuda.precompile(["gru"], ["float32"]) == 0
+    recurra.GRU(2, 3, device="cuda")
+    assert len(list(tmp_path.iterdir())) == len(wanted)
+
+
+def test_every_cell_and_dtype_is_compiled() -> None:
+    everything = kernels.units()
+    assert {unit.name for unit in everything} > set(recurra.cells())
+    assert len({(unit.name, unit.dtype) for unit in everything}) == len(everything)
+    assert len({(unit.source, *unit.options) for unit in everything}) == len(everything)
+    assert {unit.dtype for unit in everything} == {"float32", "float64", "float16", "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"cells": ["mgu"]}, "cells: expected one of .*, got 'mgu'"),
+        ({"dtypes": ["int8"]}, "dtypes: expected one of .*, got 'int8'"),
+        ({"device": 99}, "got cuda:99"),
+    ],
+)
+def test_what_cannot_be_compiled_is_named(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        recurra.cuda.precompile(**arguments)
+
+
+# ---- buffers
+
+
+def test_a_buffer_keeps_and_rounds_numbers() -> None:
+    numbers = np.array([[0.0, -0.0, 1.0, 1.00390625, 1.01171875, -3.0e38, 1e-40, np.inf, np.nan]], "float32")
+    assert Buffer.of(numbers).to_host().tobytes() == numbers.tobytes()
+    # Halfway between two bfloat16, 1.00390625 goes down and 1.01171875 up, to even.
+    want = np.array([[0.0, -0.0, 1.0, 1.0, 1.015625, -3.004055e38, 9.18355e-41, np.inf, np.nan]], "float32")
+    np.testing.assert_allclose(Buffer.of(numbers, "bfloat16").to_host(), want, rtol=1e-5)
+    np.testing.assert_array_equal(Buffer.of(numbers[:, :5], "bfloat16").to_host(), want[:, :5])
+    np.testing.assert_array_equal(Buffer.of(numbers[:, :5], "float16").to_host(), numbers[:, :5].astype("float16"))
+    np.testing.assert_array_equal(buffers.rounded(numbers[:, :5], "bfloat16"), want[:, :5])
+    empty = Buffer.of(np.zeros((3, 0, 2)))
+    assert empty.pointer == 0
+    assert empty.to_host().shape == (3, 0, 2)
+
+
+def test_memory_of_a_buffer_that_has_died_is_used_again() -> None:
+    first = Buffer((1, 12345), "float32")
+    pointer = first.pointer
+    other = Buffer((1, 12345), "float32")
+    assert other.pointer != pointer
+    del first
+    assert Buffer((12345,), "float32").pointer == pointer
+
+
+def test_layers_take_buffers_and_return_them() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 3, 5), "float32")
+    layer = recurra.LSTM(5, 6, seed=0)
+    there: Any = layer.to("cuda", engine="exact")
+    y, (_, c) = there(Buffer.of(x))
+    want, (_, want_c) = layer(x)
+    assert isinstance(y, Buffer)
+    assert y.to_host().tobytes() == want.tobytes()
+    assert c.to_host().tobytes() == want_c.tobytes()
+    with pytest.raises(TypeError, match="x: expected float32, got float16"):
+        there(Buffer.of(x, "float16"))
+    elsewhere = Buffer.of(x)
+    elsewhere.device = 1
+    with pytest.raises((TypeError, ValueError), match=r"x: expected .* got a buffer on cuda:1"):
+        there(elsewhere)
+    elsewhere.device = 0
+
+
+# ---- the self-test
+
+
+def test_the_self_test_takes_every_cell_engine_and_dtype() -> None:
+    everything = list(selftest.cases())
+    assert {case.cell for case in everything if case.engine == "exact"} == set(recurra.cells())
+    assert {case.cell for case in everything if case.engine == "cublas"} == set(recurra.cells())
+    assert {(case.engine, case.dtype) for case in everything} == {
+        ("exact", "float32"),
+        ("exact", "float64"),
+        ("cublas", "float32"),
+        ("cublas", "float64"),
+        ("cublas", "float16"),
+        ("cublas", "bfloat16"),
+    }
+
+
+@pytest.mark.parametrize("case", list(selftest.cases(("gru", "lstm_projected"))), ids=str)
+def test_the_gpu_passes_the_self_test(case: Case) -> None:
+    assert [str(one) for one in selftest.compare(case) if one.wrong] == []
+
+
+def altered(monkeypatch: pytest.MonkeyPatch, name: str, change: Any) -> None:
+    """Changes one of the CPU's results."""
+    right = selftest._on_cpu
+
+    def wrong(*arguments: Any) -> dict[str, Array]:
+        found = right(*arguments)
+        found[name] = change(found[name].copy())
+        return found
+
+    monkeypatch.setattr(selftest, "_on_cpu", wrong)
+
+
+def one_bit(array: Array) -> Array:
+    array.view("uint32").flat[-1] ^= 1
+    return array
+
+
+def some_nan(array: Array) -> Array:
+    array.flat[0] = np.nan
+    return array
+
+
+@pytest.mark.parametrize("name", ["y", "final state 0", "d x", "d initial state 0", "d weight_hh_l0", "d bias_ih_l0"])
+def test_the_self_test_sees_a_single_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    altered(monkeypatch, name, one_bit)
+    assert [one.result for one in selftest.compare(SMALL) if one.wrong] == [name]
+
+
+@pytest.mark.parametrize("change", [lambda a: a + 1e-3, some_nan])
+def test_the_self_test_sees_what_rounding_does_not_explain(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    altered(monkeypatch, "d weight_ih_l0", change)
+    case = SMALL._replace(engine="cublas")
+    assert [one.result for one in selftest.compare(case) if one.wrong] == ["d weight_ih_l0"]
+
+
+def test_minus_zero_is_not_zero() -> None:
+    assert not selftest.same_bits(np.array([-0.0], "float32"), np.array([0.0], "float32"))
+    assert not selftest.same_bits(np.zeros(2, "float32"), np.zeros(2))
+    assert selftest.difference(np.zeros(3), np.zeros(3)) == 0
+    assert selftest.difference(np.array([1e-20]), np.zeros(1)) > 1
+
+
+def test_a_case_says_what_is_special_about_it() -> None:
+    assert str(SMALL) == "gru float32 exact T=4 B=3 I=5 H=6"
+    assert str(SMALL._replace(layers=2, lengths=(1, 2, 4))) == "gru float32 exact T=4 B=3 I=5 H=6 layers=2 lengths"
+
+
+def test_the_self_test_ends_in_time_and_reports_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert selftest.run([SMALL] * 3, -1.0) == (0, 3, [])
+
+    def refuse(*arguments: Any) -> Any:
+        raise RuntimeError("cuLaunchKernel: no")
+
+    monkeypatch.setattr(selftest, "compare", refuse)
+    assert selftest.run([SMALL], 9.0) == (1, 0, [f"{SMALL}: cuLaunchKernel: no"])
+
+
+# ---- the command
+
+
+def test_the_command_compiles_and_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.run("tested", cells=("gru",)) == 0
+    text = capsys.readouterr().out
+    assert "cuda:0" in text
+    assert "compiled for cuda:0: " in text
+    assert "calls forward and backward: all as on the CPU" in text
+    assert "Microseconds" not in text
+
+
+def test_the_command_fails_where_a_result_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered(monkeypatch, "y", one_bit)
+    monkeypatch.setattr(selftest, "cases", lambda cells: iter([SMALL]))
+    assert report.run("timed", cells=("gru",)) == 1
+    text = capsys.readouterr().out
+    assert "1 WRONG RESULTS" in text
+    assert f"  {SMALL}: y differs by" in text
+    assert "expected the same bits" in text
+    assert "Microseconds" not in text
+
+
+def test_the_command_prints_times(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CELL_NAMES": ("gru",), "ROWS": (1, 2), "WIDTHS": (8,), "STEPS": 3}.items():
+        monkeypatch.setattr(times, name, value)
+    monkeypatch.setattr(selftest, "cases", lambda cells: iter([SMALL]))
+    assert report.run(cells=("gru",)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("Microseconds a step, forward, T=3, I=H, median:")
+    assert lines[at + 1].split() == ["B", "H", "float32", "bfloat16"]
+    assert [line.split()[:3] for line in lines[at + 2 :]] == [["GRU", "1", "8"], ["GRU", "2", "8"]]
+    assert all(float(word) > 0 for line in lines[at + 2 :] for word in line.split()[3:])
+
+
+# ---- bench/gpu.py
+
+
+@pytest.mark.skipif(not ON_STAND_IN, reason="bench/gpu.py is to be run by itself")
+def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
+    saved = tmp_path / "gpu.json"
+    script = TESTS.parent / "bench" / "gpu.py"
+    command = [sys.executable, str(script), "--only", "1,4,5,6", "--quick", "--minutes", "20", "--json", str(saved)]
+    # What the tests of this file have compiled serves here too.
+    environment = os.environ | {"PYTHONPATH": str(Path(recurra.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "STAND-IN" in done.stdout, done.stderr
+    for part in ("self-test", "assumptions", "times", "tune"):
+        assert f"## {part}: done" in done.stdout
+    assert "none wrong" in done.stdout
+    assert "no GPU: not timed" in done.stdout
+    assert "kExactSources = " in done.stdout
+    assert done.stdout.endswith("all is right\n")
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_the_benchmark_leave_json(tmp_path: Path) -> None:
+    out = tmp_path / "about.json"
+    command = [sys.executable, "-m", "bench.gpu_part", "about", "60", str(out)]
+    path = os.pathsep.join([str(Path(recurra.__file__).parents[1]), str(TESTS.parent)])
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
+    found = json.loads(out.read_text())
+    assert found["gpu"]["name"] == _core.cuda.device(0)["name"]
+    assert found["stand_in"] == ON_STAND_IN
+    assert not found["problem"]
