@@ -229,7 +229,7 @@ def _mean(losses: Any, counts: Any, time_axis: int) -> tuple[Any, Any]:
 def _scale(gradient: Any, factor: Any, counts: Any) -> None:
     """Multiply in place, and let positions that do not count have none."""
     xp = namespace_of(gradient)
-    gradient *= factor if xp is np else xp.asarray(factor, gradient.dtype)
+    gradient *= xp.asarray(factor, gradient.dtype)
     if counts is not None:
         xp.copyto(gradient, 0, where=~counts[..., None])
 
@@ -244,7 +244,7 @@ def _sequences(y: Input, lengths: Lengths | None) -> tuple[Any, Any]:
     valid = np.full(batch, steps) if lengths is None else _valid(lengths, batch, steps)
     with device_of(array):
         if is_cupy(valid):
-            beside("lengths", valid, array, valid.dtype)
+            beside("lengths", valid, array, valid.dtype, (batch,))
             return array, valid.clip(1, steps)
         if not valid.all():
             raise ValueError(f"lengths: expected at least 1, got 0 at position {int(valid.argmin())}")
