@@ -411,3 +411,78 @@ def test_training_can_be_captured_and_replayed_on_other_numbers(engine: str, kin
         replay(graph, stream)
         assert_same_bits(download(results), want)
     assert counted("errors") == 0
+
+
+# ---- streams
+
+
+@MODES
+@pytest.mark.parametrize("batch", (None, 3))
+@pytest.mark.parametrize("batch_first", (False, True))
+def test_a_stream_with_a_head_is_the_head_after_a_stream(
+    number: str, engine: str, batch: int | None, batch_first: bool
+) -> None:
+    options: dict[str, Any] = {"dtype": number, "device": "cuda", "engine": engine, "seed": 0}
+    layer, head = recurra.LSTM(4, 6, 2, batch_first=batch_first, **options), recurra.Linear(6, 5, **options)
+    axes = () if batch is None else (batch,)
+    plain, stream = layer.stream(batch), layer.stream(batch, head=head)
+    for k in range(3):
+        x = upload(data(*axes, 4, seed=k), number)
+        assert_same_bits(download(stream.step(x)), download(head(plain.step(x))))
+    for steps in (5, 0):
+        chunk = upload(data(*((*axes, steps, 4) if batch_first else (steps, *axes, 4))), number)
+        assert_same_bits(download(stream.run(chunk)), download(head(plain.run(chunk))))
+    assert_same_bits(download(stream.state), download(plain.state))
+    stream.reset()
+    plain.reset()
+    out = upload(np.zeros((*axes, 5), "float32"), number)
+    assert stream.step(x, out) is out
+    assert_same_bits(download(out), download(head(plain.step(x))))
+
+
+def test_exact_streams_with_a_head_have_the_bits_of_the_cpu() -> None:
+    layer, head, frames = recurra.GRU(4, 6, seed=0), recurra.Linear(6, 5, seed=0), data(6, 3, 4)
+    there, its_head = layer.to("cuda", engine="exact"), head.to("cuda", engine="exact")
+    stream = there.stream(3, head=its_head)
+    want = head(layer(frames)[0])
+    its_head.load_state_dict({name: array * 0 for name, array in head.state_dict().items()})  # changes no stream
+    got = [download(stream.step(upload(frame))) for frame in frames[:3]]
+    assert_same_bits(np.concatenate([np.stack(got), download(stream.run(upload(frames[3:])))]), want)
+
+
+@pytest.mark.parametrize("engine", ("exact", "cublas"))
+def test_a_step_with_a_head_allocates_nothing(engine: str) -> None:
+    layer = recurra.RNN(3, 3, device="cuda", engine=engine)
+    stream = layer.stream(2, head=recurra.Linear(3, 3, device="cuda", engine=engine))
+    x, out = upload(data(2, 3)), upload(data(2, 3))
+    stream.step(x, out)
+    launches = counted("launches") + counted("graph_launches")
+    before = Memory.allocations, sum(map(len, Memory._pool.values())), counted("synchronisations")
+    stream.step(x, out)
+    assert (Memory.allocations, sum(map(len, Memory._pool.values())), counted("synchronisations")) == before
+    # The exact map is one launch; cuBLAS's product, which is counted elsewhere, needs one to add the bias.
+    assert counted("launches") + counted("graph_launches") == launches + 2
+
+
+def test_heads_that_do_not_go_with_the_network_are_refused() -> None:
+    layer = recurra.RNN(3, 4, device="cuda")
+    host = recurra.RNN(3, 4)
+    for net, options, match in (
+        (layer, {}, "head: expected one on cuda:0, got one on cpu"),
+        (layer, {"device": "cuda:1"}, "head: expected one on cuda:0, got one on cuda:1"),
+        (layer, {"device": "cuda", "dtype": "float64"}, "head: expected float32, got float64"),
+        (layer, {"device": "cuda", "dtype": "bfloat16"}, "head: expected float32, got bfloat16"),
+        (host, {"device": "cuda"}, "head: expected one on cpu, got one on cuda:0"),
+    ):
+        head: Any = recurra.Linear(4, 2, **options)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=match):
+            net.stream(head=head)
+    with pytest.raises(ValueError, match="head: expected in_features=4, got 5"):
+        layer.stream(head=recurra.Linear(5, 2, device="cuda"))
+    stream: Any = layer.stream(2, head=recurra.Linear(4, 2, device="cuda", seed=0))
+    x, wide = upload(data(2, 3)), upload(data(2, 4))
+    stream.step(x)
+    before = download(stream.state)
+    with pytest.raises(ValueError, match="out: expected a C-contiguous array with a head"):
+        stream.step(x, wide[:, ::2])
+    assert_same_bits(download(stream.state), before)
