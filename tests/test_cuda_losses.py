@@ -1,25 +1,30 @@
-"""recurra.training on CuPy arrays, with a stand-in for CuPy: the results of the CPU, and nobody waits."""
+"""recurra.training on CuPy arrays: the results of the CPU, and nobody waits. Over the stand-in for a GPU with one for
+CuPy, whose results have the CPU's bits; on a GPU with CuPy, whose sums and functions are others."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import fake_cupy as cupy
+import fake_cupy
 import numpy as np
 import pytest
-from checks import Array, arrays, assert_same_bits
-from cuda_arrays import DeviceArray, require_gpu
+from checks import Array, arrays, assert_close, assert_same_bits
+from cuda_arrays import DeviceArray, driver, require_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 
 import recurra
-from recurra import training
+from recurra import _core, training
 
 require_gpu()
 
+FAKE = hasattr(driver(), "standin_reset_counts")
+cupy: Any = fake_cupy if FAKE else pytest.importorskip("cupy")
+LAST = _core.cuda.device_count() - 1
 DTYPES = pytest.mark.parametrize("dtype", ("float32", "float64"))
 
 
@@ -28,6 +33,14 @@ def fake() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         yield
+
+
+@contextmanager
+def nobody_waits() -> Iterator[None]:
+    """What waits unnoticed fails by itself in the stand-in for CuPy."""
+    before = fake_cupy.waits
+    yield
+    assert fake_cupy.waits == before
 
 
 def normal(*shape: int, seed: int = 0, dtype: str = "float64", scale: float = 1.0) -> Array:
@@ -55,10 +68,13 @@ def here(values: Any) -> Any:
 
 
 def assert_same_numbers(got: Any, want: Any) -> None:
-    """The same bits, of results on the GPU and on the CPU, where a float is float64."""
-    waits = cupy.waits
-    assert_same_bits(here(got), want)
-    assert cupy.waits > waits
+    """The same bits, of results on the GPU and on the CPU, where a float is float64; on a GPU nearly so."""
+    found = here(got)
+    if FAKE:
+        return assert_same_bits(found, want)
+    for a, b in zip(arrays(found), arrays(want), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert_close(a, b, 2e-6 if a.dtype == np.float32 else 1e-13)
 
 
 # ---- losses
@@ -79,7 +95,7 @@ BOTH = pytest.mark.parametrize("name", LOSSES)
     shape=st.sampled_from(((3,), (1, 1), (4, 5), (3, 2, 4), (2, 2, 2, 3))),
     masked=st.booleans(),
     transposed=st.booleans(),
-    device=st.integers(0, 1),
+    device=st.integers(0, LAST),
 )
 def test_losses_are_the_cpus(
     name: str, dtype: str, shape: tuple[int, ...], masked: bool, transposed: bool, device: int
@@ -95,9 +111,9 @@ def test_losses_are_the_cpus(
             y[~mask] = np.nan
     if transposed and len(shape) > 2:
         y, target = np.asfortranarray(y), target.copy(order="F")
-    waits = cupy.waits
-    got = loss(*there((y, target, mask), device))
-    assert cupy.waits == waits
+    moved = there((y, target, mask), device)
+    with nobody_waits():
+        got = loss(*moved)
     assert {array.device.id for array in got} == {device}
     want = loss(y, target, mask)
     np.testing.assert_allclose(here(got[0]), want[0], rtol=1e-14)  # a sum, in the order of the memory
@@ -142,11 +158,10 @@ def test_a_loss_that_is_not_finite_is_no_error(name: str) -> None:
 def test_pooling_is_the_cpus(pool: Any, lengths: str | None, dtype: str) -> None:
     y, dpooled = np.round(normal(4, 3, 5, dtype=dtype)), normal(3, 5, seed=1, dtype=dtype)
     valid = None if lengths is None else [4, 1, 2]
-    given_lengths = valid if lengths in (None, "host") else there(np.array(valid, lengths), 1)
-    waits = cupy.waits
-    pooled, backward = pool(there(y, 1), given_lengths)
-    dy = backward(there(dpooled, 1))
-    assert cupy.waits == waits
+    given_lengths = valid if lengths in (None, "host") else there(np.array(valid, lengths), LAST)
+    with nobody_waits():
+        pooled, backward = pool(there(y, LAST), given_lengths)
+        dy = backward(there(dpooled, LAST))
     want, backward_here = pool(y, valid)
     assert_same_numbers([pooled, dy], [want, backward_here(dpooled)])
 
@@ -158,19 +173,19 @@ def test_lengths_out_of_range_count_as_the_nearest() -> None:
 
 
 def test_step_mask_is_where_lengths_are() -> None:
-    mask: Any = training.step_mask(there(np.array([2, 0, 3], "int32"), 1), 3)
-    assert mask.device.id == 1
+    mask: Any = training.step_mask(there(np.array([2, 0, 3], "int32"), LAST), 3)
+    assert mask.device.id == LAST
     assert_same_bits(here(mask), training.step_mask([2, 0, 3], 3))
 
 
 @pytest.mark.parametrize("backward", (False, True))
 def test_check_finite_waits_and_names_the_step(backward: bool) -> None:
     y = normal(6, 2, 3)
-    with cupy.waiting_allowed():
-        training.check_finite("y", there(y, 1))
+    with fake_cupy.waiting_allowed() if FAKE else nullcontext():
+        training.check_finite("y", there(y, LAST))
         y[[2, 4], 1, 1] = np.inf
         with pytest.raises(FloatingPointError, match=rf"y: .* step {4 if backward else 2}$"):
-            training.check_finite("y", there(y, 1), backward=backward)
+            training.check_finite("y", there(y, LAST), backward=backward)
 
 
 # ---- optimisers and clipping
@@ -190,19 +205,18 @@ def gradients(seed: int, dtype: str = "float64", scale: float = 1.0) -> dict[str
 
 @MAKE
 @DTYPES
-@pytest.mark.parametrize("device", (0, 1))
+@pytest.mark.parametrize("device", sorted({0, LAST}))
 def test_optimisers_are_the_cpus_and_nobody_waits(make: Callable[[Any], Any], dtype: str, device: int) -> None:
     params = gradients(0, dtype)
     twins = there(params, device)
     ours, theirs = make(twins), make(params)
     pointers = {name: array.data.ptr for name, array in twins.items()}
-    waits = cupy.waits
-    for step in range(5):
-        ours.step(there(gradients(step + 1, dtype), device))
-        theirs.step(gradients(step + 1, dtype))
-        if step == 2:
-            ours.lr = theirs.lr = 0.025
-    assert cupy.waits == waits
+    with nobody_waits():
+        for step in range(5):
+            ours.step(there(gradients(step + 1, dtype), device))
+            theirs.step(gradients(step + 1, dtype))
+            if step == 2:
+                ours.lr = theirs.lr = 0.025
     assert {name: array.data.ptr for name, array in twins.items()} == pointers
     assert_same_numbers(twins, params)
 
@@ -210,14 +224,14 @@ def test_optimisers_are_the_cpus_and_nobody_waits(make: Callable[[Any], Any], dt
 @MAKE
 def test_parameters_may_be_in_several_places(make: Callable[[Any], Any]) -> None:
     host = gradients(0)
-    mixed = {"matrix": there(host["matrix"]), "vector": there(host["vector"], 1), "one": host["one"].copy()}
+    mixed = {"matrix": there(host["matrix"]), "vector": there(host["vector"], LAST), "one": host["one"].copy()}
     plain = {name: host[name].copy() for name in mixed}
     for params, move in ((plain, False), (mixed, True)):
         optimiser = make(params)
         for seed in (1, 2):
             grads: dict[str, Any] = {name: gradients(seed)[name] for name in params}
             if move:
-                grads |= {"matrix": there(grads["matrix"]), "vector": there(grads["vector"], 1)}
+                grads |= {"matrix": there(grads["matrix"]), "vector": there(grads["vector"], LAST)}
             optimiser.step(grads)
     assert_same_bits([here(mixed["matrix"]), here(mixed["vector"]), mixed["one"]], list(plain.values()))
 
@@ -225,10 +239,9 @@ def test_parameters_may_be_in_several_places(make: Callable[[Any], Any]) -> None
 @pytest.mark.parametrize("max_norm", (0.5, 1e3, math.inf))
 def test_clip_grad_norm_is_the_cpus(max_norm: float) -> None:
     several = [gradients(1), gradients(2, "float32")]
-    on_gpu = there(several, 1)
-    waits = cupy.waits
-    norm = training.clip_grad_norm([*on_gpu, {"again": on_gpu[0]["matrix"]}], max_norm)
-    assert cupy.waits == waits
+    on_gpu = there(several, LAST)
+    with nobody_waits():
+        norm = training.clip_grad_norm([*on_gpu, {"again": on_gpu[0]["matrix"]}], max_norm)
     want = training.clip_grad_norm(several, max_norm)
     np.testing.assert_allclose(here(norm), want, rtol=1e-15)
     for got, expected in zip(arrays(here(on_gpu)), arrays(several), strict=True):
@@ -246,7 +259,7 @@ def test_gradients_that_are_not_finite_become_nan() -> None:
 
 def test_clip_grad_value_is_the_cpus() -> None:
     grads = gradients(1)
-    on_gpu = there(grads, 1)
+    on_gpu = there(grads, LAST)
     training.clip_grad_value(on_gpu, 0.5)
     training.clip_grad_value(grads, 0.5)
     assert_same_numbers(on_gpu, grads)
@@ -271,25 +284,26 @@ def test_a_training_on_the_gpu_is_that_on_the_cpu(make: Callable[[Any], Any]) ->
         optimisers = {name: make(arrays) for name, arrays in params.items()}
         losses = []
         for _ in range(4):
-            waits = cupy.waits
-            y, _, tape = layer.forward(move(x))
-            logits, head_tape = head.forward(y)
-            loss, dlogits = training.softmax_cross_entropy(logits, move(targets))
-            back = head_tape.backward(dlogits)
-            grads = {"layer": tape.backward(back.x).params, "head": back.params}
-            for name, optimiser in optimisers.items():
-                training.clip_grad_value(grads[name], 0.05)
-                optimiser.step(grads[name])
-            layer.load_state_dict(params["layer"])
-            head.load_state_dict(params["head"])
-            assert cupy.waits == waits
+            with nobody_waits():
+                y, _, tape = layer.forward(move(x))
+                logits, head_tape = head.forward(y)
+                loss, dlogits = training.softmax_cross_entropy(logits, move(targets))
+                back = head_tape.backward(dlogits)
+                grads = {"layer": tape.backward(back.x).params, "head": back.params}
+                for name, optimiser in optimisers.items():
+                    training.clip_grad_value(grads[name], 0.05)
+                    optimiser.step(grads[name])
+                layer.load_state_dict(params["layer"])
+                head.load_state_dict(params["head"])
             losses.append(loss)
         assert isinstance(tape, recurra.tape.Tape) == (device == "cpu")
         results.append((losses, layer.state_dict(), head.state_dict()))
     (want, *parameters), (got, *others) = results
-    assert [float(here(loss)) for loss in got] == want
     assert want[-1] < want[0]
-    assert_same_bits(arrays(others), arrays(parameters))
+    if FAKE:
+        assert_same_bits([here(got), *arrays(others)], [want, *arrays(parameters)])
+    else:
+        assert_close([here(got), *arrays(others)], [want, *arrays(parameters)], 1e-4)
 
 
 @pytest.mark.parametrize(("k1", "k2"), ((3, 3), (2, 5), (10, 10)))
@@ -318,15 +332,9 @@ def test_truncated_backpropagation_is_the_cpus(k1: int, k2: int, lengths: str | 
 # ---- refusals
 
 
-class Torch:
-    """A CUDA tensor, as far as it is looked at."""
-
-    __cuda_array_interface__: dict[str, Any] = {}  # noqa: RUF012
-
-
 def bad() -> Iterator[tuple[Any, Any, str]]:
     y, host = there(normal(2, 3)), normal(2, 3)
-    other = there(host, 1)
+    other = there(host, LAST)
     params, grads = {"w": there(normal(3))}, {"w": normal(3)}
     device: Any = DeviceArray.of(host)
     yield (
@@ -335,7 +343,8 @@ def bad() -> Iterator[tuple[Any, Any, str]]:
         "target: expected a CuPy array on cuda:0, got a NumPy",
     )
     yield lambda: training.mean_squared_error(host, y), ValueError, "target: expected a NumPy array, got a CuPy array"
-    yield lambda: training.mean_squared_error(y, other), ValueError, "target: expected .*cuda:0, got .*cuda:1"
+    if LAST:
+        yield lambda: training.mean_squared_error(y, other), ValueError, "target: expected .*cuda:0, got .*cuda:1"
     yield lambda: training.mean_squared_error(y, y, np.ones(2, bool)), ValueError, "mask: expected a CuPy"
     yield lambda: training.mean_squared_error(y, y[:1]), ValueError, r"target: .*\[2, 3\].*\[1, 3\]"
     yield lambda: training.mean_squared_error(y, y.astype("float32")), TypeError, "target: .*float64.*float32"
@@ -357,15 +366,10 @@ def bad() -> Iterator[tuple[Any, Any, str]]:
     yield lambda: training.clip_grad_norm({"a": y, "b": y[:, :1]}, 1.0), ValueError, "grads b: .*overlaps grads a"
 
 
-@pytest.mark.parametrize("number", range(22))
-def test_wrong_input_is_refused_by_name(number: int) -> None:
-    call, error, match = list(bad())[number]
-    with pytest.raises(error, match=match):
-        call()
-
-
-def test_all_refusals_are_tested() -> None:
-    assert len(list(bad())) == 22
+def test_wrong_input_is_refused_by_name() -> None:
+    for call, error, match in bad():
+        with pytest.raises(error, match=match):
+            call()
 
 
 def test_truncation_refuses_what_it_cannot_pad() -> None:
