@@ -388,6 +388,24 @@ def test_forward_and_backward_may_be_on_different_streams() -> None:
     assert counted("errors") == 0
 
 
+def test_what_was_made_on_another_stream_is_waited_for() -> None:
+    """Arrays, strided ones too, and parameters: results of calls whose work nobody has waited for."""
+    first, second = new_stream(), new_stream()
+    layer, source = recurra.Linear(5, 5, device="cuda", seed=0), recurra.Linear(5, 5, device="cuda", seed=1)
+    x = upload(data(2, 5, 5))
+    with LIBRARY.use(first):
+        made = source(x)
+        parameters = source.forward(x)[1].backward(made).params
+        layer.load_state_dict(parameters)
+    with LIBRARY.use(second):
+        got = trained(layer, made.transpose(1, 0, 2))
+    synchronize(first)
+    synchronize(second)
+    assert_same_bits(layer.state_dict(), download(parameters))
+    assert_same_bits(download(got), download(trained(layer, upload(download(made).swapaxes(0, 1)))))
+    assert counted("errors") == 0
+
+
 @pytest.mark.parametrize("kind", range(3))
 @pytest.mark.parametrize("engine", ("exact", "cublas"))
 def test_training_can_be_captured_and_replayed_on_other_numbers(engine: str, kind: int) -> None:

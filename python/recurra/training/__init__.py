@@ -20,9 +20,10 @@ On a GPU it is the same loop over arrays of CuPy, for which parameters are copie
     layer = recurra.GRU(1, 4, device="cuda")
     params = {name: cupy.asarray(array) for name, array in layer.state_dict().items()}
 
-There everything is put on CuPy's current stream, losses and norms are arrays of no axes, and nobody waits for them. So
-no number is looked at: what is not finite goes on, and `check_finite`, which waits, says where it arose. (torch has
-losses and optimisers for its own tensors.)
+There everything is put on CuPy's current stream, losses and norms are arrays of no axes, and nobody waits for them;
+only `load_state_dict` waits, until it has copied the parameters, without their coming to the CPU. So no number is
+looked at: what is not finite goes on, and `check_finite`, which waits, says where it arose. (torch has losses and
+optimisers for its own tensors.)
 
 Wrong arguments raise a TypeError or ValueError that names the argument, what was expected and what came. Numbers that
 are not finite raise a FloatingPointError that says where they arose. In both cases nothing has been changed.
