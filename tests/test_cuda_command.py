@@ -51,7 +51,8 @@ def test_every_cell_and_dtype_is_compiled() -> None:
     [
         ({"cells": ["mgu"]}, "cells: expected one of .*, got 'mgu'"),
         ({"dtypes": ["int8"]}, "dtypes: expected one of .*, got 'int8'"),
-        ({"device": 99}, "got cuda:99"),
+        ({"device": "cuda:99"}, "got cuda:99"),
+        ({"device": "cpu"}, "device: expected 'cuda' or 'cuda:0', got 'cpu'"),
     ],
 )
 def test_what_cannot_be_compiled_is_named(arguments: dict[str, Any], complaint: str) -> None:
