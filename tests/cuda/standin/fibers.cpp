@@ -28,7 +28,10 @@ constexpr bool thread_sanitizer = false;
 namespace standin {
 namespace {
 
-constexpr unsigned max_threads = 1024;
+constexpr unsigned max_threads = 1024;  // of a block
+// ThreadSanitizer has a thread for each of several blocks, so that they race, and keeps them for later launches: to make one
+// takes half a millisecond. Each has a stack of its own, which no other thread ever touches.
+constexpr unsigned max_fibers = thread_sanitizer ? 2 * max_threads : max_threads;
 constexpr size_t stack_bytes = 128 << 10, guard_bytes = 4096;
 
 struct Fiber;
@@ -63,7 +66,9 @@ struct {
   unsigned ready_count, live;
   uint64_t seed, random;
   char* stacks;
-  void *scheduler, *scheduler_sanitizer;
+  void* scheduler;
+  void *scheduler_sanitizer, *sanitizers[max_fibers];
+  char begun, ended;  // what they release and acquire
   const char* problem;
 } state;
 
@@ -161,8 +166,9 @@ void end_thread() {
   }
 }
 void enter() {
+  TSAN(__tsan_acquire(&state.begun);)
   state.launch.kernel->call(state.launch.arguments);
-  TSAN(__tsan_release(&state);)
+  TSAN(__tsan_release(&state.ended);)
   end_thread();
   to_scheduler();
 }
@@ -170,17 +176,11 @@ void enter() {
 Index at(unsigned i, Index size) { return {i % size.x, i / size.x % size.y, i / size.x / size.y}; }
 unsigned count(Index size) { return size.x * size.y * size.z; }
 
-// Memory that no earlier block has touched, to ThreadSanitizer; its threads would seem to race for reused memory.
-void map_stacks(unsigned threads) {
+void map_stacks() {
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  if (!state.stacks) {
-    state.stacks = static_cast<char*>(mmap(nullptr, max_threads * stack_bytes, PROT_READ | PROT_WRITE, flags, -1, 0));
-    if (state.stacks == MAP_FAILED) std::abort();
-    for (unsigned i = 0; i < max_threads && !thread_sanitizer; ++i)
-      mprotect(state.stacks + i * stack_bytes, guard_bytes, PROT_NONE);
-  } else if (thread_sanitizer) {
-    mmap(state.stacks, threads * stack_bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0);
-  }
+  state.stacks = static_cast<char*>(mmap(nullptr, max_fibers * stack_bytes, PROT_READ | PROT_WRITE, flags, -1, 0));
+  if (state.stacks == MAP_FAILED) std::abort();
+  for (unsigned i = 0; i < max_fibers; ++i) mprotect(state.stacks + i * stack_bytes, guard_bytes, PROT_NONE);
 }
 
 std::string deadlock() {
@@ -195,26 +195,34 @@ std::string deadlock() {
   tell(state.block);
   for (const Warp& warp : state.warps)
     for (const Barrier& barrier : warp.barriers) tell(barrier);
-  ASAN(__asan_unpoison_memory_region(state.stacks, max_threads * stack_bytes);)  // they are given up as they are
+  // They are given up as they are.
+  ASAN(__asan_unpoison_memory_region(state.stacks, max_fibers * stack_bytes);)
+  TSAN(for (void*& fiber : state.sanitizers) {
+    if (fiber) __tsan_destroy_fiber(fiber);
+    fiber = nullptr;
+  } munmap(state.stacks, max_fibers * stack_bytes);
+       state.stacks = nullptr;)
   return text;
 }
 
-std::string run_fibers(unsigned threads, Index block, unsigned char* shared, std::vector<void*>& sanitizer_fibers) {
-  map_stacks(threads);
+// In the fibers from `first` on.
+std::string run_fibers(unsigned first, unsigned threads, Index block, unsigned char* shared) {
+  if (!state.stacks) map_stacks();
   std::memset(state.warps, 0, sizeof(state.warps));
   state.block = {"__syncthreads", 0, threads, 0, nullptr, 0, {}};
   state.live = threads, state.ready_count = 0;
   for (unsigned t = 0; t < threads; ++t) {
     Fiber& fiber = state.fibers[t];
     static_cast<Thread&>(fiber) = {at(t, state.launch.block), block, t % 32, shared};
-    void** top = reinterpret_cast<void**>(state.stacks + (t + 1) * stack_bytes);
+    void** top = reinterpret_cast<void**>(state.stacks + (first + t + 1) * stack_bytes);
     top[-1] = nullptr, top[-2] = reinterpret_cast<void*>(&enter);
     fiber.stack_pointer = top - 8, fiber.number = t, fiber.warp = &state.warps[t / 32];
     fiber.warp->live |= 1u << t % 32;
-    TSAN(fiber.sanitizer = __tsan_create_fiber(0); sanitizer_fibers.push_back(fiber.sanitizer);)
+    TSAN(void*& sanitizer = state.sanitizers[first + t]; if (!sanitizer) sanitizer = __tsan_create_fiber(0);
+         fiber.sanitizer = sanitizer;)
     make_ready(&fiber);
   }
-  (void)sanitizer_fibers;
+  TSAN(__tsan_release(&state.begun);)
   for (unsigned turn = 0; state.live; ++turn) {
     if (!state.ready_count) return deadlock();
     const unsigned pick = unsigned(state.seed ? draw() : turn) % state.ready_count;
@@ -282,7 +290,6 @@ std::string run(const Launch& launch) {
 
   const unsigned blocks = count(launch.grid), threads = count(launch.block);
   const unsigned first = state.seed ? unsigned(draw()) % blocks : 0;
-  std::vector<void*> sanitizer_fibers;
   std::vector<Shared> shared;  // to ThreadSanitizer, memory that is freed has been written
   std::string problem;
   for (unsigned i = 0; i < blocks && problem.empty(); ++i) {
@@ -290,18 +297,14 @@ std::string run(const Launch& launch) {
     if (!thread_sanitizer) shared.clear();
     shared.emplace_back(launch.shared_bytes);
     if (launch.kernel->meets || thread_sanitizer)
-      problem = run_fibers(threads, block, shared.back().data(), sanitizer_fibers);
+      problem = run_fibers(thread_sanitizer ? i % (max_fibers / threads) * threads : 0, threads, block, shared.back().data());
     else
       run_calls(threads, block, shared.back().data());
     if (problem.empty() && shared.back().overrun()) problem = "shared memory was written past its end";
     if (problem.empty() && state.problem) problem = state.problem;
-    TSAN(if (sanitizer_fibers.size() > 4096) {  // it can have 8000
-      for (void* fiber : sanitizer_fibers) __tsan_destroy_fiber(fiber);
-      sanitizer_fibers.clear();
-    })
   }
   _mm_setcsr(csr);
-  TSAN(__tsan_acquire(&state); for (void* fiber : sanitizer_fibers) __tsan_destroy_fiber(fiber);)
+  TSAN(__tsan_acquire(&state.ended);)
   return problem;
 }
 

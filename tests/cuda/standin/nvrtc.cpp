@@ -165,6 +165,7 @@ bool compile(Program& program, const Options& options) {
              "-fno-math-errno",
              "-shared",
              "-fPIC",
+             "-ffile-prefix-map=" + root.string() + "=.",
              "-fvisibility=hidden",
              "-fno-gnu-unique",
              "-fno-exceptions",
