@@ -169,7 +169,7 @@ def test_a_pickle_is_checked_as_a_construction_is(head: Any) -> None:
     same.__setstate__(state)
     assert repr(same) == repr(head)
     assert_same_bits(same.state_dict(), parameters)
-    assert not any(np.shares_memory(array, parameters[name]) for name, array in same._parameters.items())
+    assert not any(np.shares_memory(array, parameters[name]) for name, array in same._packed._parameters.items())
 
 
 LINEAR, TABLE = recurra.Linear(5, 3, seed=0), recurra.Embedding(5, 3, seed=0)

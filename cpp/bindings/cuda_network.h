@@ -76,7 +76,8 @@ class PyCudaNetwork {
     std::vector<cuda::Array> all;
     if (given)
       for (const auto& one : *given) all.push_back(array(one));
-    if (given && all.size() != network_.cell().states.size())
+    if (all.empty()) all.resize(network_.cell().states.size());  // no array for any
+    if (all.size() != network_.cell().states.size())
       throw py::value_error("states: expected the cell's number of them");
     return all;
   }
@@ -222,19 +223,35 @@ inline void define_cuda_network(py::module_& m) {
       .def("backward", &PyCudaLinear::backward, py::arg("x"), py::arg("dy"), py::arg("rows"), py::arg("dx"),
            py::arg("d_weight"), py::arg("d_bias"), py::arg("add"), py::arg("workspace"), py::arg("stream"), released,
            "0 for what is not wanted.");
-  const auto table = [](auto run) {
-    return [run](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,
-                 int64_t count, Address out, Address stream) {
-      run(cuda_options(dtype, device, "auto", false), pointer(table), rows, columns, pointer(indices), wide, count,
-          pointer(out), pointer(stream));
-    };
-  };
-  m.def("take_rows", table(cuda::take_rows), py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"),
-        py::arg("columns"), py::arg("indices"), py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
-        "out[i] = table[indices[i]]; indices are int64 if `wide`, else int32.");
-  m.def("add_rows", table(cuda::add_rows), py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"),
-        py::arg("columns"), py::arg("indices"), py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
-        "table[indices[i]] += out[i], in order.");
+  m.def(
+      "take_rows",
+      [](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,
+         int64_t count, Address out, Address stream) {
+        cuda::take_rows(cuda_options(dtype, device, "auto", false), pointer(table), rows, columns, pointer(indices), wide,
+                        count, pointer(out), pointer(stream));
+      },
+      py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"), py::arg("columns"), py::arg("indices"),
+      py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
+      "out[i] = table[indices[i]]; indices are int64 if `wide`, else int32.");
+  m.def(
+      "add_rows",
+      [](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,
+         int64_t count, Address from, bool add, Address stream) {
+        cuda::add_rows(cuda_options(dtype, device, "auto", false), pointer(table), rows, columns, pointer(indices), wide, count,
+                       pointer(from), add, pointer(stream));
+      },
+      py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"), py::arg("columns"), py::arg("indices"),
+      py::arg("wide"), py::arg("count"), py::arg("from_"), py::arg("add"), py::arg("stream"), released,
+      "table[indices[i]] += from[i], in order; unless `add`, the table is zero before.");
+  m.def(
+      "make_contiguous",
+      [](const std::string& dtype, int device, int number_size, const std::vector<int64_t>& shape,
+         const std::vector<int64_t>& strides, Address from, Address to, Address stream) {
+        cuda::make_contiguous(cuda_options(dtype, device, "auto", false), number_size, shape, strides, pointer(from),
+                              pointer(to), pointer(stream));
+      },
+      py::arg("dtype"), py::arg("device"), py::arg("number_size"), py::arg("shape"), py::arg("strides"), py::arg("from_"),
+      py::arg("to"), py::arg("stream"), released, "A copy in C order. Strides are in elements; dtype names the kernels.");
 }
 
 }  // namespace bindings

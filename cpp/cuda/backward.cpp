@@ -382,7 +382,7 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
     call.launch.run(net.kernels.write_output, c.input_size, plan.rows, plan.all_steps, a);
   }
   for (int s = 0; d_initial && s <= net.states(); ++s)
-    call.state(net.kernels.write_state, d_initial[s], format, w.d_initial[size_t(s)], width(s));
+    if (d_initial[s].data) call.state(net.kernels.write_state, d_initial[s], format, w.d_initial[size_t(s)], width(s));
   for (size_t lane = 0; lane < params.size(); ++lane)
     for (int p = 0; p < net.phases(); ++p) {
       const int layer = int(lane) / directions;

@@ -126,6 +126,19 @@ CUmodule loaded(const Device& device, const std::string& cubin) {
   return module;
 }
 
+// What was kept, but the driver does not load, is made anew: a bad cache only costs time.
+CUmodule module_for(const Device& device, const std::string& source, const std::vector<std::string>& options) {
+  const auto [cubin, kept] = cubin_for(device, source, options);
+  try {
+    return loaded(device, cubin);
+  } catch (const Error&) {
+    if (!kept) throw;
+  }
+  const std::string architecture = architecture_of(device), made = compile(source, options, architecture).cubin;
+  store(cache_folder(), key_of(source, options, architecture), made);
+  return loaded(device, made);
+}
+
 // The modules of the process, newest first.
 struct Loaded {
   int ordinal;
@@ -170,8 +183,7 @@ const Module& compiled(const Device& device, const std::string& source, const st
   driver();  // throws in a forked child
   for (const Loaded* module = newest.load(std::memory_order_acquire); module; module = module->older)
     if (module->ordinal == device.ordinal && module->source == source && module->options == options) return module->module;
-  const std::string cubin = cubin_for(device, source, options).first;
-  auto* made = new Loaded{device.ordinal, source, options, Module(device, loaded(device, cubin)), newest};
+  auto* made = new Loaded{device.ordinal, source, options, Module(device, module_for(device, source, options)), newest};
   while (!newest.compare_exchange_weak(made->older, made)) {
   }
   return made->module;

@@ -220,8 +220,8 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
   a.array = {y.data, y.outer, y.row, y.column, format_of(net.options.number)};
   a.array_steps = plan.all_steps;
   call.launch.run(net.kernels.write_output, c.output_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
-  for (int s = 0; s <= net.states(); ++s)
-    call.state(net.kernels.write_state, final_states[s], state_format, w.final[size_t(s)], width(s));
+  for (int s = 0; final_states && s <= net.states(); ++s)
+    if (final_states[s].data) call.state(net.kernels.write_state, final_states[s], state_format, w.final[size_t(s)], width(s));
 }
 
 }  // namespace cuda

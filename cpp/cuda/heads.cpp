@@ -1,5 +1,6 @@
 #include <climits>
 #include <stdexcept>
+#include <tuple>
 
 #include "blas.h"
 #include "grids.h"
@@ -16,6 +17,10 @@ constexpr int64_t kExactInputs = 128;
 
 size_t number_size(Number number) { return number == Number::f64 ? 8 : 4; }
 size_t weight_size(Number number) { return number == Number::f64 ? 8 : number == Number::f32 ? 4 : 2; }
+
+void clear(void* data, size_t bytes, CUstream stream) {
+  check_driver(driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(data), 0, bytes, stream), "cuMemsetD8Async");
+}
 
 }  // namespace
 
@@ -71,9 +76,7 @@ void Linear::set_parameters(const void* weight, const void* bias, StreamHandle h
   a.parameter = const_cast<void*>(weight);
   a.packed = d.weight;
   launch_rows(d.kernels.pack_weights, a.columns, a.units, 1, stream, a);
-  check_driver(driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(d.bias), 0,
-                                        size_t(d.outputs) * number_size(d.options.number), stream),
-               "cuMemsetD8Async");
+  clear(d.bias, size_t(d.outputs) * number_size(d.options.number), stream);
   if (!bias) return;
   a.columns = 1;
   a.parameter = const_cast<void*>(bias);
@@ -148,27 +151,56 @@ void Linear::backward(const void* x, const void* dy, int64_t rows, void* dx, voi
   launch_rows(d.kernels.column_sums, d.outputs, 1, 1, stream, sums);
 }
 
-namespace {
-
-void each_row(const Options& options, CUfunction HeadKernels::* kernel, const TableArguments& a, int64_t grid_rows,
-              StreamHandle stream) {
-  const Device& device = Device::of(options.device);
-  const Current current(device);
-  launch_rows(head_kernels_of(device, options.number).*kernel, a.columns, grid_rows, 1, static_cast<CUstream>(stream), a);
-}
-
-}  // namespace
-
 void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,
                int64_t count, void* out, StreamHandle stream) {
-  each_row(options, &HeadKernels::take_rows, {count, rows, columns, indices, wide, const_cast<void*>(table), out}, count,
-           stream);
+  const Device& device = Device::of(options.device);
+  const Current current(device);
+  const TableArguments a = {count, rows, columns, indices, wide, const_cast<void*>(table), out};
+  launch_rows(head_kernels_of(device, options.number).take_rows, columns, count, 1, static_cast<CUstream>(stream), a);
 }
 
 void add_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
-              const void* from, StreamHandle stream) {
-  each_row(options, &HeadKernels::add_rows, {count, rows, columns, indices, wide, table, const_cast<void*>(from)},
-           count ? 1 : 0, stream);
+              const void* from, bool add, StreamHandle handle) {
+  const Device& device = Device::of(options.device);
+  const Current current(device);
+  const CUstream stream = static_cast<CUstream>(handle);
+  if (!add) clear(table, size_t(rows * columns) * number_size(options.number), stream);
+  const TableArguments a = {count, rows, columns, indices, wide, table, const_cast<void*>(from)};
+  launch_rows(head_kernels_of(device, options.number).add_rows, columns, count ? 1 : 0, 1, stream, a);
+}
+
+void make_contiguous(const Options& options, int number_size, const std::vector<int64_t>& shape,
+                     const std::vector<int64_t>& strides, const void* from, void* to, StreamHandle stream) {
+  if (shape.size() != strides.size()) throw std::invalid_argument("strides: expected one for each axis");
+  if (number_size != 2 && number_size != 4 && number_size != 8)
+    throw std::invalid_argument("number_size: expected 2, 4 or 8, got " + std::to_string(number_size));
+  std::vector<std::pair<int64_t, int64_t>> axes;  // size and stride; a merged one's is that of its last axis
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] == 1) continue;
+    if (!axes.empty() && axes.back().second == shape[i] * strides[i])
+      axes.back() = {axes.back().first * shape[i], strides[i]};
+    else
+      axes.emplace_back(shape[i], strides[i]);
+  }
+  if (axes.empty()) axes.emplace_back(1, 1);
+  ContiguousArguments a{};
+  std::tie(a.columns, a.column_stride) = axes.back();
+  axes.pop_back();
+  if (axes.size() > kMaxAxes)
+    throw std::invalid_argument("strides: expected at most " + std::to_string(kMaxAxes) + " axes that cannot be merged, got " +
+                                std::to_string(axes.size() + 1));
+  a.rows = 1;
+  for (const auto& [size, stride] : axes) {
+    a.shape[a.axes] = size;
+    a.strides[a.axes++] = stride;
+    a.rows *= size;
+  }
+  a.size = number_size;
+  a.from = from;
+  a.to = to;
+  const Device& device = Device::of(options.device);
+  const Current current(device);
+  launch_rows(head_kernels_of(device, options.number).make_contiguous, a.columns, a.rows, 1, static_cast<CUstream>(stream), a);
 }
 
 }  // namespace cuda

@@ -116,6 +116,7 @@ HeadKernels head_kernels_of(const Device& device, Number number) {
   RECURRA_FUNCTION(finish_affine)
   RECURRA_FUNCTION(take_rows)
   RECURRA_FUNCTION(add_rows)
+  RECURRA_FUNCTION(make_contiguous)
   return all;
 }
 #undef RECURRA_FUNCTION

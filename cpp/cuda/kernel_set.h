@@ -22,7 +22,7 @@ struct KernelSet : RowKernels {
 };
 
 struct HeadKernels : RowKernels {
-  CUfunction affine, finish_affine, take_rows, add_rows;
+  CUfunction affine, finish_affine, take_rows, add_rows, make_contiguous;
 };
 
 // Compile what the cache has not. Kept for the process.

@@ -18,6 +18,7 @@ from ._options import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import EllipsisType
     from typing import Protocol, TypeAlias
 
     from numpy.typing import NDArray
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
     Input: TypeAlias = NDArray[Any] | DLPack
+    Pattern: TypeAlias = tuple[int | str | EllipsisType, ...]
 
 # DLPack device types: ordinary and pinned host memory, which the CPU reads in place, and names for error messages.
 HOST = (1, 3, 11)
@@ -107,8 +109,9 @@ def check_memory(name: str, tensor: Any) -> None:
         raise ValueError(f"{name}: expected a tensor with memory, got one whose memory has been released")
 
 
-def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int | str, ...]) -> Array:
-    """`value` as an array of exactly this dtype and one of the shapes, in which a string stands for any size."""
+def check(name: str, value: object, dtype: np.dtype[Any], *patterns: Pattern) -> Array:
+    """`value` as an array of exactly this dtype and one of the shapes, in which a string stands for any size, and `...`
+    in front for any axes."""
     array = as_array(name, value)
     if array.dtype != dtype:
         swapped = "" if array.dtype.isnative else " (not in native byte order)"
@@ -117,8 +120,8 @@ def check(name: str, value: object, dtype: np.dtype[Any], *patterns: tuple[int |
     return array
 
 
-def check_shape(name: str, shape: tuple[int, ...], *patterns: tuple[int | str, ...]) -> None:
-    """ValueError unless it is one of the shapes, in which a string stands for any size."""
+def check_shape(name: str, shape: tuple[int, ...], *patterns: Pattern) -> None:
+    """ValueError unless it is one of the shapes, as of `check`."""
     for pattern in patterns:
         if _fits(shape, pattern):
             return
@@ -284,16 +287,19 @@ def machine_memory() -> int:
         return sys.maxsize
 
 
-def _fits(shape: tuple[int, ...], pattern: tuple[int | str, ...]) -> bool:
+def _fits(shape: tuple[int, ...], pattern: Pattern) -> bool:
     if shape == pattern:
         return True
+    if pattern[:1] == (...,):
+        pattern = pattern[1:]
+        shape = shape[max(0, len(shape) - len(pattern)) :]
     return len(shape) == len(pattern) and all(  # over a list: a generator would take twice as long
         [want == have or isinstance(want, str) for have, want in zip(shape, pattern, strict=True)]
     )
 
 
-def _text(shape: tuple[int | str, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+def _text(shape: Pattern) -> str:
+    return f"[{', '.join('...' if size is ... else str(size) for size in shape)}]"
 
 
 def _has_plain_rows(array: Array) -> bool:

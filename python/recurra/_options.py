@@ -119,6 +119,11 @@ class Placement(NamedTuple):
         """Parameters are never of 16 bits."""
         return np.dtype("float64" if self.number == "float64" else "float32")
 
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """A layer's, which are options of its constructor."""
+        return {"dtype": self.dtype, "device": self.device, "engine": self.engine, "allow_tf32": self.allow_tf32}
+
 
 def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = False) -> Placement:
     """The options of a layer about where it runs, checked."""

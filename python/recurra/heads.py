@@ -10,15 +10,16 @@ import numpy as np
 from . import _core
 from ._arrays import as_array, check, contiguous, empty, memory_for, require_memory
 from ._fixed import Fixed
-from ._options import flag, float_dtype, generator, integer, mapping
+from ._options import flag, generator, integer, mapping, moved, placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import DTypeLike
+    from typing_extensions import Self
 
     from ._arrays import Array, Input
-    from ._options import Seed
+    from ._options import Placement, Seed
 
 __all__ = ["Embedding", "HeadGradients", "HeadTape", "Linear"]
 
@@ -38,15 +39,16 @@ class HeadGradients(NamedTuple):
 class HeadTape:
     """What `forward` of a Linear or an Embedding keeps for `backward`, which may be called again."""
 
-    __slots__ = ("_backward", "_dtype", "_shape")
+    __slots__ = ("_backward",)
 
-    def __init__(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], backward: Callable[[Array, bool], HeadGradients]
-    ) -> None:
-        self._shape, self._dtype, self._backward = shape, dtype, backward
+    def __init__(self, backward: Callable[[Any, bool], HeadGradients]) -> None:
+        self._backward = backward
 
     def backward(self, dy: Input, *, input_grad: bool = True) -> HeadGradients:
         """Gradients of a loss from that of the output.
+
+        On a GPU they are new arrays of the library of x, on its current stream; those of parameters are float32, or
+        float64 for a float64 layer.
 
         Args:
             dy: dL/d output, of the output's shape and dtype.
@@ -55,28 +57,36 @@ class HeadTape:
         Raises:
             TypeError, ValueError: wrong shape or dtype.
         """
-        return self._backward(contiguous(check("dy", dy, self._dtype, self._shape)), flag("input_grad", input_grad))
+        return self._backward(dy, flag("input_grad", input_grad))
 
 
 class _Head(Fixed):
-    """Parameters by name, replaced all at once."""
+    """Parameters by name, replaced all at once, and packed for where they are."""
 
-    dtype: np.dtype[Any]
+    dtype: Any  # numpy.dtype; "bfloat16", which NumPy lacks, is a string
+    device: str
+    _placement: Placement
     _shapes: dict[str, tuple[int, ...]]
-    _parameters: dict[str, Array]
+    _packed: Any  # CpuLinear, CpuEmbedding, or their twins in recurra.cuda.heads
 
-    _configure: Callable[..., None]  # checks and keeps all that decides the parameters' names, shapes and dtype
+    _configure: Callable[..., None]  # checks and keeps all that decides the parameters' names, shapes, dtype and place
 
     def _configuration(self) -> dict[str, Any]:
         """The arguments of `_configure`."""
         raise NotImplementedError
 
+    def _pack(self, parameters: dict[str, Any]) -> Any:
+        """Parameters, which have the right names, checked and copied to where they belong."""
+        raise NotImplementedError
+
     def state_dict(self) -> dict[str, Array]:
-        """Names to copies of the parameters."""
-        return {name: array.copy() for name, array in self._parameters.items()}
+        """Names to copies of the parameters, NumPy arrays on the CPU; float32 also for 16-bit layers."""
+        parameters: dict[str, Array] = self._packed.parameters
+        return parameters
 
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
-        """Replace all parameters, by copies of arrays of the same names, shapes and dtype.
+        """Replace all parameters, by copies of arrays of the same names, shapes and dtype (float32 for 16-bit layers).
+        On a GPU they may also be C-contiguous arrays on it.
 
         Raises:
             TypeError, ValueError: something does not fit; nothing is changed.
@@ -84,20 +94,25 @@ class _Head(Fixed):
         given = mapping("state_dict", state_dict)
         if set(given) != set(self._shapes):
             raise ValueError(f"state_dict: expected {sorted(self._shapes)}, got {sorted(given)}")
-        self._set(
-            {name: check(f"state_dict {name}", given[name], self.dtype, shape) for name, shape in self._shapes.items()}
-        )
+        self.__dict__["_packed"] = self._pack(given)
 
-    def _set(self, parameters: dict[str, Array]) -> None:
-        own = {name: np.array(array, order="C") for name, array in parameters.items()}
-        self.__dict__.update(_parameters=own, **self._made_of(own))
+    def _draw(self, numbers: Callable[[tuple[int, ...]], Array]) -> None:
+        """Initial parameters."""
+        dtype = self._placement.parameter_dtype
+        self.load_state_dict({name: numbers(shape).astype(dtype) for name, shape in self._shapes.items()})
 
-    def _made_of(self, parameters: dict[str, Array]) -> dict[str, Any]:
-        """What else is replaced together with the parameters."""
-        return {}
+    def _moved(self, place: Placement) -> Self:
+        if place == self._placement:
+            return self
+        head = type(self).__new__(type(self))
+        options = self._configuration()
+        options |= {name: value for name, value in place.attributes.items() if name in options}
+        parameters = {name: array.astype(place.parameter_dtype) for name, array in self.state_dict().items()}
+        head.__setstate__({"configuration": options, "parameters": parameters})
+        return head
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"configuration": self._configuration(), "parameters": self._parameters}
+        return {"configuration": self._configuration(), "parameters": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if not isinstance(state, dict) or set(state) != {"configuration", "parameters"}:
@@ -124,79 +139,93 @@ class Linear(_Head):
     Args:
         in_features: I. out_features: O. Parameters are weight [O, I] and bias [O].
         bias: whether there is one.
-        dtype: float32 or float64.
+        dtype, device, engine, allow_tf32: as of `Recurrent`.
         seed: for numpy.random.default_rng; parameters start uniform in +-1/sqrt(I).
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
         MemoryError: the parameters would not fit this machine; nothing has been allocated.
+        RuntimeError: there is no GPU, or a library is missing.
     """
 
     in_features: int
     out_features: int
-    _affine: _core.Linear
+    engine: str
+    allow_tf32: bool
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, dtype: DTypeLike = "float32", seed: Seed = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        device: str = "cpu",
+        engine: str = "auto",
+        allow_tf32: bool = False,
+        seed: Seed = None,
     ) -> None:
-        self._configure(in_features=in_features, out_features=out_features, bias=bias, dtype=dtype)
+        sizes: dict[str, Any] = {"in_features": in_features, "out_features": out_features, "bias": bias}
+        self._configure(**sizes, dtype=dtype, device=device, engine=engine, allow_tf32=allow_tf32)
         random, bound = generator(seed), 1 / math.sqrt(self.in_features)
-        self._set({n: random.uniform(-bound, bound, shape).astype(self.dtype) for n, shape in self._shapes.items()})
+        self._draw(lambda shape: random.uniform(-bound, bound, shape))
 
-    def _configure(self, *, in_features: int, out_features: int, bias: bool, dtype: DTypeLike) -> None:
+    def _configure(
+        self,
+        *,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        dtype: DTypeLike,
+        device: str,
+        engine: str,
+        allow_tf32: bool,
+    ) -> None:
         inputs, outputs = integer("in_features", in_features), integer("out_features", out_features)
-        values_dtype = float_dtype("dtype", dtype)
+        place = placement(device, dtype, engine, allow_tf32)
         shapes = {"weight": (outputs, inputs)} | ({"bias": (outputs,)} if flag("bias", bias) else {})
         copies = 4  # as drawn, in float64, or by the caller; as kept; packed for forward and for backward
         require_memory(
-            f"in_features={inputs}, out_features={outputs}", copies * inputs * outputs * values_dtype.itemsize
+            f"in_features={inputs}, out_features={outputs}", copies * inputs * outputs * place.parameter_dtype.itemsize
         )
-        self.__dict__.update(in_features=inputs, out_features=outputs, dtype=values_dtype, _shapes=shapes)
+        attributes = {"in_features": inputs, "out_features": outputs, **place.attributes}
+        self.__dict__.update(attributes, _placement=place, _shapes=shapes)
 
     def _configuration(self) -> dict[str, Any]:
-        return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "bias": "bias" in self._shapes,
-            "dtype": self.dtype,
-        }
+        sizes = {"in_features": self.in_features, "out_features": self.out_features, "bias": "bias" in self._shapes}
+        return sizes | self._placement.attributes
 
-    def _made_of(self, parameters: dict[str, Array]) -> dict[str, Any]:
-        with memory_for(f"in_features={self.in_features}, out_features={self.out_features}"):
-            return {"_affine": _core.Linear(parameters["weight"], parameters.get("bias"))}
+    def _pack(self, parameters: dict[str, Any]) -> Any:
+        if self._placement.gpu is None:
+            return CpuLinear(self._placement, self._shapes, parameters)
+        from .cuda.heads import CudaLinear  # which nobody without a GPU should wait for
+
+        return CudaLinear(self._placement, self._shapes, parameters)
+
+    def to(
+        self,
+        device: str,
+        *,
+        dtype: DTypeLike | None = None,
+        engine: str | None = None,
+        allow_tf32: bool | None = None,
+    ) -> Self:
+        """This layer if nothing changes, else one like it elsewhere or in other numbers: see `Recurrent.to`."""
+        return self._moved(moved(self._placement, device, dtype, engine, allow_tf32))
 
     def __call__(self, x: Input) -> Array:
-        """[..., O] from x [..., I] of the layer's dtype.
+        """[..., O] from x [..., I] of the layer's dtype, on its device.
 
         Raises:
             TypeError, ValueError: wrong dtype or shape.
         """
-        return self._run(self._rows(x), self._affine)
+        y: Array = self._packed.run(x)
+        return y
 
     def forward(self, x: Input) -> tuple[Array, HeadTape]:
         """As a call, with a tape for backward; x is copied."""
-        core, rows = self._affine, self._rows(x).copy()
-        parameters = self._parameters
-        y = self._run(rows, core)
-
-        def backward(dy: Array, input_grad: bool) -> HeadGradients:
-            params = {name: np.zeros_like(array) for name, array in parameters.items()}
-            dx = np.empty_like(rows) if input_grad else None
-            flat = None if dx is None else dx.reshape(-1, rows.shape[-1])
-            inputs = rows.reshape(-1, rows.shape[-1])
-            core.backward(inputs, dy.reshape(-1, dy.shape[-1]), flat, params["weight"], params.get("bias"))
-            return HeadGradients(dx, params)
-
-        return y, HeadTape(y.shape, self.dtype, backward)
-
-    def _rows(self, x: Input) -> Array:
-        array = as_array("x", x)
-        return contiguous(check("x", array, self.dtype, (*array.shape[:-1], self.in_features)))
-
-    def _run(self, rows: Array, core: _core.Linear) -> Array:
-        y = empty("output", (*rows.shape[:-1], self.out_features), self.dtype)
-        core.forward(rows.reshape(-1, self.in_features), y.reshape(-1, self.out_features))
-        return y
+        y, tape = self._packed.forward(x)
+        return y, tape
 
     def __repr__(self) -> str:
         bias = "" if "bias" in self._shapes else ", bias=False"
@@ -214,64 +243,165 @@ class Embedding(_Head):
 
     Args:
         num_embeddings: N. embedding_dim: E. The parameter is weight [N, E].
-        dtype: float32 or float64.
+        dtype, device: as of `Recurrent`.
         seed: for numpy.random.default_rng; the table starts standard normal.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
         MemoryError: the table would not fit this machine; nothing has been allocated.
+        RuntimeError: there is no GPU, or a library is missing.
     """
 
     num_embeddings: int
     embedding_dim: int
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, *, dtype: DTypeLike = "float32", seed: Seed = None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        dtype: DTypeLike = "float32",
+        device: str = "cpu",
+        seed: Seed = None,
     ) -> None:
-        self._configure(num_embeddings=num_embeddings, embedding_dim=embedding_dim, dtype=dtype)
-        self._set({"weight": generator(seed).standard_normal(self._shapes["weight"]).astype(self.dtype)})
+        self._configure(num_embeddings=num_embeddings, embedding_dim=embedding_dim, dtype=dtype, device=device)
+        self._draw(generator(seed).standard_normal)
 
-    def _configure(self, *, num_embeddings: int, embedding_dim: int, dtype: DTypeLike) -> None:
+    def _configure(self, *, num_embeddings: int, embedding_dim: int, dtype: DTypeLike, device: str) -> None:
         rows, size = integer("num_embeddings", num_embeddings), integer("embedding_dim", embedding_dim)
-        values_dtype = float_dtype("dtype", dtype)
+        place = placement(device, dtype)
         copies = 2  # as drawn, in float64, or by the caller; as kept
-        require_memory(f"num_embeddings={rows}, embedding_dim={size}", copies * rows * size * values_dtype.itemsize)
-        self.__dict__.update(
-            num_embeddings=rows, embedding_dim=size, dtype=values_dtype, _shapes={"weight": (rows, size)}
-        )
+        size_of_table = rows * size * place.parameter_dtype.itemsize
+        require_memory(f"num_embeddings={rows}, embedding_dim={size}", copies * size_of_table)
+        attributes = {"num_embeddings": rows, "embedding_dim": size, "dtype": place.dtype, "device": place.device}
+        self.__dict__.update(attributes, _placement=place, _shapes={"weight": (rows, size)})
 
     def _configuration(self) -> dict[str, Any]:
-        return {"num_embeddings": self.num_embeddings, "embedding_dim": self.embedding_dim, "dtype": self.dtype}
+        sizes = {"num_embeddings": self.num_embeddings, "embedding_dim": self.embedding_dim}
+        return {**sizes, "dtype": self.dtype, "device": self.device}
+
+    def _pack(self, parameters: dict[str, Any]) -> Any:
+        if self._placement.gpu is None:
+            return CpuEmbedding(self._placement, self._shapes, parameters)
+        from .cuda.heads import CudaEmbedding
+
+        return CudaEmbedding(self._placement, self._shapes, parameters)
+
+    def to(self, device: str, *, dtype: DTypeLike | None = None) -> Self:
+        """This table if nothing changes, else one like it elsewhere or in other numbers: see `Recurrent.to`."""
+        return self._moved(moved(self._placement, device, dtype, None, None))
 
     def __call__(self, indices: Input) -> Array:
         """[..., E] from integers [...] in 0..N-1.
 
+        On a GPU they are int32 or int64, and nobody waits to see them: one that is out of range gives a row of NaN, and
+        no gradient to the table.
+
         Raises:
-            TypeError, ValueError: no integers, or out of range.
+            TypeError, ValueError: no integers, or, on the CPU, out of range.
         """
-        table: Array = self._parameters["weight"]
-        rows: Array = table[self._checked(indices)]
+        rows: Array = self._packed.run(indices)
         return rows
 
     def forward(self, indices: Input) -> tuple[Array, HeadTape]:
         """As a call, with a tape for backward; the gradient of a row is the sum over its uses, in order."""
-        checked, shape = self._checked(indices).copy(), self._parameters["weight"].shape
-        y = self._parameters["weight"][checked]
-
-        def backward(dy: Array, input_grad: bool) -> HeadGradients:
-            gradient = np.zeros(shape, self.dtype)
-            np.add.at(gradient, checked.reshape(-1), dy.reshape(-1, shape[1]))
-            return HeadGradients(None, {"weight": gradient})
-
-        return y, HeadTape(y.shape, self.dtype, backward)
-
-    def _checked(self, indices: Input) -> Array:
-        array = as_array("indices", indices)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"indices: expected integers, got {array.dtype}")
-        if array.size and (array.min() < 0 or array.max() >= self.num_embeddings):
-            raise ValueError(f"indices: expected 0..{self.num_embeddings - 1}, got {array.min()}..{array.max()}")
-        return array
+        rows, tape = self._packed.forward(indices)
+        return rows, tape
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim})"
+
+
+class _CpuHead:
+    """Copies of parameters of these names, shapes and dtype."""
+
+    __slots__ = ("_dtype", "_parameters")
+    _parameters: dict[str, Array]
+
+    def __init__(self, place: Placement, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
+        self._dtype = place.parameter_dtype
+        checked = {name: check(f"state_dict {name}", given[name], self._dtype, shape) for name, shape in shapes.items()}
+        self._parameters = {name: np.array(array, order="C") for name, array in checked.items()}
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Names to new copies."""
+        return {name: array.copy() for name, array in self._parameters.items()}
+
+    def _gradient(self, dy: Any, shape: tuple[int, ...]) -> Array:
+        return contiguous(check("dy", dy, self._dtype, shape))
+
+
+class CpuLinear(_CpuHead):
+    """y = x W^T + b."""
+
+    __slots__ = ("affine",)
+    affine: _core.Linear
+
+    def __init__(self, place: Placement, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
+        super().__init__(place, shapes, given)
+        outputs, inputs = shapes["weight"]
+        with memory_for(f"in_features={inputs}, out_features={outputs}"):
+            self.affine = _core.Linear(self._parameters["weight"], self._parameters.get("bias"))
+
+    def run(self, x: Any) -> Array:
+        return self._mapped(self._rows(x))
+
+    def forward(self, x: Any) -> tuple[Array, HeadTape]:
+        rows = self._rows(x).copy()
+        y = self._mapped(rows)
+        shape = y.shape
+
+        def backward(dy: Any, input_grad: bool) -> HeadGradients:
+            gradient = self._gradient(dy, shape)
+            params = {name: np.zeros_like(array) for name, array in self._parameters.items()}
+            dx = np.empty_like(rows) if input_grad else None
+            self.affine.backward(
+                _flat(rows), _flat(gradient), None if dx is None else _flat(dx), params["weight"], params.get("bias")
+            )
+            return HeadGradients(dx, params)
+
+        return y, HeadTape(backward)
+
+    def _rows(self, x: Any) -> Array:
+        return contiguous(check("x", x, self._dtype, (..., self._parameters["weight"].shape[1])))
+
+    def _mapped(self, rows: Array) -> Array:
+        y = empty("output", (*rows.shape[:-1], len(self._parameters["weight"])), self._dtype)
+        self.affine.forward(_flat(rows), _flat(y))
+        return y
+
+
+class CpuEmbedding(_CpuHead):
+    """Rows of a table."""
+
+    __slots__ = ()
+
+    def run(self, indices: Any) -> Array:
+        rows: Array = self._parameters["weight"][self._checked(indices)]
+        return rows
+
+    def forward(self, indices: Any) -> tuple[Array, HeadTape]:
+        checked, table = self._checked(indices).copy(), self._parameters["weight"]
+        y = table[checked]
+        shape = y.shape
+
+        def backward(dy: Any, input_grad: bool) -> HeadGradients:
+            gradient = np.zeros_like(table)
+            np.add.at(gradient, checked.reshape(-1), _flat(self._gradient(dy, shape)))
+            return HeadGradients(None, {"weight": gradient})
+
+        return y, HeadTape(backward)
+
+    def _checked(self, indices: Any) -> Array:
+        array, rows = as_array("indices", indices), len(self._parameters["weight"])
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"indices: expected integers, got {array.dtype}")
+        if array.size and (array.min() < 0 or array.max() >= rows):
+            raise ValueError(f"indices: expected 0..{rows - 1}, got {array.min()}..{array.max()}")
+        return array
+
+
+def _flat(array: Array) -> Array:
+    """The last axis of all rows."""
+    return array.reshape(-1, array.shape[-1])

@@ -11,7 +11,7 @@ import numpy as np
 from ._arrays import require_memory
 from ._cells import CELLS, Sizes
 from ._fixed import Fixed
-from ._options import Placement, choice, flag, generator, integer, mapping, moved, placement, shown
+from ._options import choice, flag, generator, integer, mapping, moved, placement, shown
 from .packed import Packed, packed_at
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Recurrent(Fixed):
             "bidirectional": bool(bidirectional),
             "proj_size": proj,
             "constants": constants or None,
-            **_attributes(place),
+            **place.attributes,
         }
         spec.constant_values(constants, values_dtype)
         random = generator(seed, rng)
@@ -293,7 +293,7 @@ class Recurrent(Fixed):
         if place == packed.placement:
             return self
         layer = copy.copy(self)
-        layer.__dict__.update(_attributes(place), _packed=packed.at(place))
+        layer.__dict__.update(place.attributes, _packed=packed.at(place))
         return layer
 
     def quantize(self, precision: str, *, keep: Iterable[int] = ()) -> Self:
@@ -376,7 +376,3 @@ class Recurrent(Fixed):
         keep = f", keep={list(self.keep)}" if self.keep else ""
         precision = f".quantize({self.precision!r}{keep})" if self.precision else ""
         return f"{type(self).__name__}({', '.join(shown)}){precision}"
-
-
-def _attributes(place: Placement) -> dict[str, Any]:
-    return {"dtype": place.dtype, "device": place.device, "engine": place.engine, "allow_tf32": place.allow_tf32}

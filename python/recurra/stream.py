@@ -119,7 +119,9 @@ class Stream:
         require_rows("batch", rows)
         workers = min(integer("threads", threads), _core.get_num_threads())
         with memory_for(f"batch={batch}"):
-            self._stream = packed.network.stream(rows, batch is None, workers, None if head is None else head._affine)
+            self._stream = packed.network.stream(
+                rows, batch is None, workers, None if head is None else head._packed.affine
+            )
         _STEP.__set__(self, self._stream.step(_checked_step(packed, self._batch, self._outputs, self._stream)))
 
     def run(self, chunk: Input, out: Array | None = None) -> Array:

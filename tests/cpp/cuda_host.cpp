@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <new>
 #include <random>
 #include <set>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "../../cpp/cuda/blas.h"
+#include "../../cpp/cuda/cache.h"
 #include "../../cpp/cuda/compile.h"
 
 using namespace recurra::cuda;
@@ -253,6 +255,25 @@ void kernels(const Device& device, const Device& next) {
   check(!std::set<const Module*>(found.begin(), found.end()).count(nullptr), "kernels from several threads");
 }
 
+// What the driver does not load is made anew, and kept in its place.
+void another_image(const Device& device) {
+  const std::string source = kScale, folder = cache_folder();
+  const std::vector<std::string> options = {"-DFACTOR=7"};  // nobody else's, so that no other image is the same
+  const auto architecture =
+      "sm_" + std::to_string(device.major) + std::to_string(device.minor) + (device.major == 9 ? "a" : "");
+  const std::string image = cached(source, options, architecture);
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string key = entry.path().stem();
+    if (load(folder, key) != image) continue;
+    store(folder, key, "no image");
+    check(scaled(device, compiled(device, source, options)) == std::vector<float>{7, 14, 21, 28, 35},
+          "a kernel kept by another build");
+    check(load(folder, key) != "no image", "the kept image is replaced");
+    return;
+  }
+  check(false, "the kept image");
+}
+
 // ---- processes
 
 // A child's memory of the GPU's is freed by its parent alone, and using it is an error.
@@ -287,6 +308,7 @@ int main() {
     memory(*each);
   }
   kernels(device, next);
+  another_image(device);
   fork_(device);
   std::printf("%d failures\n", failures);
   return failures != 0;

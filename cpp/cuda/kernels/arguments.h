@@ -264,6 +264,16 @@ struct TableArguments {
   void* out;    // weights [count][columns]
 };
 
+constexpr int kMaxAxes = 8;
+
+struct ContiguousArguments {
+  int64_t columns, rows;
+  int size, axes;  // bytes of a number; axes of the rows
+  int64_t shape[kMaxAxes], strides[kMaxAxes], column_stride;
+  const void* from;
+  void* to;
+};
+
 // Up to 1024 words of host memory that go with the launch, so that the copy needs no memory of its own and may be captured.
 struct UploadArguments {
   int count;

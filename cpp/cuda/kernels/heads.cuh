@@ -71,5 +71,25 @@ RECURRA_KERNEL(add_rows, TableArguments) {
   }
 }
 
+// Numbers of any strides to ones that follow each other. grid (columns, rows).
+RECURRA_KERNEL(make_contiguous, ContiguousArguments) {
+  const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (column >= a.columns) return;
+  for (int64_t r = blockIdx.y; r < a.rows; r += gridDim.y) {
+    int64_t from = column * a.column_stride, rest = r;
+    for (int axis = a.axes - 1; axis >= 0; --axis) {
+      from += rest % a.shape[axis] * a.strides[axis];
+      rest /= a.shape[axis];
+    }
+    const int64_t to = r * a.columns + column;
+    if (a.size == 2)
+      static_cast<uint16_t*>(a.to)[to] = static_cast<const uint16_t*>(a.from)[from];
+    else if (a.size == 4)
+      static_cast<uint32_t*>(a.to)[to] = static_cast<const uint32_t*>(a.from)[from];
+    else
+      static_cast<uint64_t*>(a.to)[to] = static_cast<const uint64_t*>(a.from)[from];
+  }
+}
+
 }  // namespace cuda
 }  // namespace recurra

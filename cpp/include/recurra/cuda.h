@@ -73,7 +73,7 @@ class Network {
   Plan plan(int64_t steps, int64_t rows, const PlanOptions& options = {}) const;
 
   // x [steps, rows, input_size], y [steps, rows, directions * output_size]; initial and final_states [layers * directions,
-  // rows, width of the state], one array for each state. initial may be null: zeros. lengths: int32 [rows] in device memory if
+  // rows, width of the state], one array for each state. initial may be null: zeros; final_states may, too. lengths: int32 [rows] in device memory if
   // the plan is for device_lengths. seed: of what is left out at random in training; null: nothing is. tape: as many bytes as
   // the plan says, for backward. x, y and states may not overlap.
   void forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
@@ -140,11 +140,16 @@ class Linear {
 };
 
 // Rows of a table [rows, columns] by their indices, int32 or (`wide`) int64. An index that is none gives NaN. The table and its
-// gradient, which is added to with indices ascending, are f64 for f64 and f32 otherwise.
+// gradient, which is written or, with `add`, added to, in the order of the indices, are f64 for f64 and f32 otherwise.
 void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,
                int64_t count, void* out, StreamHandle stream);
 void add_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
-              const void* from, StreamHandle stream);
+              const void* from, bool add, StreamHandle stream);
+
+// A copy, contiguous in C order, of an array of numbers of 2, 4 or 8 bytes. Strides are in elements; axes that cannot be merged
+// may be 9.
+void make_contiguous(const Options& options, int number_size, const std::vector<int64_t>& shape,
+                     const std::vector<int64_t>& strides, const void* from, void* to, StreamHandle stream);
 
 }  // namespace cuda
 }  // namespace recurra

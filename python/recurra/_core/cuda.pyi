@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'precompile', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
+__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'make_contiguous', 'precompile', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
 class Plan:
     """
     What a call of one shape needs; immutable.
@@ -151,9 +151,9 @@ class Memory:
     @property
     def pointer(self) -> int:
         ...
-def add_rows(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, table: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, indices: typing.SupportsInt | typing.SupportsIndex, wide: bool, count: typing.SupportsInt | typing.SupportsIndex, out: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+def add_rows(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, table: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, indices: typing.SupportsInt | typing.SupportsIndex, wide: bool, count: typing.SupportsInt | typing.SupportsIndex, from_: typing.SupportsInt | typing.SupportsIndex, add: bool, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    table[indices[i]] += out[i], in order.
+    table[indices[i]] += from[i], in order; unless `add`, the table is zero before.
     """
 def cache_folder() -> str:
     """
@@ -182,6 +182,10 @@ def device_of(pointer: typing.SupportsInt | typing.SupportsIndex) -> int:
 def found() -> list[dict[str, str]]:
     """
     What there is of driver, nvrtc and cublas: name, path, version, problem; empty where there is none.
+    """
+def make_contiguous(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, number_size: typing.SupportsInt | typing.SupportsIndex, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], strides: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], from_: typing.SupportsInt | typing.SupportsIndex, to: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    A copy in C order. Strides are in elements; dtype names the kernels.
     """
 def precompile(source: str, options: collections.abc.Sequence[str], device: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """

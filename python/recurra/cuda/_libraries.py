@@ -25,6 +25,12 @@ def locate() -> None:
             _core.cuda.set_library_path(library, path)
 
 
+def require_gpu(number: int) -> None:
+    """RuntimeError unless there is this GPU; what its layers need can be found then."""
+    _core.cuda.device(number)
+    locate()
+
+
 def from_pathfinder(library: str) -> str | None:
     """The path that NVIDIA's own finder knows, where it is installed."""
     try:

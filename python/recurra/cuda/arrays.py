@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .. import _core
 from .._arrays import HOST, check_shape, device_name, offers, settled
 from .array_libraries import LEGACY_STREAM, Library, current_stream, is_cupy, is_torch, library_of, registered
 from .buffers import Buffer
+
+if TYPE_CHECKING:
+    from .._arrays import Pattern
 
 # DLPack device types: GPU memory, and memory that the driver moves to whoever touches it.
 _CUDA = (2, 13)
@@ -74,7 +77,7 @@ class Sequence(NamedTuple):
 # ---- reading
 
 
-def view(name: str, value: Any, dtype: str | tuple[str, ...], *patterns: tuple[int | str, ...], device: int) -> View:
+def view(name: str, value: Any, dtype: str | tuple[str, ...], *patterns: Pattern, device: int) -> View:
     """`value`, a CUDA array on this GPU, of exactly this dtype (or one of these) and of one of the shapes, in which a
     string stands for any size.
 

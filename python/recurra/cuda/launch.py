@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _core
 from .._arrays import check_distinct, may_overlap_itself
-from .arrays import View, is_contiguous, view
+from .array_libraries import current_stream
+from .arrays import View, contiguous_strides, is_contiguous, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .._arrays import Array
+    from .._arrays import Array, Pattern
     from .array_libraries import Library
 
 ALIGNMENT = 256  # of memory that the core divides up
@@ -39,14 +41,33 @@ def scratch(name: str, library: Library, size: int, device: int) -> View:
     return memory
 
 
+def contiguous(array: View, copy: bool = False) -> View:
+    """The array itself if it is C-contiguous, else, or with `copy`, a copy on the current stream of its library."""
+    if is_contiguous(array) and not copy:
+        return array
+    library, size = array.library, item_size(array.dtype)
+    memory = scratch(f"copy of {array.name}", library, math.prod(array.shape) * size, array.device)
+    stream = current_stream(library, array.device)
+    # Kernels come in sets, one a number type; which one matters only in that it is likely to be loaded.
+    kernels = array.dtype if array.dtype in ("float64", "float16", "bfloat16") else "float32"
+    try:
+        with ordered((array,), stream):
+            _core.cuda.make_contiguous(
+                kernels, array.device, size, array.shape, array.strides, array.pointer, memory.pointer, stream
+            )
+    except ValueError as error:  # more axes than a kernel counts
+        raise ValueError(f"{array.name}: {error}") from error
+    return memory._replace(
+        name=array.name, shape=array.shape, strides=contiguous_strides(array.shape), dtype=array.dtype
+    )
+
+
 def filled(by_layer: list[list[int | None]]) -> list[list[int]]:
     """Addresses of parameters as the core takes them."""
     return [[address or 0 for address in lane] for lane in by_layer]
 
 
-def written(
-    name: str, value: Any, dtype: str, *patterns: tuple[int | str, ...], device: int, inputs: Iterable[View]
-) -> View:
+def written(name: str, value: Any, dtype: str, *patterns: Pattern, device: int, inputs: Iterable[View]) -> View:
     """As `view`, of an array to write to; ValueError unless that can be done without touching itself or `inputs`."""
     target = view(name, value, dtype, *patterns, device=device)
     if target.readonly:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from .. import _core
-from .._arrays import bounded, check, contiguous, memory_for, require_batch, require_rows, unwrapped, vector
+from .._arrays import bounded, memory_for, require_batch, require_rows, unwrapped, vector
 from .._options import choice, flag, noise_seed, split_state
 from .._parameters import checked_parameters
 from ..packed import Packed, pack
-from . import _libraries
+from ._libraries import require_gpu
 from .array_libraries import current_stream
 from .arrays import View, is_contiguous, on_gpu, sequence, view
 from .launch import empty, filled, ordered, output, scratch
+from .parameters import Parameters, parameter
 from .stream import Stream
 from .tape import Tape
 
@@ -49,10 +48,9 @@ class Call(NamedTuple):
 class CudaPacked(Packed):
     """Parameters in a GPU's memory: as the caller gave them, and packed."""
 
-    __slots__ = ("_memory", "_offsets", "_plans")
+    __slots__ = ("_kept", "_plans")
     network: _core.cuda.Network
-    _memory: _core.cuda.Memory
-    _offsets: Mapping[str, int]
+    _kept: Parameters
     _plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan]
 
     def __init__(
@@ -67,14 +65,9 @@ class CudaPacked(Packed):
     ) -> None:
         assert place.gpu is not None
         values = cell.constant_values(constants, place.parameter_dtype)
-        _core.cuda.device(place.gpu)  # before an array is read, for the error when there is none
-        _libraries.locate()
+        require_gpu(place.gpu)  # before an array is read
         shapes, dtype, gpu = cell.shapes(sizes), place.parameter_dtype, place.gpu
-        given = checked_parameters(title, params, shapes, lambda n, v, s: _parameter(n, v, s, dtype, gpu))
-        offsets, total = {}, 0
-        for name, array in given.items():
-            offsets[name] = total
-            total += (_size(array) * dtype.itemsize + 255) // 256 * 256
+        given = checked_parameters(title, params, shapes, lambda n, v, s: parameter(n, v, s, dtype, gpu))
         with memory_for(title):
             network = _core.cuda.Network(
                 cell.name,
@@ -90,19 +83,13 @@ class CudaPacked(Packed):
                 place.engine,
                 place.allow_tf32,
             )
-            memory = _core.cuda.Memory(gpu, total)
-        addresses = {name: memory.pointer + offset for name, offset in offsets.items()}
-        views = [array for array in given.values() if isinstance(array, View)]
-        stream = current_stream(views[0].library, gpu) if views else 0
-        for name, array in given.items():
-            if not isinstance(array, View):
-                memory.write(offsets[name], array)
-        with ordered(views, stream):
-            for array in views:
-                memory.copy(offsets[array.name], array.pointer, _size(array) * dtype.itemsize, stream)
-            network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream)
-        _core.cuda.synchronize(gpu, stream)  # so that calls on any stream may read them
-        more = {"_memory": memory, "_offsets": offsets, "_plans": {}}
+            kept = Parameters(
+                given,
+                dtype,
+                gpu,
+                lambda addresses, stream: network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream),
+            )
+        more = {"_kept": kept, "_plans": {}}
         self._set(place, cell, sizes, values, regularization, network, **more)
 
     @property
@@ -113,9 +100,7 @@ class CudaPacked(Packed):
 
     def parameter(self, name: str) -> Array:
         choice("name", name, dict.fromkeys(self.shapes))
-        array = np.empty(self.shapes[name], self.placement.parameter_dtype)
-        self._memory.read(self._offsets[name], array)
-        return array
+        return self._kept.read(name)
 
     def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> CudaPacked:
         return CudaPacked(self.placement, self._cell, self.sizes, params, self.constants, self.regularization, title)
@@ -237,17 +222,3 @@ class CudaPacked(Packed):
             "allow_tf32": place.allow_tf32,
         }
         return partial(pack, **there), (self.cell, self.parameters, dict(self.constants), None, self.regularization)
-
-
-def _parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], gpu: int) -> View | Array:
-    """A parameter, C-contiguous: on the GPU, or on the CPU."""
-    if not on_gpu(value):
-        return contiguous(check(name, value, dtype, shape))
-    array = view(name, value, dtype.name, shape, device=gpu)
-    if not is_contiguous(array):
-        raise ValueError(f"{name}: expected a C-contiguous array on the GPU, got strides {array.strides}")
-    return array
-
-
-def _size(array: View | Array) -> int:
-    return int(np.prod(array.shape, dtype=np.int64))
