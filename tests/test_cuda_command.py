@@ -208,6 +208,18 @@ def test_the_command_fails_where_a_result_is_wrong(
     assert "Microseconds" not in text
 
 
+def test_the_command_says_what_stopped_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise RuntimeError("NVRTC 13.0 cannot compile for sm_999")
+
+    monkeypatch.setattr(kernels, "compiled", refuse)
+    assert report.run("found") == 0
+    assert report.run("compiled") == 1
+    assert capsys.readouterr().out.endswith("\nNVRTC 13.0 cannot compile for sm_999\n")
+
+
 def test_the_command_prints_times(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"CELL_NAMES": ("gru",), "ROWS": (1, 2), "WIDTHS": (8,), "STEPS": 3}.items():
         monkeypatch.setattr(times, name, value)
