@@ -254,12 +254,12 @@ def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
 
 def test_times_go_on_after_an_error_of_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TESTS.parent))
-    from bench import gpu_times
+    from bench import gpu_shapes, gpu_times
     from bench.gpu_shapes import Shape
     from bench.gpu_task import Task
 
     shapes = [Shape("GRU", "float32", 1, hidden) for hidden in (1, 2, 3, 4)]
-    monkeypatch.setattr(gpu_times.gpu_shapes, "shrunk", lambda shape: shape)
+    monkeypatch.setattr(gpu_shapes, "shrunk", lambda shape: shape)
     monkeypatch.setattr(gpu_times, "works", lambda: False)
     restarts = []
 
