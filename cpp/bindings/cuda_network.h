@@ -77,8 +77,7 @@ class PyCudaNetwork {
     if (given)
       for (const auto& one : *given) all.push_back(array(one));
     if (all.empty()) all.resize(network_.cell().states.size());  // no array for any
-    if (all.size() != network_.cell().states.size())
-      throw py::value_error("states: expected the cell's number of them");
+    if (all.size() != network_.cell().states.size()) throw py::value_error("states: expected the cell's number of them");
     return all;
   }
 
