@@ -361,7 +361,11 @@ def refusals() -> dict[str, tuple[Any, type[Exception], str]]:
             ValueError,
             "bidirectional network cannot stream",
         ),
-        "head": (lambda: layer.stream(head=recurra.Linear(5, 2)), ValueError, "head: expected None on cuda:0"),
+        "head": (
+            lambda: layer.stream(head=recurra.Linear(5, 2)),
+            ValueError,
+            "head: expected one on cuda:0, got .*cpu",
+        ),
         "stream of the CPU": (lambda: recurra.Stream(layer._packed), TypeError, "packed: .* got one on cuda:0"),
         "overlap": (
             lambda: recurra.RNN(4, 4, device="cuda")(view(memory, 0), out=view(memory, 4)),

@@ -190,6 +190,16 @@ class CudaPacked(Packed):
     def _call(
         self, x: Any, state: State | None, lengths: Any, batch_first: bool, training: bool, recompute: bool
     ) -> Call:
+        array, batch, initial, valid = self.checked_call(x, state, lengths, batch_first)
+        found, device = sequence(array, batch_first), valid if isinstance(valid, View) else None
+        host = None if isinstance(valid, View) else valid
+        plan = self.plan(found.steps, found.rows, host, device is not None, training, recompute)
+        return Call(array, batch_first, initial, device, batch, plan)
+
+    def checked_call(
+        self, x: Any, state: State | None, lengths: Any, batch_first: bool
+    ) -> tuple[View, tuple[int, ...], list[View] | None, Array | View | None]:
+        """The arguments of a call, checked: x, its batch axis, the initial state, lengths."""
         number, inputs = self.placement.number, self.sizes.input
         axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
         array = view("x", x, number, (*axes, inputs), ("T", inputs), device=self.gpu)
@@ -197,15 +207,12 @@ class CudaPacked(Packed):
         require_rows("x", found.rows)
         batch = (found.rows,) if len(array.shape) == 3 else ()
         initial = None if state is None else self.check_state("state", state, batch)
-        host, device = None, None
-        if lengths is not None:
-            require_batch(batch, array.shape)
-            if on_gpu(lengths):
-                device = self._device_lengths(lengths, batch)
-            else:
-                host = bounded("lengths", vector("lengths", lengths, *batch), found.steps)
-        plan = self.plan(found.steps, found.rows, host, device is not None, training, recompute)
-        return Call(array, batch_first, initial, device, batch, plan)
+        if lengths is None:
+            return array, batch, initial, None
+        require_batch(batch, array.shape)
+        if on_gpu(lengths):
+            return array, batch, initial, self._device_lengths(lengths, batch)
+        return array, batch, initial, bounded("lengths", vector("lengths", lengths, *batch), found.steps)
 
     def plan(
         self,
