@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/parts.h"
+
 namespace recurra {
 namespace cuda {
 
@@ -26,33 +28,22 @@ void Launcher::upload(const void* from, void* to, size_t bytes) const {
 
 void each_parameter(const Network::Data& net, int layer, int p, int direction, const PhaseWeights& packed, size_t matrix_size,
                     const std::function<void(int, ParameterArguments, bool)>& use) {
+  using Kind = recurra::detail::Part::Kind;
   const Phase& phase = net.spec.phases[p];
   const PhaseShape shape = net.shape(layer, p);
-  const auto number_of = [&](const char* name) {
-    for (int i = 0; name && i < net.spec.params.size; ++i)
-      if (std::strcmp(name, net.spec.params[i].name) == 0) return i;
-    return -1;
-  };
-  const auto part = [&](const char* name, int first, int count, const Rows& rows, int64_t columns, bool matrix, auto slot) {
-    const int i = number_of(name);
-    if (i < 0) return;
+  recurra::detail::each_part(net.spec, phase, [&](const recurra::detail::Part& part) {
+    const bool input = part.kind == Kind::input, recurrent = part.kind == Kind::recurrent;
+    const Rows& rows = input ? packed.input : recurrent ? packed.recurrent : packed.sums;
     ParameterArguments a{};
-    a.columns = columns;
+    a.columns = input ? shape.inputs : recurrent ? shape.sources : 1;
     a.units = shape.units;
-    a.first = first;
-    a.count = count;
-    for (int g = 0; g < count; ++g) a.slot[g] = slot(g);
-    a.packed = of_direction(rows, direction, matrix ? matrix_size : net.number_size).data;
-    use(i, a, matrix);
-  };
-  const Product &input = phase.input, &recurrent = phase.recurrent;
-  part(input.weight, input.first, input.count, packed.input, shape.inputs, true,
-       [&](int g) { return slot_of(phase, input.chain[g]); });
-  part(recurrent.weight, recurrent.first, recurrent.count, packed.recurrent, shape.sources, true, [](int g) { return g; });
-  for (const Product& product : {input, recurrent})
-    part(product.bias, product.first, product.count, packed.sums, 1, false,
-         [&](int g) { return slot_of(phase, product.chain[g]); });
-  part(phase.vectors, 0, phase.vector_count, packed.sums, 1, false, [&](int v) { return phase.chains + v; });
+    a.first = part.first;
+    a.count = part.count;
+    for (int g = 0; g < part.count; ++g)  // the recurrent product's slots are its blocks; vectors lie behind the chains
+      a.slot[g] = recurrent ? g : part.kind == Kind::vectors ? part.chain[g] : slot_of(phase, part.chain[g]);
+    a.packed = of_direction(rows, direction, input || recurrent ? matrix_size : net.number_size).data;
+    use(part.param, a, input || recurrent);
+  });
 }
 
 // ---- products
