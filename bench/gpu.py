@@ -6,7 +6,7 @@ python bench/gpu.py --wheel recurra-*.whl --json gpu.json --plots plots
 Parts, the most valuable first, each in a process of its own and under a time limit; after each all is saved:
 
 1. self-test: networks drawn at random beside the CPU, engine "exact" to the bit
-2. tests: those of tests/test_cuda_*.py, on this GPU
+2. tests: those of tests/ that are for a GPU, on this one
 3. sanitizer: compute-sanitizer's memcheck and racecheck on small calls, where it is installed
 4. assumptions: what the design assumes of a GPU: matrix units, L2, exchange in a cluster and a grid, launches
 5. times: beside PyTorch's cuDNN, where PyTorch is installed, and beside the floor of `gpu_limits.py`

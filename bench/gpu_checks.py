@@ -26,8 +26,9 @@ PROCESSES = min(8, os.cpu_count() or 1)
 
 
 def run_tests(task: Task) -> dict[str, Any]:
-    """Those of tests/test_cuda_*.py that are for a GPU, on the one that is there."""
+    """Those of tests/ that are for a GPU, on the one that is there."""
     files = [str(path) for path in sorted(TESTS.glob("test_cuda_*.py")) if "require_gpu()" in path.read_text()]
+    files.append(str(TESTS / "test_torch_gpu.py"))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "junit.xml")
         command = [sys.executable, "-m", "pytest", *files, "-q", "--tb=short", f"--junitxml={report}"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from checks import assert_same_bits
 from cuda_arrays import begin, counted, end, replay, require_gpu
-from torch_gpu import Gpu, gpu, on_cpu
+from torch_gpu import Gpu, gpu, on_cpu, require_stand_in
 from torch_modules import (
     F64,
     FORMS,
@@ -43,6 +43,7 @@ import recurra
 import recurra.torch
 
 require_gpu()
+require_stand_in()
 
 __all__ = ["gpu"]  # a fixture
 

@@ -13,13 +13,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from cuda_arrays import LIBRARY, Memory, is_capturing, new_stream
+from cuda_arrays import LIBRARY, Memory, driver, is_capturing, new_stream, require_gpu
 from torch_modules import Tensor, torch
 
 from recurra.torch import devices
 from recurra.torch import weights as of_cpu
 
 _gpu_of: Callable[[Tensor], int | None] = devices.gpu_of
+
+
+def require_stand_in() -> None:
+    """Skip a file of tests where there is a GPU, which cannot read what torch calls the CPU's memory."""
+    require_gpu()
+    if not hasattr(driver(), "standin_launches"):
+        pytest.skip("on a GPU there is test_torch_gpu.py", allow_module_level=True)
 
 
 class Gpu:

@@ -57,6 +57,7 @@ struct Trial {
   NetworkConfig config;
   int64_t steps, rows;
   std::vector<int64_t> lengths;  // none: all steps
+  bool packed, apart;            // apart: the weights, in the caller's memory
   bool training, recompute, seeded, exact;
   uint64_t seed = 5;
   const recurra::CellInfo* cell = nullptr;
@@ -78,10 +79,18 @@ struct Trial {
     const double allowed = sizeof(T) == 4 ? 2e-5 : 1e-13;
     if (exact ? same : worst <= allowed) return;
     ++failures;
-    std::printf("FAILED %s: %s, %s, off by %g (%s%s%s, T=%ld B=%ld I=%ld H=%ld L=%d D=%d)\n", config.cell.c_str(), what,
-                exact ? "exact" : "cublas", worst, lengths.empty() ? "" : "lengths ", recompute ? "recompute " : "",
-                seeded ? "seed" : "", long(steps), long(rows), long(config.input_size), long(config.hidden_size), config.layers,
-                config.directions);
+    std::printf("FAILED %s: %s, %s, off by %g (%s%s%s%s%s, T=%ld B=%ld I=%ld H=%ld L=%d D=%d)\n", config.cell.c_str(), what,
+                exact ? "exact" : "cublas", worst, lengths.empty() ? "" : "lengths ", packed ? "packed " : "",
+                apart ? "apart " : "", recompute ? "recompute " : "", seeded ? "seed" : "", long(steps), long(rows),
+                long(config.input_size), long(config.hidden_size), config.layers, config.directions);
+  }
+
+  // A sequence as the GPU has it: packed, the rows that run, one after another.
+  std::vector<T> arranged(const std::vector<T>& all, int64_t size) const {
+    std::vector<T> some;
+    for (int64_t i = 0; packed && i < steps * rows; ++i)
+      if (i / rows < lengths[size_t(i % rows)]) some.insert(some.end(), all.begin() + i * size, all.begin() + (i + 1) * size);
+    return packed ? some : all;
   }
 
   void run();
@@ -134,6 +143,10 @@ void Trial<T>::run() {
   cuda::Network on_gpu(config, options);
   on_gpu.set_parameters(device_given, nullptr);
   if (config.directions == 1 && rows) run_stream(on_cpu, on_gpu);
+  if (apart) on_gpu = cuda::Network(config, options);  // which has none
+  const OnDevice<char> memory(apart ? on_gpu.weight_bytes() : 0);
+  const void* const weights = apart ? memory.data() : nullptr;
+  if (apart) on_gpu.pack(device_given, memory.data(), nullptr);
 
   const int64_t in = config.input_size, out = config.directions * config.output_size;
   std::vector<T> x = numbers<T>(steps * rows * in), y(size_t(steps * rows * out)), dy = numbers<T>(steps * rows * out),
@@ -161,7 +174,7 @@ void Trial<T>::run() {
     on_cpu.forward(xs, from.data(), valid, {y.data(), steps, rows, rows * out, out}, to.data());
   }
 
-  const OnDevice<T> gx(x), gy(y.size()), gdy(dy), gdx(dx.size());
+  const OnDevice<T> gx(arranged(x, in)), gy(arranged(y, out).size()), gdy(arranged(dy, out)), gdx(arranged(dx, in).size());
   const auto gi = copies(initial), gf = copies(final_states), gdf = copies(d_final), gdi = copies(d_initial);
   const auto arrays = [&](const std::vector<OnDevice<T>>& states) {
     std::vector<cuda::Array> all;
@@ -172,7 +185,7 @@ void Trial<T>::run() {
     return all;
   };
   const auto sequence = [&](const OnDevice<T>& a, int64_t size) { return cuda::Array{a.data(), rows * size, size, 1}; };
-  const cuda::Plan plan = on_gpu.plan(steps, rows, {valid, false, training, recompute});
+  const cuda::Plan plan = on_gpu.plan(steps, rows, {valid, false, training, recompute, packed});
   const OnDevice<char> workspace(plan.workspace_bytes()), back(plan.backward_workspace_bytes()), tape(plan.tape_bytes());
   std::vector<std::vector<OnDevice<T>>> device_gradients;
   std::vector<std::vector<void*>> all;
@@ -183,15 +196,15 @@ void Trial<T>::run() {
   }
   for (int again = 0; again < 3; ++again) {  // the third is replayed from a graph
     on_gpu.forward(plan, sequence(gx, in), arrays(gi).data(), nullptr, sequence(gy, out), arrays(gf).data(),
-                   seeded ? &seed : nullptr, training ? tape.data() : nullptr, workspace.data(), nullptr);
+                   seeded ? &seed : nullptr, training ? tape.data() : nullptr, workspace.data(), nullptr, weights);
     if (training)
       on_gpu.backward(plan, sequence(gdy, out), arrays(gdf).data(), sequence(gdx, in), arrays(gdi).data(), all, false, seeded,
-                      tape.data(), back.data(), nullptr);
+                      tape.data(), back.data(), nullptr, weights);
   }
-  compare("y", gy.read(), y);
+  compare("y", gy.read(), arranged(y, out));
   for (size_t s = 0; s < gf.size(); ++s) compare("final state", gf[s].read(), final_states[s]);
   if (!training) return;
-  compare("dx", gdx.read(), dx);
+  compare("dx", gdx.read(), arranged(dx, in));
   for (size_t s = 0; s < gdi.size(); ++s) compare("initial state's gradient", gdi[s].read(), d_initial[s]);
   for (size_t lane = 0; lane < params.size(); ++lane)
     for (size_t i = 0; i < params[lane].size(); ++i)
@@ -228,6 +241,9 @@ void trial(const recurra::CellInfo& cell, bool exact) {
   t.steps = draw(0, 6);
   t.rows = chance(0.2) ? draw(60, 70) : draw(0, 5);
   for (int64_t r = 0; r < t.rows && t.steps % 2; ++r) t.lengths.push_back(draw(0, t.steps));
+  t.packed = !t.lengths.empty() && t.config.input_size % 2;
+  if (t.packed) std::sort(t.lengths.begin(), t.lengths.end(), std::greater<int64_t>());
+  t.apart = t.config.hidden_size % 2;
   t.training = chance(0.7);
   t.recompute = t.training && chance(0.3);
   t.seeded = t.training && chance(0.5);
