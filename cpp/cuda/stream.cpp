@@ -47,6 +47,7 @@ Stream::Live::Live(std::shared_ptr<Network::Data> the_network, int64_t the_rows)
   if (rows < 0 || rows > 65535 * 4) throw std::invalid_argument("rows: expected 0 to 262140, got " + std::to_string(rows));
   deal();
   const Current current(network->device);
+  const std::lock_guard<std::mutex> lock(network->graphs_lock);  // another thread may be capturing a graph on that stream
   check_driver(
       driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(memory.data()), 0, memory.size(), network->capture_stream),
       "cuMemsetD8Async");

@@ -199,8 +199,8 @@ class Recurrent(Fixed):
 
         On a GPU arrays are CuPy's, torch's, or others on that GPU with __cuda_array_interface__ or DLPack; results are
         of the library of x, on its current stream, and nobody waits for them. `lengths` may be an int32 array on the
-        GPU, whose values nobody checks: then padded steps are computed too, and the call can be captured in a CUDA
-        graph whatever they are.
+        GPU, whose values nobody checks: then padded steps are computed too, and a CUDA graph of the call reads them
+        whenever it is launched.
 
         Returns:
             (output, state): output, as x with D*O in place of I (`out` if that was given), and the final state, new.
@@ -243,7 +243,7 @@ class Recurrent(Fixed):
                 time. Default None: nothing is left out. Draws are hashes of their position and are not stored.
 
         Returns:
-            (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`, on a GPU one whose gradients
+            (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`; on a GPU one whose gradients
             are arrays of the library of x.
 
         Raises:

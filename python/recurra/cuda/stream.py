@@ -210,7 +210,7 @@ class _InOrder:
         except BaseException:
             stream._lock.release()
             raise
-        stream._last, stream._library = self._cuda, self._library
+        stream._last, stream._library = stream._packed.used_on(self._cuda), self._library
         return self._cuda
 
     def __exit__(self, *error: object) -> None:
