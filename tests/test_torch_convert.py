@@ -139,7 +139,10 @@ def test_what_cannot_be_converted_is_refused_by_name_and_nothing_changes() -> No
     for bad, message in (
         (Derived(I, H), r"1\.0: expected one of torch\.nn.*Derived"),
         (torch.nn.GRU(I, H, dtype=torch.float16), r"1\.0: .*weight_ih_l0: expected torch.float32 .*float16"),
-        (torch.nn.LSTMCell(I, H, device="meta"), r"1\.0: .*weight_ih: expected CPU memory, got meta"),
+        (
+            torch.nn.LSTMCell(I, H, device="meta"),
+            r"1\.0: .*weight_ih: expected memory of the CPU or of an NVIDIA GPU, got meta",
+        ),
     ):
         model = torch.nn.Sequential(torch.nn.GRU(I, H), torch.nn.Sequential(bad))
         with pytest.raises(TypeError, match=message):

@@ -273,7 +273,7 @@ BAD_CALLS: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
     "array": ("gru", X.numpy(), None, TypeError, "input: expected a torch.Tensor, got ndarray"),
     "float32": ("gru", X.float(), None, TypeError, "input: expected torch.float64, got torch.float32"),
     "bfloat16": ("gru", X.bfloat16(), None, TypeError, "input: expected torch.float32 or .* got torch.bfloat16"),
-    "device": ("gru", X.to("meta"), None, ValueError, "input: expected CPU memory, got meta"),
+    "device": ("gru", X.to("meta"), None, ValueError, "input: expected CPU memory, where weight_ih_l0 is, got meta"),
     "1-D": ("gru", X[0, 0], None, ValueError, r"input: expected shape \[T, B, 3\] or \[T, 3\], got \[3\]"),
     "width": ("gru", X[..., :2], None, ValueError, r"input: expected .* got \[5, 4, 2\]"),
     "packed width": (
@@ -289,7 +289,13 @@ BAD_CALLS: dict[str, tuple[str, Any, Any, type[Exception], str]] = {
     "state for another form": ("gru", X[:, 0], STATE, ValueError, r"hx h: expected shape \[1, 4\], got \[1, 4, 4\]"),
     "state too deep": ("gru", X, torch.cat([STATE, STATE]), ValueError, r"hx h: .* got \[2, 4, 4\]"),
     "state dtype": ("gru", X, STATE.float(), TypeError, "hx h: expected torch.float64, got torch.float32"),
-    "state device": ("gru", X, STATE.to("meta"), ValueError, "hx h: expected CPU memory, got meta"),
+    "state device": (
+        "gru",
+        X,
+        STATE.to("meta"),
+        ValueError,
+        "hx h: expected CPU memory, where weight_ih_l0 is, got meta",
+    ),
     "pair": ("gru", X, (STATE, STATE), TypeError, "hx h: expected a torch.Tensor, got tuple"),
     "no pair": ("lstm", X, STATE, TypeError, r"hx: expected a tuple \(h, c\), got Tensor"),
     "c shape": ("lstm_projected", X, (STATE[..., :2], STATE[..., :2]), ValueError, r"hx c: expected shape \[1, 4, 4\]"),

@@ -31,54 +31,57 @@ class PyCudaNetwork {
   PyCudaNetwork(const NetworkConfig& config, const cuda::Options& options) : network_(config, options) {}
 
   void set_parameters(const std::vector<std::vector<Address>>& params, Address stream) {
-    std::vector<std::vector<const void*>> all;
-    for (const auto& lane : params) {
-      all.emplace_back();
-      for (const Address address : lane) all.back().push_back(pointer(address));
-    }
-    network_.set_parameters(all, pointer(stream));
+    network_.set_parameters(pointers<const void*>(params), pointer(stream));
+  }
+  void pack(const std::vector<std::vector<Address>>& params, Address weights, Address stream) const {
+    network_.pack(pointers<const void*>(params), pointer(weights), pointer(stream));
   }
 
-  cuda::Plan plan(int64_t steps, int64_t rows, const CudaLengths& lengths, bool device_lengths, bool training,
-                  bool recompute) const {
+  cuda::Plan plan(int64_t steps, int64_t rows, const CudaLengths& lengths, bool device_lengths, bool training, bool recompute,
+                  bool packed) const {
     if (lengths && lengths->size() != rows) throw py::value_error("lengths: expected one for each row");
-    return network_.plan(steps, rows, {lengths ? lengths->data() : nullptr, device_lengths, training, recompute});
+    return network_.plan(steps, rows, {lengths ? lengths->data() : nullptr, device_lengths, training, recompute, packed});
   }
 
   using States = std::optional<std::vector<std::optional<CudaArray>>>;
 
   void forward(const cuda::Plan& plan, const CudaArray& x, const States& initial, Address lengths, const CudaArray& y,
-               const States& final_states, std::optional<uint64_t> seed, Address tape, Address workspace,
-               Address stream) const {
+               const States& final_states, std::optional<uint64_t> seed, Address tape, Address workspace, Address stream,
+               Address weights) const {
     const auto from = states(initial), to = states(final_states);
     network_.forward(plan, array(x), initial ? from.data() : nullptr, static_cast<const int32_t*>(pointer(lengths)), array(y),
-                     to.data(), seed ? &*seed : nullptr, pointer(tape), pointer(workspace), pointer(stream));
+                     to.data(), seed ? &*seed : nullptr, pointer(tape), pointer(workspace), pointer(stream), pointer(weights));
   }
 
   void backward(const cuda::Plan& plan, const std::optional<CudaArray>& dy, const States& d_final,
                 const std::optional<CudaArray>& dx, const States& d_initial, const std::vector<std::vector<Address>>& params,
-                bool add, bool seeded, Address tape, Address workspace, Address stream) const {
+                bool add, bool seeded, Address tape, Address workspace, Address stream, Address weights) const {
     const auto from = states(d_final), to = states(d_initial);
-    std::vector<std::vector<void*>> all;
-    for (const auto& lane : params) {
-      all.emplace_back();
-      for (const Address address : lane) all.back().push_back(pointer(address));
-    }
-    network_.backward(plan, array(dy), d_final ? from.data() : nullptr, array(dx), d_initial ? to.data() : nullptr, all, add,
-                      seeded, pointer(tape), pointer(workspace), pointer(stream));
+    network_.backward(plan, array(dy), d_final ? from.data() : nullptr, array(dx), d_initial ? to.data() : nullptr,
+                      pointers<void*>(params), add, seeded, pointer(tape), pointer(workspace), pointer(stream),
+                      pointer(weights));
   }
 
   size_t weight_bytes() const { return network_.weight_bytes(); }
   const cuda::Network& network() const { return network_; }
 
  private:
+  template <class Pointer>
+  static std::vector<std::vector<Pointer>> pointers(const std::vector<std::vector<Address>>& params) {
+    std::vector<std::vector<Pointer>> all;
+    for (const auto& lane : params) {
+      all.emplace_back();
+      for (const Address address : lane) all.back().push_back(pointer(address));
+    }
+    return all;
+  }
+
   std::vector<cuda::Array> states(const States& given) const {
     std::vector<cuda::Array> all;
     if (given)
       for (const auto& one : *given) all.push_back(array(one));
     if (all.empty()) all.resize(network_.cell().states.size());  // no array for any
-    if (all.size() != network_.cell().states.size())
-      throw py::value_error("states: expected the cell's number of them");
+    if (all.size() != network_.cell().states.size()) throw py::value_error("states: expected the cell's number of them");
     return all;
   }
 
@@ -196,14 +199,17 @@ inline void define_cuda_network(py::module_& m) {
            py::arg("engine"), py::arg("allow_tf32"))
       .def("set_parameters", &PyCudaNetwork::set_parameters, py::arg("params"), py::arg("stream"), released,
            "Addresses by layer and direction, 0 for an absent bias.")
+      .def("pack", &PyCudaNetwork::pack, py::arg("params"), py::arg("weights"), py::arg("stream"), released,
+           "The same, to weight_bytes of the caller's memory.")
       .def("plan", &PyCudaNetwork::plan, py::arg("steps"), py::arg("rows"), py::arg("lengths"), py::arg("device_lengths"),
-           py::arg("training"), py::arg("recompute"))
+           py::arg("training"), py::arg("recompute"), py::arg("packed") = false)
       .def("forward", &PyCudaNetwork::forward, py::arg("plan"), py::arg("x"), py::arg("initial"), py::arg("lengths"),
            py::arg("y"), py::arg("final_states"), py::arg("seed"), py::arg("tape"), py::arg("workspace"), py::arg("stream"),
-           released, "Arrays are (address, outer stride, row stride, column stride).")
+           py::arg("weights") = 0, released,
+           "Arrays are (address, outer stride, row stride, column stride). weights: of `pack`; 0: of `set_parameters`.")
       .def("backward", &PyCudaNetwork::backward, py::arg("plan"), py::arg("dy"), py::arg("d_final"), py::arg("dx"),
            py::arg("d_initial"), py::arg("params"), py::arg("add"), py::arg("seeded"), py::arg("tape"), py::arg("workspace"),
-           py::arg("stream"), released)
+           py::arg("stream"), py::arg("weights") = 0, released)
       .def(
           "stream", [](const PyCudaNetwork& network, int64_t rows) { return std::make_unique<PyCudaStream>(network, rows); },
           py::arg("rows"))

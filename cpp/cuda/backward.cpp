@@ -97,7 +97,7 @@ class Layer {
     }
     x_ = weight(x_);
     for (int p = 0; p < net_.phases(); ++p) {
-      const PhaseWeights& packed = net_.weights[size_t(layer)][size_t(p)];
+      const PhaseWeights& packed = call.weights[size_t(layer)][size_t(p)];
       weights_.push_back({weight(packed.input), weight(packed.recurrent), number(packed.sums)});
       const PhaseWeights& gradient = w.gradients[size_t(layer)][size_t(p)];
       gradients_.push_back({number(gradient.input), number(gradient.recurrent), number(gradient.sums)});
@@ -328,26 +328,26 @@ size_t backward_bytes(const Network::Data& net, const Plan::Data& plan) {
 
 void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
                   const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool draws, const void* tape,
-                  void* workspace, CUstream stream) {
+                  void* workspace, CUstream stream, const void* packed) {
   const Current current(net.device);
   const NetworkConfig& c = net.config;
   Dealer deal{static_cast<char*>(workspace)}, taped{static_cast<char*>(const_cast<void*>(tape))};
   const Workspace w = deal_workspace(deal, net, plan);
   const Tape kept = deal_tape(taped, net, plan);
-  const auto call_on = [&](CUstream on) { return Call{net, plan, {net, on}, kept.header, draws}; };
+  const Weights weights = net.weights_at(packed);
+  const auto call_on = [&](CUstream on) { return Call{net, plan, {net, on}, kept.header, weights, draws}; };
   const auto width = [&](int s) { return s ? c.hidden_size : c.output_size; };
   const int format = format_of(net.options.number), directions = net.directions();
   const Call call = call_on(stream);
 
   if (dy.data)
-    call.launch.run(
-        net.kernels.read_gradient, directions * c.output_size, plan.rows, plan.steps,
-        ReadArguments{call.steps(), directions * c.output_size, {dy.data, dy.outer, dy.row, dy.column, format}, w.dy});
+    call.launch.run(net.kernels.read_gradient, directions * c.output_size, plan.rows, plan.steps,
+                    ReadArguments{call.steps(), directions * c.output_size, call.sequence(dy), w.dy});
   for (int s = 0; s <= net.states(); ++s)
     call.state(net.kernels.read_state, d_final ? d_final[s] : Array{}, format, w.d_final[size_t(s)], width(s));
 
   const int kind = 2 + (dy.data ? 4 : 0) + (dx.data ? 8 : 0) + (draws ? 16 : 0);
-  replay(net, plan, kind, workspace, tape, stream, [&](CUstream on) {
+  replay(net, plan, kind, workspace, tape, packed, stream, [&](CUstream on) {
     const Call call = call_on(on);
     std::optional<Blas> blas;
     if (plan.engine == Engine::cublas) blas.emplace(net.device, on, w.blas, net.options.allow_tf32);
@@ -377,7 +377,7 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
     a.columns = c.input_size;
     a.directions = 1;
     a.from = {w.between[0], c.input_size, 0};
-    a.array = {dx.data, dx.outer, dx.row, dx.column, format};
+    a.array = call.sequence(dx);
     a.array_steps = plan.all_steps;
     call.launch.run(net.kernels.write_output, c.input_size, plan.rows, plan.all_steps, a);
   }

@@ -13,7 +13,7 @@ void Launcher::zero(void* data, int64_t count, size_t size) const {
 }
 
 void Launcher::upload(const void* from, void* to, size_t bytes) const {
-  UploadArguments a;
+  UploadArguments a{};
   constexpr size_t most = sizeof a.words;
   for (size_t at = 0; at < bytes; at += most) {
     const size_t part = std::min(most, bytes - at);
@@ -306,17 +306,17 @@ CUgraphExec captured(CUstream stream, const std::function<void(CUstream)>& body)
 
 }  // namespace
 
-void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, CUstream stream,
-            const std::function<void(CUstream)>& body) {
+void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, const void* weights,
+            CUstream stream, const std::function<void(CUstream)>& body) {
   // A graph pays once it is launched again. One of sorted rows would fit one batch's lengths only.
   if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream)) return body(stream);
   const std::lock_guard<std::mutex> lock(net.graphs_lock);
   auto& graphs = net.graphs;
   const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const Graph& g) {
-    return g.plan == plan.number && g.kind == kind && g.workspace == workspace && g.tape == tape;
+    return g.plan == plan.number && g.kind == kind && g.workspace == workspace && g.tape == tape && g.weights == weights;
   });
   if (found == graphs.end()) {
-    graphs.push_front({plan.number, kind, workspace, tape, nullptr});
+    graphs.push_front({plan.number, kind, workspace, tape, weights, nullptr});
     if (graphs.size() > kGraphs) {
       if (graphs.back().exec) driver().cuGraphExecDestroy(graphs.back().exec);
       graphs.pop_back();

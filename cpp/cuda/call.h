@@ -90,9 +90,14 @@ struct Call {
   const Plan::Data& plan;
   Launcher launch;
   Header header;
+  const Weights& weights;
   bool draws;  // whether there is a seed
 
   Steps steps() const;
+  // A sequence of the caller's.
+  Strided sequence(const Array& array) const {
+    return {array.data, array.outer, array.row, array.column, format_of(net.options.number), plan.options.packed};
+  }
   Seeded seeded(int layer, int first_direction = 0) const;
   bool drops_between() const { return draws && net.config.regularization.dropout > 0; }
   bool drops_recurrent() const { return draws && net.config.regularization.recurrent_dropout > 0; }
@@ -111,15 +116,15 @@ size_t forward_bytes(const Network::Data& net, const Plan::Data& plan);
 size_t backward_bytes(const Network::Data& net, const Plan::Data& plan);
 
 // body(stream), or the graph that it was when it last ran at these addresses. `kind` tells bodies with other launches apart.
-void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, CUstream stream,
-            const std::function<void(CUstream)>& body);
+void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, const void* weights,
+            CUstream stream, const std::function<void(CUstream)>& body);
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
                  const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,
-                 CUstream stream);
+                 CUstream stream, const void* weights);
 void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
                   const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool seeded,
-                  const void* tape, void* workspace, CUstream stream);
+                  const void* tape, void* workspace, CUstream stream, const void* weights);
 
 }  // namespace cuda
 }  // namespace recurra

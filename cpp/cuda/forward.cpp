@@ -54,7 +54,7 @@ class Layer {
         plan_(call.plan),
         workspace_(workspace),
         products_(products),
-        weights_(net_.weights[size_t(layer)]),
+        weights_(call.weights[size_t(layer)]),
         rows_(layers[size_t(layer) % layers.size()]),
         layer_(layer) {
     x_ = {const_cast<void*>(call.input_rows(layers, layer)), net_.input_size(layer), 0};
@@ -174,22 +174,21 @@ size_t forward_bytes(const Network::Data& net, const Plan::Data& plan) {
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
                  const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,
-                 CUstream stream) {
+                 CUstream stream, const void* packed) {
   const Current current(net.device);
   const NetworkConfig& c = net.config;
   Dealer deal{static_cast<char*>(workspace)}, taped{static_cast<char*>(tape)};
   const Workspace w = deal_workspace(deal, net, plan);
   const Tape kept = tape ? deal_tape(taped, net, plan) : w.own;
   const std::vector<LayerRows>& layers = kept.layers;
-  const auto call_on = [&](CUstream on) { return Call{net, plan, {net, on}, kept.header, seed != nullptr}; };
+  const Weights weights = net.weights_at(packed);
+  const auto call_on = [&](CUstream on) { return Call{net, plan, {net, on}, kept.header, weights, seed != nullptr}; };
   const auto width = [&](int s) { return s ? c.hidden_size : c.output_size; };
 
   const Call call = call_on(stream);
   call.write_header(seed, lengths);
-  call.launch.run(
-      net.kernels.read_input, c.input_size, plan.rows, plan.steps,
-      ReadArguments{
-          call.steps(), c.input_size, {x.data, x.outer, x.row, x.column, format_of(net.options.number)}, layers[0].x});
+  call.launch.run(net.kernels.read_input, c.input_size, plan.rows, plan.steps,
+                  ReadArguments{call.steps(), c.input_size, call.sequence(x), layers[0].x});
   for (int s = 0; s <= net.states(); ++s)
     call.state(net.kernels.read_state, initial ? initial[s] : Array{}, state_format, w.initial[size_t(s)], width(s));
 
@@ -202,7 +201,7 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
     a.noise = on.seeded(layer);
     return a;
   };
-  replay(net, plan, seed ? 1 : 0, workspace, tape, stream, [&](CUstream on) {
+  replay(net, plan, seed ? 1 : 0, workspace, tape, packed, stream, [&](CUstream on) {
     const Call call = call_on(on);
     std::optional<Blas> blas;
     if (plan.engine == Engine::cublas) blas.emplace(net.device, on, w.blas, net.options.allow_tf32);
@@ -217,7 +216,7 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
   });
 
   OutputArguments a = output_of(call, c.layers - 1);
-  a.array = {y.data, y.outer, y.row, y.column, format_of(net.options.number)};
+  a.array = call.sequence(y);
   a.array_steps = plan.all_steps;
   call.launch.run(net.kernels.write_output, c.output_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
   for (int s = 0; final_states && s <= net.states(); ++s)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 
 #include "call.h"
@@ -35,12 +36,9 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
   if (options.engine == Engine::exact && weight_size == 2) refuse("engine: exact is for float32 and float64");
   if (options.allow_tf32 && options.number != Number::f32) refuse("allow_tf32: expected a float32 network");
   kernels = kernels_of(device, cell_number(config.cell), options.number);
-  for (const bool counting : {true, false}) {
-    Dealer deal{counting ? nullptr : memory.data()};
-    weights.clear();
-    for (int layer = 0; layer < config.layers; ++layer) weights.push_back(deal_weights(deal, layer, weight_size));
-    if (counting) memory = Memory(device, deal.used);
-  }
+  Dealer deal;
+  for (int layer = 0; layer < config.layers; ++layer) deal_weights(deal, layer, weight_size);
+  weight_bytes = deal.used;
   if (engine_of(*this, 1) == Engine::cublas) Blas::prepare(device);
   const Current current(device);
   check_driver(driver().cuStreamCreate(&capture_stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
@@ -77,15 +75,33 @@ std::vector<PhaseWeights> Network::Data::deal_weights(Dealer& deal, int layer, s
   return all;
 }
 
+Weights Network::Data::weights_at(const void* base) const {
+  if (!base && !memory.data()) refuse("weights: expected them packed, or parameters set");
+  if (!base) return weights;
+  Dealer deal{static_cast<char*>(const_cast<void*>(base))};
+  Weights all;
+  for (int layer = 0; layer < config.layers; ++layer) all.push_back(deal_weights(deal, layer, weight_size));
+  return all;
+}
+
 Network::Network(const NetworkConfig& config, const Options& options) : data_(std::make_shared<Data>(config, options)) {}
 
 const NetworkConfig& Network::config() const { return data_->config; }
 const CellInfo& Network::cell() const { return data_->info; }
 const Options& Network::options() const { return data_->options; }
-size_t Network::weight_bytes() const { return data_->memory.size(); }
+size_t Network::weight_bytes() const { return data_->weight_bytes; }
 
 void Network::set_parameters(const std::vector<std::vector<const void*>>& params, StreamHandle stream) {
   Data& net = *data_;
+  if (!net.memory.data()) {
+    net.memory = Memory(net.device, net.weight_bytes);
+    net.weights = net.weights_at(net.memory.data());
+  }
+  pack(params, net.memory.data(), stream);
+}
+
+void Network::pack(const std::vector<std::vector<const void*>>& params, void* to, StreamHandle stream) const {
+  const Data& net = *data_;
   if (int(params.size()) != net.config.layers * net.directions()) refuse("params: expected one list per layer and direction");
   for (const auto& lane : params) {
     if (int(lane.size()) != net.spec.params.size) refuse("params: expected the cell's number of them");
@@ -95,10 +111,11 @@ void Network::set_parameters(const std::vector<std::vector<const void*>>& params
   }
   const Current current(net.device);
   const Launcher launch{net, static_cast<CUstream>(stream)};
+  const Weights all = net.weights_at(to);
   for (size_t lane = 0; lane < params.size(); ++lane)
     for (int p = 0; p < net.phases(); ++p) {
       const int layer = int(lane) / net.directions(), direction = int(lane) % net.directions();
-      const PhaseWeights& weights = net.weights[size_t(layer)][size_t(p)];
+      const PhaseWeights& weights = all[size_t(layer)][size_t(p)];
       launch.zero(of_direction(weights.sums, direction, net.number_size).data, weights.sums.row, net.number_size);
       each_parameter(net, layer, p, direction, weights, net.weight_size, [&](int i, ParameterArguments a, bool matrix) {
         a.parameter = const_cast<void*>(params[lane][size_t(i)]);
@@ -126,6 +143,8 @@ Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) cons
   const Data& net = *data_;
   if (steps < 0 || rows < 0 || rows >= INT32_MAX) refuse("rows: expected 0 to 2^31 - 2 rows and 0 or more steps");
   if (options.lengths && options.device_lengths) refuse("lengths: expected in host or in device memory, got both");
+  if (options.packed && (!options.lengths || !std::is_sorted(options.lengths, options.lengths + rows, std::greater<int64_t>())))
+    refuse("lengths: expected falling ones in host memory, as packed sequences have them");
   auto plan = std::make_shared<Plan::Data>();
   plan->options = options;
   plan->options.lengths = nullptr;
@@ -160,26 +179,27 @@ size_t Plan::tape_bytes() const { return data_->tape; }
 Engine Plan::engine() const { return data_->engine; }
 
 void Network::forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
-                      const Array* final_states, const uint64_t* seed, void* tape, void* workspace, StreamHandle stream) const {
+                      const Array* final_states, const uint64_t* seed, void* tape, void* workspace, StreamHandle stream,
+                      const void* weights) const {
   if (plan.data_->rows && plan.data_->options.device_lengths != (lengths != nullptr))
     refuse("lengths: expected as in the plan");
   if (plan.data_->tape && plan.data_->options.training != (tape != nullptr))
     refuse("tape: expected memory for a plan for training only");
   if (seed && !tape) refuse("seed: expected null outside of training");
   run_forward(*data_, *plan.data_, x, initial, lengths, y, final_states, format_of(data_->options.number), seed, tape,
-              workspace, static_cast<CUstream>(stream));
+              workspace, static_cast<CUstream>(stream), weights);
 }
 
 void Network::backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
                        const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
-                       StreamHandle stream) const {
+                       StreamHandle stream, const void* weights) const {
   if (!plan.data_->options.training) refuse("plan: expected one for training");
   if (int(params.size()) != data_->config.layers * data_->directions())
     refuse("params: expected one list per layer and direction");
   for (const auto& lane : params)
     if (int(lane.size()) != data_->spec.params.size) refuse("params: expected the cell's number of them");
   run_backward(*data_, *plan.data_, dy, d_final, dx, d_initial, params, add, seeded, tape, workspace,
-               static_cast<CUstream>(stream));
+               static_cast<CUstream>(stream), weights);
 }
 
 }  // namespace cuda

@@ -51,6 +51,8 @@ struct PhaseWeights {
   Rows sums;       // numbers [slot * units + unit], the biases, then [vector * units + unit]: one row a direction
 };
 
+using Weights = std::vector<std::vector<PhaseWeights>>;  // [layer][phase]
+
 struct PhaseShape {
   int units = 0;
   int64_t inputs = 0, sources = 0;  // numbers that the two products read
@@ -75,11 +77,11 @@ struct Plan::Data {
   int64_t active(int64_t step) const { return at(step + 1) - at(step); }
 };
 
-// Call graphs that have been captured: of a plan with its workspace and tape at the same addresses.
+// Call graphs that have been captured: of a plan with its workspace, tape and weights at the same addresses.
 struct Graph {
   uint64_t plan;
   int kind;  // forward or backward, and what else decides about its launches
-  const void *workspace, *tape;
+  const void *workspace, *tape, *weights;
   CUgraphExec exec;  // null: seen once
 };
 
@@ -91,8 +93,9 @@ struct Network::Data {
   const CellInfo& info;
   KernelSet kernels;
   size_t number_size, weight_size;
-  Memory memory;
-  std::vector<std::vector<PhaseWeights>> weights;  // [layer][phase]
+  size_t weight_bytes = 0;
+  Memory memory;    // of the weights of set_parameters
+  Weights weights;  // there
   std::mutex graphs_lock;
   std::list<Graph> graphs;  // the latest first
   CUstream capture_stream = nullptr;
@@ -110,6 +113,8 @@ struct Network::Data {
     return number_size != weight_size || (training && config.regularization.recurrent_dropout > 0);
   }
   std::vector<PhaseWeights> deal_weights(Dealer& deal, int layer, size_t size) const;
+  // Weights that lie at `base`; null: the network's own. std::invalid_argument if it has none.
+  Weights weights_at(const void* base) const;
 };
 
 }  // namespace cuda

@@ -44,6 +44,7 @@ struct Stream::Live {
 Stream::Live::Live(std::shared_ptr<Network::Data> the_network, int64_t the_rows)
     : network(std::move(the_network)), rows(the_rows) {
   if (network->directions() != 1) throw std::invalid_argument("network: expected one direction, a stream cannot run backwards");
+  network->weights_at(nullptr);
   if (rows < 0 || rows > 65535 * 4) throw std::invalid_argument("rows: expected 0 to 262140, got " + std::to_string(rows));
   deal();
   const Current current(network->device);
@@ -176,7 +177,7 @@ void Stream::run(const Plan& plan, const Array& x, const Array& y, void* workspa
   std::vector<Array> states;
   for (int s = 0; s <= live.network->states(); ++s) states.push_back(live.state(s));
   run_forward(*live.network, *plan.data_, x, states.data(), nullptr, y, states.data(), live.state_format(), nullptr, nullptr,
-              workspace, static_cast<CUstream>(stream));
+              workspace, static_cast<CUstream>(stream), nullptr);
 }
 
 void Stream::Live::copy_states(CUfunction kernel, const Array* given, CUstream stream) const {

@@ -21,6 +21,7 @@ struct Strided {
   void* data;
   int64_t outer, row, column;
   int format;
+  bool packed = false;  // a sequence is row at(t) + r after row, which are sorted
 };
 
 struct Seeded {

@@ -46,6 +46,11 @@ inline int64_t place(const Strided& array, int64_t outer, int64_t row, int64_t c
   return outer * array.outer + row * array.row + column * array.column;
 }
 
+// Of row r at time t of a sequence.
+inline int64_t place(const Strided& array, const Steps& s, int64_t t, int64_t r, int64_t column) {
+  return array.packed ? place(array, 0, first_of(s, t) + r, column) : place(array, t, caller_row(s, r), column);
+}
+
 // use(t, r) for the rows of the steps that the block has: grid y is rows, z is steps.
 template <class Use>
 inline void each_row(int64_t steps, int64_t rows, int64_t first_step, int64_t step_stride, const Use& use) {
@@ -70,7 +75,7 @@ inline void read_rows(const ReadArguments& a, const Store& store) {
   each_row(a.steps.steps, a.steps.rows, blockIdx.z, gridDim.z, [&](int64_t t, int64_t r) {
     if (r >= rows_of(a.steps, t)) return;
     const bool there = t < length_of(a.steps, r);
-    const Number x = there ? read(a.array, place(a.array, t, caller_row(a.steps, r), column)) : Number(0);
+    const Number x = there ? read(a.array, place(a.array, a.steps, t, r, column)) : Number(0);
     store((first_of(a.steps, t) + r) * a.columns + column, x);
   });
 }
@@ -95,8 +100,10 @@ RECURRA_KERNEL(write_output, OutputArguments) {
   if (column >= a.columns) return;
   const int d = int(blockIdx.z) % a.directions;
   each_row(a.array_steps, a.steps.rows, blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
-    const Number x = runs(a.steps, t, r) ? row_of<Number>(a.from, loop_row(a.steps, t, r, d), d)[column] : Number(0);
-    write(a.array, place(a.array, t, caller_row(a.steps, r), d * a.columns + column), x);
+    const bool there = runs(a.steps, t, r);
+    if (a.array.packed && !there) return;
+    const Number x = there ? row_of<Number>(a.from, loop_row(a.steps, t, r, d), d)[column] : Number(0);
+    write(a.array, place(a.array, a.steps, t, r, d * a.columns + column), x);
   });
 }
 

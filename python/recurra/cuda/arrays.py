@@ -113,19 +113,7 @@ def _read(name: str, value: Any, device: int) -> View:
     if is_cupy(value):
         return _read_cupy(name, value, device)
     if type(value) is Buffer:
-        if value.device != device:
-            raise _wrong_device(name, device, f"a buffer on cuda:{value.device}")
-        return View(
-            name,
-            value.pointer,
-            value.shape,
-            contiguous_strides(value.shape),
-            value.dtype,
-            device,
-            False,
-            LEGACY_STREAM,
-            value,
-        )
+        return _read_buffer(name, value, device)
     problem = None
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
@@ -166,6 +154,13 @@ def _read_cupy(name: str, value: Any, device: int) -> View:
     strides = _elements(name, value.shape, value.strides, value.itemsize)
     stream = current_stream(library_of(name, value), device)
     return View(name, value.data.ptr, value.shape, strides, value.dtype.name, device, False, stream, value)
+
+
+def _read_buffer(name: str, value: Buffer, device: int) -> View:
+    if value.device != device:
+        raise _wrong_device(name, device, f"a buffer on cuda:{value.device}")
+    strides = contiguous_strides(value.shape)
+    return View(name, value.pointer, value.shape, strides, value.dtype, device, False, LEGACY_STREAM, value)
 
 
 def _read_interface(name: str, value: Any, device: int, interface: Any, dtype: np.dtype[Any]) -> View:

@@ -9,23 +9,34 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .._arrays import bounded, require_rows, vector
+from .._arrays import bounded, check_shape, require_rows, vector
 from .._cells import CELLS, Sizes
-from . import compiled, equations
-from .gradients import Plan, run_untrained, sequence
-from .tensors import check, differentiates_forward, is_transforming
+from .._options import placement
+from . import compiled, devices, equations
+from .cpu import CpuPlan
+from .gpu import GpuPlan, Networks
+from .gradients import sequence
+from .tensors import HALVES, Home, check, differentiates_forward, is_transforming
 from .weights import OneStep, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._arrays import Array
+    from .gradients import Plan
 
-__all__ = ["CoreModule"]
+__all__ = ["NOT_PICKLED", "CoreModule", "gpu_options"]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 
-_HALVES = (torch.bfloat16, torch.float16)
+
+NOT_PICKLED = ("_number", "_weights", "_networks", "_step", "_shapes")  # attributes that are made again
+
+
+def gpu_options(engine: Any, allow_tf32: Any) -> tuple[str, bool]:
+    """The options about GPUs, checked as far as they can be before there is one."""
+    place = placement("cuda", "float32", engine, allow_tf32)
+    return place.engine, place.allow_tf32
 
 
 class CoreModule:
@@ -34,16 +45,19 @@ class CoreModule:
     recurrent_dropout: float = 0.0
     zoneout: float | tuple[float, float] = 0.0
     recompute: bool = False
+    engine: str = "auto"
+    allow_tf32: bool = False
     _cell: str
     _constants: dict[str, float]
     _number: Tensor
     _weights: Weights
+    _networks: Networks
     _step: tuple[OneStep, Any] | None
 
     def _settle(self) -> None:
         """Make what a module needs beside what it is pickled with."""
         self._number = compiled.register(self)
-        self._weights, self._step = Weights(), None
+        self._weights, self._networks, self._step = Weights(), Networks(), None
 
     # ---- what modules say of themselves
 
@@ -104,20 +118,22 @@ class CoreModule:
 
     def _call_sequence(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, list[Tensor]]:
         """(output, final states), of sequences."""
-        packed = isinstance(input, PackedSequence)
+        packed, home = isinstance(input, PackedSequence), self._home
         x: Tensor = input
         sizes: Tensor = None
         order: Tensor = None
         if packed:  # padded in its own order, by falling length, without a look at its indices
             if lengths is not None:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
-            data = self._widened(input.data)
-            check("input.data", data)
+            data = self._cast(input.data)
+            check("input.data", data, home=home)
+            if home.gpu is not None:
+                return self._call_packed(input._replace(data=data), hx, home)
             x, sizes = pad_packed_sequence(PackedSequence(data, input.batch_sizes))
             order = input.sorted_indices
-        x = self._widened(x)
-        batch = self._check_input(x, packed)
-        state = self._checked_state(hx, batch)
+        x = self._cast(x)
+        batch = self._check_input(x, packed, home)
+        state = self._checked_state(hx, batch, home)
         if order is not None:
             state = [part.index_select(1, order) for part in state]
         valid = sizes.numpy() if packed else self._checked_lengths(lengths, x, batch)
@@ -128,8 +144,20 @@ class CoreModule:
             y = input._replace(data=pack_padded_sequence(y, sizes).data)
         return y, final
 
+    def _call_packed(self, input: PackedSequence, hx: Any, home: Home) -> tuple[PackedSequence, list[Tensor]]:
+        """The same, on a GPU: the core takes the packed rows as they are."""
+        data = check("input.data", input.data, home.number, ("N", self._sizes.input))
+        lengths = _lengths_of(input.batch_sizes, len(data))
+        state = self._checked_state(hx, (len(lengths),), home)
+        if input.sorted_indices is not None:
+            state = [part.index_select(1, input.sorted_indices) for part in state]
+        y, final = self._run_layers(data, state, lengths, False)
+        if input.unsorted_indices is not None:
+            final = [part.index_select(1, input.unsorted_indices) for part in final]
+        return input._replace(data=y), final
+
     def _run_layers(
-        self, x: Tensor, state: list[Tensor], lengths: Array | None, batch_first: bool
+        self, x: Tensor, state: list[Tensor], lengths: Array | Tensor | None, batch_first: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """All layers in one call, or one after another if there is dropout between them."""
         layers, dropout = self._sizes.layers, getattr(self, "dropout", 0.0)
@@ -145,20 +173,31 @@ class CoreModule:
             finals.append(final)
         return x.transpose(0, 1) if batch_first else x, [torch.cat(part) for part in zip(*finals, strict=True)]
 
-    def _dropped(self, x: Tensor, lengths: Array | None, dropout: float) -> Tensor:
-        if lengths is None or not (lengths[:-1] >= lengths[1:]).all() or not lengths.all():
+    def _dropped(self, x: Tensor, lengths: Array | Tensor | None, dropout: float) -> Tensor:
+        if (
+            lengths is None
+            or devices.gpu_of(x) is not None
+            or not (lengths[:-1] >= lengths[1:]).all()
+            or not lengths.all()
+        ):
             return torch.nn.functional.dropout(x, dropout)
         # On packed data, as torch.nn, for the same masks; by indices, as torch packs in neither forward mode nor vmap.
         places = tuple(map(torch.from_numpy, np.nonzero(np.arange(len(x))[:, None] < lengths)))
         return torch.zeros_like(x).index_put(places, torch.nn.functional.dropout(x[places], dropout))
 
     def _run(
-        self, layer: int, x: Tensor, state: list[Tensor], lengths: Array | None, batch_first: bool
+        self, layer: int, x: Tensor, state: list[Tensor], lengths: Array | Tensor | None, batch_first: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """One layer, or all of them for -1."""
-        params = [check(name, self._parameter(name)) for name in self._names_of(layer)]
+        home = self._home
+        params = [check(name, self._parameter(name), home=home) for name in self._names_of(layer)]
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,)
         noisy = self.training and any((self.recurrent_dropout, *zoneout))  # type: ignore[attr-defined]
+        if noisy and home.gpu is not None and devices.is_capturing():
+            raise RuntimeError(
+                "recurra.torch: recurrent_dropout and zoneout in training mode cannot be captured in a CUDA graph: "
+                "every replay would leave out the same"
+            )
         seed = torch.randint(1 << 62, (), dtype=torch.int64, device="cpu") if noisy else None
         trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params))
         if torch.compiler.is_compiling() and lengths is None:
@@ -170,11 +209,13 @@ class CoreModule:
         if is_transforming() or differentiates_forward():
             y, *final = equations.run(self._equations(layer, lengths, batch_first, seed), x, state, params)
             return y, final
-        plan = self._plan(layer, params, lengths, batch_first, seed)
-        y, *final = sequence(plan, x, state, params) if trains else run_untrained(plan, x, state)
+        plan = self._plan(layer, x.dtype, params, lengths, batch_first, seed)
+        y, *final = sequence(plan, x, state, params) if trains else plan.run(x, state)
         return y, final
 
-    def _equations(self, layer: int, lengths: Array | None, batch_first: bool, seed: Tensor | None) -> equations.Call:
+    def _equations(
+        self, layer: int, lengths: Array | Tensor | None, batch_first: bool, seed: Tensor | None
+    ) -> equations.Call:
         sizes = self._sizes
         layers = sizes.layers if layer < 0 else 1
         if seed is not None and torch._C._functorch.is_batchedtensor(seed):
@@ -185,13 +226,30 @@ class CoreModule:
         )
 
     def _plan(
-        self, layer: int, params: Sequence[Tensor], lengths: Array | None, batch_first: bool, seed: Tensor | None
+        self,
+        layer: int,
+        dtype: Any,
+        params: Sequence[Tensor],
+        lengths: Array | Tensor | None,
+        batch_first: bool,
+        seed: Tensor | None,
     ) -> Plan:
-        """For a call of the core, with parameters as they are now."""
+        """For a call of the core with an input of this dtype, with parameters as they are now."""
         call = self._equations(layer, lengths, batch_first, seed)
         names = self._packed_names[: len(params)]  # the only layer's are those of the lowest
-        packed = self._weights.packed(layer, self._cell, self._constants, call.rates, names, params)
-        return Plan(call, packed, self._weights, self.recompute)
+        gpu = devices.gpu_of(params[0])
+        if gpu is None:
+            packed = self._weights.packed(layer, self._cell, self._constants, call.rates, names, params)
+            return CpuPlan(call, packed, self._weights, self.recompute)
+        sizes = self._sizes
+        if layer >= 0:
+            sizes = sizes._replace(layers=1, input=sizes.directions * sizes.output if layer else sizes.input)
+        for name, param, shape in zip(
+            self._names_of(layer), params, CELLS[self._cell].shapes(sizes).values(), strict=True
+        ):
+            check(name, param, params[0].dtype, shape)
+        options = (self.engine, self.allow_tf32, self._cell, sizes, self._constants, call.rates)
+        return GpuPlan(call, self._networks.find(gpu, dtype, *options), names, params, self.recompute)
 
     def _names_of(self, layer: int) -> Sequence[str]:
         each = len(self._names) // self._sizes.layers
@@ -218,7 +276,7 @@ class CoreModule:
             return None
         first = self._parameters.get(self._names[0])  # type: ignore[attr-defined]
         dtype = getattr(first, "dtype", None)
-        if dtype is not torch.float32 and dtype is not torch.float64:
+        if (dtype is not torch.float32 and dtype is not torch.float64) or not first.is_cpu:
             return None
         kept = self._step
         if kept is None or kept[0].dtype is not dtype:
@@ -230,25 +288,32 @@ class CoreModule:
 
     # ---- checks
 
-    def _widened(self, tensor: Any) -> Any:
-        """Under autocast, what a module before this one computed in less: recurrent layers run in float32."""
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _HALVES or not torch.is_autocast_enabled("cpu"):
+    def _cast(self, tensor: Any) -> Any:
+        """An input or state under autocast: on a GPU in its dtype, as torch.nn's layers run there. On the CPU recurrent
+        layers run in float32, whatever a module before this one computed in less."""
+        if not isinstance(tensor, torch.Tensor):
             return tensor
-        return tensor.float() if self._dtype == torch.float32 else tensor
+        gpu = devices.gpu_of(tensor)
+        if gpu is not None:
+            lowers = devices.autocast_dtype(gpu) and tensor.is_floating_point() and tensor.dtype != torch.float64
+            return tensor.to(self._home.number) if lowers else tensor
+        if tensor.dtype not in HALVES or not torch.is_autocast_enabled("cpu"):
+            return tensor
+        return tensor.float() if self._home.dtype == torch.float32 else tensor
 
-    def _check_input(self, x: Tensor, packed: bool) -> tuple[int, ...]:
+    def _check_input(self, x: Tensor, packed: bool, home: Home) -> tuple[int, ...]:
         """The batch's shape: (B,), or () without one."""
         axes = ("B", "T") if self.batch_first and not packed else ("T", "B")  # type: ignore[attr-defined]
         size = self._sizes.input
         patterns = [(*axes, size)] + ([] if packed else [("T", size)])
-        shape = check("input", x, self._dtype, *patterns).shape
+        shape = check("input", x, home.number, *patterns, home=home).shape
         if len(shape) != 3:
             return ()
         rows = shape[axes.index("B")]
         require_rows("input", rows)
         return (rows,)
 
-    def _checked_state(self, hx: Any, batch: tuple[int, ...]) -> list[Tensor]:
+    def _checked_state(self, hx: Any, batch: tuple[int, ...], home: Home) -> list[Tensor]:
         if hx is None:
             return []
         states, sizes = CELLS[self._cell].states, self._sizes
@@ -257,12 +322,13 @@ class CoreModule:
         elif not isinstance(hx, (tuple, list)) or len(hx) != len(states):
             got = f"{len(hx)} values" if isinstance(hx, (tuple, list)) else type(hx).__name__
             raise TypeError(f"hx: expected a tuple ({', '.join(name for name, _ in states)}), got {got}")
-        hx = [self._widened(part) for part in hx]
+        hx = [self._cast(part) for part in hx]
         for (name, _), size, value in zip(states, self._state_widths, hx, strict=True):
-            check(f"hx {name}", value, self._dtype, (sizes.layers * sizes.directions, *batch, size))
+            shape = (sizes.layers * sizes.directions, *batch, size)
+            check(f"hx {name}", value, home.number, shape, home=home)
         return list(hx)
 
-    def _checked_lengths(self, lengths: Any, x: Tensor, batch: tuple[int, ...]) -> Array | None:
+    def _checked_lengths(self, lengths: Any, x: Tensor, batch: tuple[int, ...]) -> Array | Tensor | None:
         if lengths is None:
             return None
         if not batch:
@@ -270,11 +336,22 @@ class CoreModule:
                 f"lengths: expected none without a batch axis, got them with input of shape {list(x.shape)}"
             )
         steps = x.shape[1 if self.batch_first else 0]  # type: ignore[attr-defined]
-        return bounded("lengths", vector("lengths", lengths, batch[0]), steps)
+        gpu = self._home.gpu
+        if gpu is None or not isinstance(lengths, torch.Tensor) or devices.gpu_of(lengths) != gpu:
+            return bounded("lengths", vector("lengths", lengths, batch[0]), steps)
+        if lengths.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"lengths: expected torch.int32 or torch.int64 on a GPU, got {lengths.dtype}")
+        check_shape("lengths", lengths.shape, batch)
+        # Nothing outside 0..T reaches the core. To look for it, and complain, would be to wait for the GPU.
+        return devices.empty(lengths.shape, torch.int32, lengths).copy_(lengths.clamp(0, steps))
 
     @property
-    def _dtype(self) -> Any:
-        return check(self._names[0], self._parameter(self._names[0])).dtype
+    def _home(self) -> Home:
+        name = self._names[0]
+        first = check(name, self._parameter(name))
+        gpu, dtype = devices.gpu_of(first), first.dtype
+        lower = None if dtype == torch.float64 else devices.autocast_dtype(gpu)
+        return Home(name, gpu, dtype, dtype if lower is None else lower)
 
     @property
     def _rates(self) -> Any:
@@ -284,3 +361,11 @@ class CoreModule:
     def _state_widths(self) -> list[int]:
         sizes = self._sizes
         return [sizes.hidden if dim == "hidden" else sizes.output for _, dim in CELLS[self._cell].states]
+
+
+def _lengths_of(batch_sizes: Tensor, rows: int) -> Array:
+    """Steps of the sequences of a PackedSequence, which fall."""
+    sizes = np.array(batch_sizes.tolist())  # which torch.func lets through, as not .numpy()
+    if not len(sizes) or sizes[-1] < 1 or (sizes[:-1] < sizes[1:]).any() or sizes.sum() != rows:
+        raise ValueError(f"input: expected batch_sizes that fall to 1 or more and sum to {rows}, got {sizes.tolist()}")
+    return np.searchsorted(-sizes, -np.arange(sizes[0]))  # how many are more than each row's number

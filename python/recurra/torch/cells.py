@@ -9,8 +9,8 @@ import torch
 from .._arrays import require_rows
 from .._cells import CELLS, Sizes, rnn_cell
 from .._options import flag, integer
-from .calls import CoreModule
-from .tensors import DTYPES, check
+from .calls import NOT_PICKLED, CoreModule, gpu_options
+from .tensors import Home, check, check_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,14 +30,22 @@ class _Cell(CoreModule):
     batch_first = False  # of the sequence
 
     def __init__(
-        self, cell: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any, **options: Any
+        self,
+        cell: str,
+        sizes: tuple[int, int],
+        bias: bool,
+        device: Any,
+        dtype: Any,
+        on_gpu: tuple[Any, Any],
+        **options: Any,
     ) -> None:
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        if dtype not in DTYPES:
-            raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
-        sizes = integer("input_size", input_size), integer("hidden_size", hidden_size)
+        on_cpu = torch.empty(0, device=device).is_cpu
+        check_dtype("dtype", torch.get_default_dtype() if dtype is None else dtype, not on_cpu)
+        input_size, hidden_size = integer("input_size", sizes[0]), integer("hidden_size", sizes[1])
+        engine, allow_tf32 = gpu_options(*on_gpu)
         of_torch: Any = super().__init__
-        of_torch(*sizes, flag("bias", bias), **options, device=device, dtype=dtype)
+        of_torch(input_size, hidden_size, flag("bias", bias), **options, device=device, dtype=dtype)
+        self.engine, self.allow_tf32 = engine, allow_tf32
         self._cell, self._constants = cell, {}
         self._settle()
 
@@ -56,23 +64,24 @@ class _Cell(CoreModule):
         if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
             result = self._inherited("recording", None)(input, hx)
             return list(result) if isinstance(result, tuple) else [result]
-        input = self._widened(input)
-        check("input", input, self._dtype, ("B", self.input_size), (self.input_size,))
+        input = self._cast(input)
+        home = self._home
+        check("input", input, home.number, ("B", self.input_size), (self.input_size,), home=home)
         require_rows("input", input.shape[:-1].numel())
-        state = [part.unsqueeze(0) for part in self._checked_state(hx, tuple(input.shape[:-1]))]
+        state = [part.unsqueeze(0) for part in self._checked_state(hx, tuple(input.shape[:-1]), home)]
         _, final = self._run_layers(input.unsqueeze(0), state, None, False)
         return [part.squeeze(0) for part in final]
 
-    def _checked_state(self, hx: Any, batch: tuple[int, ...]) -> list[Tensor]:
+    def _checked_state(self, hx: Any, batch: tuple[int, ...], home: Home) -> list[Tensor]:
         if hx is None:
             return []
         count = len(CELLS[self._cell].states)
         if count > 1 and (not isinstance(hx, (tuple, list)) or len(hx) != count):
             got = f"{len(hx)} values" if isinstance(hx, (tuple, list)) else type(hx).__name__
             raise TypeError(f"hx: expected a tuple (h, c), got {got}")
-        parts = [self._widened(part) for part in (hx if count > 1 else (hx,))]
+        parts = [self._cast(part) for part in (hx if count > 1 else (hx,))]
         for (name, _), part in zip(CELLS[self._cell].states, parts, strict=True):
-            check(f"hx {name}", part, self._dtype, (*batch, self.hidden_size))
+            check(f"hx {name}", part, home.number, (*batch, self.hidden_size), home=home)
         return parts
 
     @property
@@ -88,7 +97,7 @@ class _Cell(CoreModule):
         return Sizes(self.input_size, self.hidden_size, self.hidden_size, 1, 1, self.bias)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_number", "_weights", "_step")}
+        return {name: value for name, value in self.__dict__.items() if name not in NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
@@ -100,12 +109,23 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):  # type: ignore[misc,unused-ignore]
 
     cell = recurra.torch.LSTMCell(40, 128)
     h, c = cell(input, (h, c))                  # input [B, 40] or [40], states [B, 128] or [128], default zeros
+
+    Args, besides those of torch.nn.LSTMCell:
+        engine, allow_tf32: on a GPU, see the package's head.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        engine: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
-        super().__init__("lstm", input_size, hidden_size, bias, device, dtype)
+        super().__init__("lstm", (input_size, hidden_size), bias, device, dtype, (engine, allow_tf32))
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """(h, c) after a step. Errors as of `LSTM`."""
@@ -118,12 +138,23 @@ class GRUCell(_Cell, torch.nn.GRUCell):  # type: ignore[misc,unused-ignore]
 
     cell = recurra.torch.GRUCell(40, 128)
     h = cell(input, h)                          # input [B, 40] or [40], h [B, 128] or [128], default zeros
+
+    Args, besides those of torch.nn.GRUCell:
+        engine, allow_tf32: on a GPU, see the package's head.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        engine: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
-        super().__init__("gru", input_size, hidden_size, bias, device, dtype)
+        super().__init__("gru", (input_size, hidden_size), bias, device, dtype, (engine, allow_tf32))
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h after a step. Errors as of `GRU`."""
@@ -138,6 +169,7 @@ class RNNCell(_Cell, torch.nn.RNNCell):  # type: ignore[misc,unused-ignore]
 
     Args, besides those of torch.nn.RNNCell:
         nonlinearity: "tanh", "relu" or "sigmoid".
+        engine, allow_tf32: on a GPU, see the package's head.
     """
 
     def __init__(
@@ -148,9 +180,12 @@ class RNNCell(_Cell, torch.nn.RNNCell):  # type: ignore[misc,unused-ignore]
         nonlinearity: str = "tanh",
         device: Any = None,
         dtype: Any = None,
+        *,
+        engine: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
-        cell = rnn_cell(nonlinearity)
-        super().__init__(cell, input_size, hidden_size, bias, device, dtype, nonlinearity=nonlinearity)
+        sizes, cell = (input_size, hidden_size), rnn_cell(nonlinearity)
+        super().__init__(cell, sizes, bias, device, dtype, (engine, allow_tf32), nonlinearity=nonlinearity)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h after a step. Errors as of `RNN`."""

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import functional
-from .gradients import core_gradients, differentiated, run_core, run_untrained
+from .gradients import differentiated
 
 if TYPE_CHECKING:
-    from ..tape import Tape
-    from .gradients import Plan
+    from .gradients import Plan, Tape
 
 __all__ = ["register", "sequence"]
 
@@ -82,10 +80,10 @@ def sequence(
         lanes: layers times directions, the first axis of states.
         state_widths: their last axes.
     """
-    plan = _module(module)._plan(layer, params, None, batch_first, seed)
+    plan = _module(module)._plan(layer, x.dtype, params, None, batch_first, seed)
     if not trains:
-        return run_untrained(plan, x, state)
-    results, (tape,) = run_core(functional.forward, plan, x, state, recompute=plan.recompute, rng=plan.call.seed)
+        return plan.run(x, state)  # type: ignore[no-any-return]
+    results, tape = plan.record(x, state)
     return [*results, torch.from_numpy(np.asarray(_Held(tape, plan)))]
 
 
@@ -105,7 +103,11 @@ def _(
 ) -> list[Tensor]:
     batch = x.shape[0 if batch_first else 1 : -1][:1]
     final = [x.new_empty((lanes, *batch, size)) for size in state_widths]
-    return [x.new_empty((*x.shape[:-1], width)), *final, *([x.new_empty(1, dtype=torch.uint8)] if trains else [])]
+    return [
+        x.new_empty((*x.shape[:-1], width)),
+        *final,
+        *([x.new_empty(1, dtype=torch.uint8, device="cpu")] if trains else []),
+    ]
 
 
 @torch.library.custom_op(
@@ -123,15 +125,15 @@ def _sequence_gradients(tape: Tensor, grads: list[Tensor], given: list[Tensor], 
     if held is None:
         raise RuntimeError("recurra.torch: the tape of this call is gone: something copied the tensor that owns it")
     states = len(grads) - 1
-    found = core_gradients(held.tape, states, [input_grad] + [True] * (states + len(given) - 1), grads)
-    held.plan.weights.went_back()
+    found = held.tape.gradients(states, [input_grad] + [True] * (states + len(given) - 1), grads)
+    held.plan.went_back()
     return [tensor for tensor in found if tensor is not None]
 
 
 @_sequence_gradients.register_fake  # type: ignore[untyped-decorator,unused-ignore]
 def _(tape: Tensor, grads: list[Tensor], given: list[Tensor], input_grad: bool) -> list[Tensor]:
-    (dy, *final), (x, *params) = grads, given
-    return [dy.new_empty(part.shape) for part in (*([x] if input_grad else []), *final, *params)]
+    (_, *final), (x, *params) = grads, given
+    return [part.new_empty(part.shape) for part in (*([x] if input_grad else []), *final, *params)]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .._cells import gru_cell, lstm_cell, rnn_cell
-from .calls import CoreModule
+from .calls import NOT_PICKLED, CoreModule
 from .cells import GRUCell, LSTMCell, RNNCell
 from .modules import GRU, LSTM, RNN
 from .tensors import check
@@ -69,7 +69,7 @@ def revert(model: Any) -> Any:
             raise ValueError(f"{title}: torch.nn has no layer with {reason}")
     swaps = [(module, _swapped(title, module, _THEIRS)) for title, module in found]
     for module, kind in swaps:
-        own = {"_cell", "_constants", "_number", "_weights", "_step", "_shapes", "recompute", "recurrent_dropout"}
+        own = {"_cell", "_constants", *NOT_PICKLED, "recompute", "recurrent_dropout", "engine", "allow_tf32"}
         own |= {"zoneout", "peephole", "coupled", "cell_clip", "forget_bias", "reset", "update"}
         for name in own & module.__dict__.keys():
             del module.__dict__[name]

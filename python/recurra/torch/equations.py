@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .._cells import CELLS, Regularization
-from . import noise
+from . import devices, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,8 @@ class Call(NamedTuple):
     Attributes:
         cell, constants, rates: as of `recurra.functional.pack`.
         layers, directions, bias: of the stack that runs.
-        lengths: of the sequences, or None.
+        lengths: of the sequences, or None; on a GPU maybe a tensor there. An x of two axes is packed then, and so is y:
+            the rows of all steps, one after another.
         batch_first: axis order of x and of the output.
         seed: of what is left out at random; None where nothing is.
     """
@@ -44,20 +45,30 @@ class Call(NamedTuple):
     layers: int
     directions: int
     bias: bool
-    lengths: Array | None
+    lengths: Array | Tensor | None
     batch_first: bool
     seed: int | None
 
 
 def run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
     """[y, *final states], of x and initial states (none: zeros) in the forms that modules take, and all parameters."""
-    with torch.autocast("cpu", enabled=False):  # which would make products of less than float32
-        return _run(call, x, state, params)
+    dtype = x.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    if isinstance(call.lengths, torch.Tensor):
+        call = call._replace(lengths=call.lengths.cpu().numpy())
+    with devices.without_autocast(x):  # which would make products of less than float32
+        results = _run(call, x.to(wide), [part.to(wide) for part in state], [param.to(wide) for param in params])
+    return [result.to(dtype) for result in results]
 
 
 def _run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
-    unbatched = x.dim() == 2
-    if unbatched:
+    unbatched, places = x.dim() == 2 and call.lengths is None, None
+    if x.dim() == 2 and call.lengths is not None:
+        # By indices, as torch packs in neither forward mode nor vmap.
+        running = np.arange(call.lengths[0])[:, None] < call.lengths
+        places = tuple(torch.from_numpy(axis).to(x.device) for axis in np.nonzero(running))
+        x = x.new_zeros((*running.shape, x.shape[-1])).index_put(places, x)
+    elif unbatched:
         x, state = x.unsqueeze(1), [part.unsqueeze(1) for part in state]
     elif call.batch_first:
         x = x.transpose(0, 1)
@@ -77,6 +88,8 @@ def _run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor
     stacked = [torch.stack([finals[lane][i] for lane in range(lanes)]) for i in range(len(cell.states))]
     if unbatched:
         return [below.squeeze(1), *(part.squeeze(1) for part in stacked)]
+    if places is not None:
+        return [below[places], *stacked]
     return [below.transpose(0, 1) if call.batch_first else below, *stacked]
 
 
@@ -91,15 +104,15 @@ def _direction(
 ) -> tuple[Tensor, list[Tensor]]:
     """One layer in one direction. Each row starts at its own end when it goes backwards."""
     steps, rows, _ = x.shape
-    order = _reversal(steps, call.lengths) if reverse else None
+    order = _reversal(steps, call.lengths).to(x.device) if reverse else None
     if order is not None:
         x = _in_order(x, order)
     inputs = _linear(x, p["weight_ih"], p.get("bias_ih"))
     step, mask = _step(call), _recurrent_mask(call, lane, rows, state[0])
     held = [_zoneout(call, i, lane, steps, rows, part) for i, part in enumerate(state)]
-    running = (
-        None if call.lengths is None else torch.from_numpy(np.arange(steps)[:, None, None] < call.lengths[:, None])
-    )
+    running = None
+    if call.lengths is not None:
+        running = torch.from_numpy(np.arange(steps)[:, None, None] < call.lengths[:, None]).to(x.device)
     outputs = []
     for t in range(steps):
         h = state[0]
@@ -133,7 +146,7 @@ def _recurrent_mask(call: Call, lane: int, rows: int, h: Tensor) -> Tensor | Non
         return None
     hits = noise.hits("recurrent_dropout", rate, call.seed, lane, 1, rows, h.shape[-1])[0]
     scale = 1 / (1 - rate) if rate < 1 else 0.0
-    return torch.from_numpy(np.where(hits, 0.0, scale)).to(h.dtype)
+    return torch.from_numpy(np.where(hits, 0.0, scale)).to(h.device, h.dtype)
 
 
 def _zoneout(call: Call, state: int, lane: int, steps: int, rows: int, part: Tensor) -> Callable[..., Tensor]:
@@ -144,7 +157,7 @@ def _zoneout(call: Call, state: int, lane: int, steps: int, rows: int, part: Ten
         return lambda t, old, new: new
     if call.seed is None:  # the expectation
         return lambda t, old, new: rate * old + (1 - rate) * new
-    hits = torch.from_numpy(noise.hits(kind, rate, call.seed, lane, steps, rows, part.shape[-1]))
+    hits = torch.from_numpy(noise.hits(kind, rate, call.seed, lane, steps, rows, part.shape[-1])).to(part.device)
     return lambda t, old, new: torch.where(hits[t], old, new)
 
 

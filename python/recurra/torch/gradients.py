@@ -7,21 +7,17 @@ call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from .. import functional
-from . import equations
-from .tensors import as_array, is_batched, is_transforming
+from . import devices, equations
+from .tensors import is_batched, is_transforming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..tape import Tape
-    from .weights import Weights
-
-__all__ = ["Plan", "core_gradients", "differentiated", "run_core", "run_untrained", "sequence"]
+__all__ = ["Plan", "Tape", "differentiated", "sequence"]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 Grads = tuple[Tensor | None, ...]
@@ -37,36 +33,28 @@ _saving_hooks: Callable[[bool], Any] = getattr(
 )
 
 
-class Plan(NamedTuple):
-    """How a call runs: its packed weights, who keeps them, and what else it needs."""
+class Tape(Protocol):
+    """What a call keeps for going back."""
 
-    call: equations.Call
-    packed: functional.Packed
-    weights: Weights
-    recompute: bool
-
-
-def run_core(
-    function: Callable[..., Any], plan: Plan, x: Tensor, state: Sequence[Tensor], **options: Any
-) -> tuple[list[Tensor], list[Tape]]:
-    """functional.run or forward, from tensors to tensors over the same memory: [y, *final states], and [tape] or []."""
-    initial = functional.unwrapped([as_array(part) for part in state]) if state else None
-    options |= {"lengths": plan.call.lengths, "batch_first": plan.call.batch_first}
-    y, final, *tape = function(plan.packed, as_array(x), initial, **options)
-    return [torch.from_numpy(array) for array in (y, *functional.wrapped(final))], tape
+    def gradients(self, states: int, needed: Sequence[bool], grads: Sequence[Tensor | None]) -> Grads:
+        """Of x, the given initial states and the parameters, None where they are not needed; from those of y and the
+        final states."""
 
 
-def run_untrained(plan: Plan, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
-    """[y, *final states], without gradients."""
-    if plan.call.seed is None:
-        return run_core(functional.run, plan, x, state)[0]
-    # Only calls that can be trained leave something out at random; the tape goes at once, so a small one.
-    return run_core(functional.forward, plan, x, state, recompute=True, rng=plan.call.seed)[0]
+class Plan(Protocol):
+    """How a call of the core runs, with its packed weights."""
 
+    @property
+    def call(self) -> equations.Call: ...
 
-def _run_taped(plan: Plan, x: Tensor, state: Sequence[Tensor]) -> tuple[list[Tensor], Tape]:
-    results, (tape,) = run_core(functional.forward, plan, x, state, recompute=plan.recompute, rng=plan.call.seed)
-    return results, tape
+    def run(self, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
+        """[y, *final states], without gradients."""
+
+    def record(self, x: Tensor, state: Sequence[Tensor]) -> tuple[list[Tensor], Tape]:
+        """The same, and the tape."""
+
+    def went_back(self) -> None:
+        """A tape has been used up."""
 
 
 def sequence(plan: Plan, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
@@ -86,9 +74,9 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         ctx.keeps_tape = _saving_hooks(False) is None
         x, state = tensors[0], tensors[1 : 1 + states]
         if ctx.keeps_tape:
-            results, ctx.tape = _run_taped(plan, x, state)
+            results, ctx.tape = plan.record(x, state)
         else:
-            results = run_untrained(plan, x, state)
+            results = plan.run(x, state)
         ctx.save_for_backward(*tensors)  # looked at for second derivatives only: others may have been overwritten
         return tuple(results)
 
@@ -110,15 +98,15 @@ class _Sequence(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
             found = differentiated(ctx.plan.call, ctx.states, tensors, needed, grads, again)
         else:
             if tape is None:
-                _, tape = _run_taped(ctx.plan, tensors[0], tensors[1 : 1 + ctx.states])
+                _, tape = ctx.plan.record(tensors[0], tensors[1 : 1 + ctx.states])
             if again:
                 apply: Any = _Gradients.apply
                 found = apply(ctx.plan.call, tape, ctx.states, needed, len(grads), *grads, *tensors)
             else:
-                found = core_gradients(tape, ctx.states, needed, grads)
+                found = tape.gradients(ctx.states, needed, grads)
         if not _keeps_graph():
             ctx.tape = None
-            ctx.plan.weights.went_back()
+            ctx.plan.went_back()
         return None, None, *found
 
 
@@ -133,7 +121,7 @@ class _Gradients(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         ctx.set_materialize_grads(False)
         ctx.call, ctx.states, ctx.needed, ctx.outputs = call, states, needed, outputs
         ctx.save_for_backward(*tensors)
-        return core_gradients(tape, states, needed, tensors[:outputs])
+        return tape.gradients(states, needed, tensors[:outputs])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -145,15 +133,6 @@ class _Gradients(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
             incoming, given = tensors[: ctx.outputs], tensors[ctx.outputs :]
             found = differentiated(ctx.call, ctx.states, given, ctx.needed, incoming, True)
         return None, None, None, None, None, *_vector_jacobian(found, tensors, wanted, grads, again)
-
-
-def core_gradients(tape: Tape, states: int, needed: Sequence[bool], grads: Sequence[Tensor | None]) -> Grads:
-    """Gradients of x, the given initial states and the parameters, None where they are not needed."""
-    dy, *final = [None if grad is None else as_array(grad) for grad in grads]
-    dstate = None if all(part is None for part in final) else functional.unwrapped(final)
-    dx, state, params = tape.backward(dy, dstate, input_grad=needed[0])
-    arrays = (dx, *functional.wrapped(state)[:states], *params.values())
-    return tuple(torch.from_numpy(array) if need else None for array, need in zip(arrays, needed, strict=True))
 
 
 def differentiated(
@@ -187,7 +166,7 @@ def _vector_jacobian(
     if not pairs or not inputs:
         return tuple(torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True))
     outputs, incoming = zip(*pairs, strict=True)
-    with torch.autocast("cpu", enabled=False):
+    with devices.without_autocast(inputs[0]):
         found = torch.autograd.grad(
             outputs, inputs, incoming, create_graph=again, allow_unused=True, materialize_grads=True
         )

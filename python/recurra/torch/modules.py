@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import functional
 from .._cells import CELLS, Sizes, gru_cell, lstm_cell, lstm_constants, rnn_cell
 from .._options import flag, integer, real
-from .calls import CoreModule
-from .tensors import DTYPES, compiler_watches, without_compiler
+from .calls import NOT_PICKLED, CoreModule, gpu_options
+from .tensors import check_dtype, compiler_watches, without_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,7 @@ Tensor = Any  # torch.Tensor, whose types are not there to check where torch is 
 # What a repr adds to torch's, unless it is default.
 _DEFAULTS: dict[str, Any] = {"nonlinearity": "tanh", "peephole": False, "coupled": False, "cell_clip": None}
 _DEFAULTS |= {"reset": "after", "update": "keep", "recurrent_dropout": 0, "zoneout": 0, "recompute": False}
+_DEFAULTS |= {"engine": "auto", "allow_tf32": False}
 
 
 class _Layers(CoreModule):
@@ -41,7 +42,14 @@ class _Layers(CoreModule):
     training: bool
 
     def _make(
-        self, mode: str, shape: tuple[Any, ...], device: Any, dtype: Any, recompute: bool, noise: tuple[Any, Any]
+        self,
+        mode: str,
+        shape: tuple[Any, ...],
+        device: Any,
+        dtype: Any,
+        recompute: bool,
+        noise: tuple[Any, Any],
+        on_gpu: tuple[Any, Any],
     ) -> None:
         """As torch.nn.RNNBase.__init__, for the parameters of any cell."""
         torch.nn.Module.__init__(self)  # type: ignore[arg-type,unused-ignore]
@@ -52,9 +60,9 @@ class _Layers(CoreModule):
         self.bias, self.batch_first = flag("bias", bias), flag("batch_first", batch_first)
         self.dropout, self.bidirectional = real("dropout", dropout), flag("bidirectional", bidirectional)
         self.recompute = flag("recompute", recompute)
+        self.engine, self.allow_tf32 = gpu_options(*on_gpu)
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        if dtype not in DTYPES:
-            raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
+        check_dtype("dtype", dtype, not torch.empty(0, device=device).is_cpu)
         if self.proj_size >= self.hidden_size:
             raise ValueError(f"proj_size: expected less than hidden_size={hidden_size}, got {proj_size}")
         if not 0 <= self.dropout <= 1:
@@ -144,10 +152,13 @@ class _Layers(CoreModule):
         output = self.proj_size or self.hidden_size
         return Sizes(self.input_size, self.hidden_size, output, self.num_layers, directions, self.bias)
 
+    def flatten_parameters(self) -> None:
+        """Nothing: cuDNN's order of weights in memory is not the core's, which packs its own."""
+
     def __getstate__(self) -> dict[str, Any]:
         of_torch: Any = super().__getstate__
         state = of_torch()
-        return {name: value for name, value in state.items() if name not in ("_number", "_weights", "_step", "_shapes")}
+        return {name: value for name, value in state.items() if name not in NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         names = state.get("_names")
@@ -184,6 +195,7 @@ class LSTM(_Layers, torch.nn.LSTM):  # type: ignore[misc,unused-ignore]
     Args, besides those of torch.nn.LSTM:
         peephole, coupled, cell_clip, forget_bias, recurrent_dropout, zoneout: as of `recurra.LSTM`.
         recompute: compute gates again in backward, for less memory: see `recurra.Recurrent.forward`.
+        engine, allow_tf32: on a GPU, see the package's head.
     """
 
     peephole: bool = False
@@ -210,6 +222,8 @@ class LSTM(_Layers, torch.nn.LSTM):  # type: ignore[misc,unused-ignore]
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
         recompute: bool = False,
+        engine: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
         if forget_bias is not None:
             forget_bias = real("forget_bias", forget_bias)
@@ -218,7 +232,7 @@ class LSTM(_Layers, torch.nn.LSTM):  # type: ignore[misc,unused-ignore]
         own = {"_cell": lstm_cell(coupled, peephole, bool(proj_size)), "_constants": lstm_constants(cell_clip)}
         self.__dict__.update(own, peephole=peephole, coupled=coupled, cell_clip=cell_clip, forget_bias=forget_bias)
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        self._make("LSTM", shape, device, dtype, recompute, (recurrent_dropout, zoneout))
+        self._make("LSTM", shape, device, dtype, recompute, (recurrent_dropout, zoneout), (engine, allow_tf32))
 
     def reset_parameters(self) -> None:
         """As torch.nn's; then the forget gate's biases get a value of their own, if there is one."""
@@ -245,6 +259,7 @@ class GRU(_Layers, torch.nn.GRU):  # type: ignore[misc,unused-ignore]
     Args, besides those of torch.nn.GRU:
         reset, update, recurrent_dropout, zoneout: as of `recurra.GRU`.
         recompute: compute gates again in backward, for less memory: see `recurra.Recurrent.forward`.
+        engine, allow_tf32: on a GPU, see the package's head.
     """
 
     reset: str = "after"
@@ -267,10 +282,12 @@ class GRU(_Layers, torch.nn.GRU):  # type: ignore[misc,unused-ignore]
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
         recompute: bool = False,
+        engine: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
         self.__dict__.update(_cell=gru_cell(reset, update), _constants={}, reset=reset, update=update)
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)
-        self._make("GRU", shape, device, dtype, recompute, (recurrent_dropout, zoneout))
+        self._make("GRU", shape, device, dtype, recompute, (recurrent_dropout, zoneout), (engine, allow_tf32))
 
 
 class RNN(_Layers, torch.nn.RNN):  # type: ignore[misc,unused-ignore]
@@ -283,6 +300,7 @@ class RNN(_Layers, torch.nn.RNN):  # type: ignore[misc,unused-ignore]
         nonlinearity: "tanh", "relu" or "sigmoid".
         recurrent_dropout, zoneout: as of `recurra.RNN`.
         recompute: compute gates again in backward, for less memory: see `recurra.Recurrent.forward`.
+        engine, allow_tf32: on a GPU, see the package's head.
     """
 
     nonlinearity: str = "tanh"
@@ -303,7 +321,17 @@ class RNN(_Layers, torch.nn.RNN):  # type: ignore[misc,unused-ignore]
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
         recompute: bool = False,
+        engine: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
         self.__dict__.update(_cell=rnn_cell(nonlinearity), _constants={}, nonlinearity=nonlinearity)
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0)
-        self._make(f"RNN_{nonlinearity.upper()}", shape, device, dtype, recompute, (recurrent_dropout, zoneout))
+        self._make(
+            f"RNN_{nonlinearity.upper()}",
+            shape,
+            device,
+            dtype,
+            recompute,
+            (recurrent_dropout, zoneout),
+            (engine, allow_tf32),
+        )

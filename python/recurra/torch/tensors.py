@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from .._arrays import check_memory, check_shape
+from . import devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,18 +15,22 @@ if TYPE_CHECKING:
     from .._arrays import Array
 
 __all__ = [
+    "Home",
     "as_array",
     "check",
+    "check_dtype",
     "compiler_watches",
     "differentiates_forward",
     "is_batched",
     "is_transforming",
+    "settled",
     "without_compiler",
 ]
 
 Tensor = Any  # torch.Tensor, whose types are not there to check where torch is not
 
-DTYPES = (torch.float32, torch.float64)
+HALVES = (torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.float64)  # on the CPU
 
 # torch has no public names for these.
 is_transforming = torch._C._are_functorch_transforms_active  # by torch.func
@@ -52,23 +57,52 @@ def without_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
     return opaque(function)  # type: ignore[no-any-return]
 
 
-def check(name: str, value: Any, dtype: Any = None, *patterns: tuple[int | str, ...]) -> Tensor:
-    """`value`, if it is a tensor the core can read, of this dtype and of one of the shapes, if any are given."""
+class Home(NamedTuple):
+    """Where a module's parameters are, and of what dtype.
+
+    Attributes:
+        name: of the first one, which decides.
+        gpu: its GPU's number, None for the CPU.
+        dtype: the parameters'.
+        number: dtype of inputs, states and results, which differs under autocast.
+    """
+
+    name: str
+    gpu: int | None
+    dtype: Any
+    number: Any
+
+
+def check(
+    name: str, value: Any, dtype: Any = None, *patterns: tuple[int | str, ...], home: Home | None = None
+) -> Tensor:
+    """`value`, if it is a tensor the core can read, of this dtype, of one of the shapes, and at home."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if not torch.compiler.is_compiling():
         _check_kind(name, value)
-    if value.device.type != "cpu":
-        raise ValueError(f"{name}: expected CPU memory, got {value.device}")
+    gpu = devices.gpu_of(value)
+    if home is not None and (gpu != home.gpu or (gpu is None and not value.is_cpu)):
+        expected = "CPU memory" if home.gpu is None else f"memory of cuda:{home.gpu}"
+        raise ValueError(f"{name}: expected {expected}, where {home.name} is, got {value.device}")
+    if gpu is None and not value.is_cpu:
+        raise ValueError(f"{name}: expected memory of the CPU or of an NVIDIA GPU, got {value.device}")
     if not (torch.compiler.is_compiling() or is_transforming()):
         check_memory(name, value)
-    if value.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {value.dtype}")
+    check_dtype(name, value.dtype, gpu is not None)
     if dtype not in (None, value.dtype):
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
     if patterns:
         check_shape(name, value.shape, *patterns)
     return value
+
+
+def check_dtype(name: str, dtype: Any, on_gpu: bool) -> None:
+    """TypeError unless layers can run in it."""
+    if dtype in DTYPES or (on_gpu and dtype in HALVES):
+        return
+    more = ", torch.float16 or torch.bfloat16" if on_gpu else ""
+    raise TypeError(f"{name}: expected torch.float32{',' if on_gpu else ' or'} torch.float64{more}, got {dtype}")
 
 
 def _check_kind(name: str, value: Tensor) -> None:
@@ -80,8 +114,13 @@ def _check_kind(name: str, value: Tensor) -> None:
         raise TypeError(f"{name}: expected a tensor with memory of its own, got {type(value).__name__}")
 
 
-def as_array(tensor: Tensor) -> Array:
-    """The numbers of a tensor that has been checked, or is a gradient of one."""
+def settled(tensor: Tensor) -> Tensor:
+    """A tensor that has been checked, or is a gradient of one, with its numbers as they are in memory."""
     tensor = tensor.detach()
-    array: Array = (tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()).numpy()
+    return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()
+
+
+def as_array(tensor: Tensor) -> Array:
+    """The numbers of such a tensor."""
+    array: Array = settled(tensor).numpy()
     return array
