@@ -273,6 +273,7 @@ def test_engine_and_tf32_go_with_a_linear_from_gpu_to_gpu() -> None:
 LINEAR, TABLE = recurra.Linear(5, 3, device="cuda", seed=0), recurra.Embedding(5, 3, device="cuda", seed=0)
 HOST = recurra.Linear(5, 3, seed=0)
 X = upload(data(4, 5))
+SOURCE = recurra.Linear(5, 5, device="cuda", seed=1)
 BAD: tuple[tuple[Any, Any, str], ...] = (
     (lambda: LINEAR(data(4, 5)), ValueError, "x: expected a CUDA array on cuda:0, got a NumPy array on the CPU"),
     (lambda: HOST(X), ValueError, "x: expected CPU memory, got cuda:0"),
@@ -388,21 +389,28 @@ def test_forward_and_backward_may_be_on_different_streams() -> None:
     assert counted("errors") == 0
 
 
-def test_what_was_made_on_another_stream_is_waited_for() -> None:
-    """Arrays, strided ones too, and parameters: results of calls whose work nobody has waited for."""
-    first, second = new_stream(), new_stream()
-    layer, source = recurra.Linear(5, 5, device="cuda", seed=0), recurra.Linear(5, 5, device="cuda", seed=1)
-    x = upload(data(2, 5, 5))
-    with LIBRARY.use(first):
-        made = source(x)
-        parameters = source.forward(x)[1].backward(made).params
+@pytest.mark.parametrize("turned", (False, True))
+def test_an_array_from_another_stream_is_waited_for(turned: bool) -> None:
+    layer, x = recurra.Linear(5, 5, device="cuda", seed=0), upload(data(2, 5, 5))
+    with LIBRARY.use(new_stream()):
+        made = SOURCE(x)
+    with LIBRARY.use(new_stream()):
+        got = layer(made.transpose(1, 0, 2) if turned else made)
+        values = download(got)
+    want = download(SOURCE(x))
+    assert_same_bits(values, download(layer(upload(want.swapaxes(0, 1) if turned else want))))
+    assert counted("errors") == 0
+
+
+def test_parameters_from_another_stream_are_waited_for_and_all_streams_may_read_them() -> None:
+    layer, x = recurra.Linear(5, 5, device="cuda", seed=0), upload(data(4, 5))
+    with LIBRARY.use(new_stream()):
+        parameters = SOURCE.forward(x)[1].backward(x).params
+    with LIBRARY.use(new_stream()):
         layer.load_state_dict(parameters)
-    with LIBRARY.use(second):
-        got = trained(layer, made.transpose(1, 0, 2))
-    synchronize(first)
-    synchronize(second)
+    with LIBRARY.use(new_stream()):
+        layer(x)
     assert_same_bits(layer.state_dict(), download(parameters))
-    assert_same_bits(download(got), download(trained(layer, upload(download(made).swapaxes(0, 1)))))
     assert counted("errors") == 0
 
 
