@@ -22,7 +22,7 @@ BLOCK = 256
 
 
 class Measured(NamedTuple):
-    """A value beside the design's estimate, empty where it has none; the name is gpu_limits.Limits' where that has one."""
+    """A value beside the design's estimate, which may be empty; the name is gpu_limits.Limits' where that has one."""
 
     name: str
     what: str
