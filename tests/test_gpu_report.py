@@ -56,7 +56,10 @@ def made_run(stand_in: bool = False) -> dict[str, Any]:
         },
         "sanitizer": {"memcheck": {"errors": 0, "lines": []}, "racecheck": {"missing": "took too long"}},
         "assumptions": {
-            "measured": {"l2_tbs": {"what": "L2", "value": 7.0, "unit": "TB/s", "estimate": "5.6"}},
+            "measured": {
+                "l2_tbs": {"what": "L2", "value": 7.0, "unit": "TB/s", "estimate": "5.6"},
+                "launch_us": {"what": "launch", "value": 2.5, "unit": "us", "estimate": ""},
+            },
             "missing": {"cluster": "CUDA_ERROR_NOT_FOUND"},
         },
         "times": {"rows": rows, "left_out": 3},
@@ -81,6 +84,7 @@ def test_the_report_has_every_part() -> None:
         "- memcheck: 0 errors",
         "- racecheck: not run: took too long",
         "| L2 | 7.00 TB/s | 5.6 TB/s |",
+        "| launch | 2.50 us | none |",
         "| cluster | not measured: CUDA_ERROR_NOT_FOUND | |",
         "| LSTM bfloat16 B=64 H=512 forward | 5.00 | 4.00 | - | 10.0 | 6.00 | 2.00 | 1.50 |",
         "- cuDNN / recurra where at least 1.0 is promised: geometric mean 1.00, 0.50 to 2.00, 2 rows",
