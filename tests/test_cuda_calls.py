@@ -267,7 +267,8 @@ def test_a_call_can_be_captured_and_replayed(engine: str, name: str) -> None:
     assert counted("errors", 0) == 0
 
 
-def test_an_even_number_of_captured_steps_goes_on_where_it_was() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_captured_steps_go_on_where_they_were(count: int) -> None:
     layer, stream = layer_on("exact"), new_stream()
     with LIBRARY.use(stream):
         x = upload(data(2, 2, 3))
@@ -277,11 +278,12 @@ def test_an_even_number_of_captured_steps_goes_on_where_it_was() -> None:
         ours.reset()
         synchronize(stream)
         begin(stream)
-        y = [ours.step(x[0]), ours.step(x[1])]
+        y = [ours.step(x[i]) for i in range(count)]
         replay(end(stream), stream, times=3)
         for _ in range(3):
-            want = [twin.step(x[0]), twin.step(x[1])]
+            want = [twin.step(x[i]) for i in range(count)]
         assert_same_bits(download(y), download(want))
+        assert_same_bits(download([ours.step(x[0])]), download([twin.step(x[0])]))
 
 
 def test_a_capture_cannot_wait_for_work_that_is_not_in_it() -> None:

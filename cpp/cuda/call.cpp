@@ -275,7 +275,7 @@ void Call::state(CUfunction kernel, const Array& array, int format, void* rows, 
 namespace {
 
 constexpr size_t kGraphs = 16;          // kept by a network
-constexpr int64_t kGraphSteps = 16384;  // larger ones take long to make, and gain little
+constexpr int64_t kGraphSteps = 4096;  // larger ones take long to make, and gain little
 
 CUgraphExec captured(CUstream stream, const std::function<void(CUstream)>& body) {
   CUgraph graph = nullptr;
@@ -301,7 +301,7 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* wo
             CUstream stream, const std::function<void(CUstream)>& body) {
   // A graph pays once it is launched again. One of sorted rows would fit one batch's lengths only.
   if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream)) return body(stream);
-  const std::lock_guard<std::mutex> lock(net.graphs_lock);
+  std::unique_lock<std::mutex> lock(net.graphs_lock);
   auto& graphs = net.graphs;
   const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const Graph& g) {
     return g.plan == plan.number && g.kind == kind && g.workspace == workspace && g.tape == tape && g.weights == weights;
@@ -312,6 +312,7 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* wo
       if (graphs.back().exec) driver().cuGraphExecDestroy(graphs.back().exec);
       graphs.pop_back();
     }
+    lock.unlock();
     return body(stream);
   }
   graphs.splice(graphs.begin(), graphs, found);

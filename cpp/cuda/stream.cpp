@@ -147,7 +147,8 @@ void Stream::step(const Array& x, const Array& y, StreamHandle handle) {
   // Every phase of the first layer may read x.
   for (int p = 0; p < live.network->phases(); ++p) steps[size_t(p)].x = {x.data, 0, x.row, x.column, 0};
   last.y = {y.data, 0, y.row, y.column, 0};
-  if (ready.exec && !is_capturing(stream)) {
+  const bool capturing = is_capturing(stream);
+  if (ready.exec && !capturing) {
     const auto set = [&](size_t i) {
       void* parameters[1];
       const CUDA_KERNEL_NODE_PARAMS described = live.node(i, steps[i], parameters);
@@ -161,7 +162,15 @@ void Stream::step(const Array& x, const Array& y, StreamHandle handle) {
     for (size_t i = 0; i < steps.size(); ++i)
       launch(live.kernel(i), live.grid(steps[i]), live.block(i), stream, steps[i], live.shared_bytes(i));
   }
-  live.now = 1 - live.now;
+  // A graph that is launched again must find h where it left it, so there h goes back.
+  if (capturing)
+    check_driver(
+        driver().cuMemcpyDtoDAsync(
+            reinterpret_cast<CUdeviceptr>(live.h[live.now].data), reinterpret_cast<CUdeviceptr>(live.h[1 - live.now].data),
+            size_t(live.network->config.layers * live.h[0].direction) * live.network->number_size, stream),
+        "cuMemcpyDtoDAsync");
+  else
+    live.now = 1 - live.now;
 }
 
 Array Stream::Live::state(int s) const {

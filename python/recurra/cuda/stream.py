@@ -35,9 +35,8 @@ class Stream:
 
     A step is one launch, and nothing but its output is allocated; a head is one more, or, by cuBLAS, a product and one
     more. Its bits are those of engine="exact" whatever the layer's, before the head; `run` is a call's. Nobody waits
-    for the GPU: work of one stream is in order, on whatever CUDA streams its steps are. A step may be captured in a
-    CUDA graph, and always an even number of them, for a graph that is launched again then finds the state where it
-    left it.
+    for the GPU: work of one stream is in order, on whatever CUDA streams its steps are. Steps may be captured in
+    a CUDA graph; each launch of it continues from the state that there is.
     """
 
     __slots__ = ("_batch", "_batch_first", "_head", "_last", "_library", "_lock", "_outputs", "_packed", "_stream")
