@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <climits>
 #include <stdexcept>
 #include <tuple>
@@ -165,8 +166,11 @@ void add_rows(const Options& options, void* table, int64_t rows, int64_t columns
   const Current current(device);
   const CUstream stream = static_cast<CUstream>(handle);
   if (!add) clear(table, size_t(rows * columns) * number_size(options.number), stream);
+  if (!count) return;
   const TableArguments a = {count, rows, columns, indices, wide, table, const_cast<void*>(from)};
-  launch_rows(head_kernels_of(device, options.number).add_rows, columns, count ? 1 : 0, 1, stream, a);
+  int64_t blocks = 1;
+  while (blocks < std::min<int64_t>({rows, count, 256})) blocks *= 2;
+  launch_rows(head_kernels_of(device, options.number).add_rows, columns, blocks, 1, stream, a);
 }
 
 void make_contiguous(const Options& options, int number_size, const std::vector<int64_t>& shape,

@@ -27,7 +27,7 @@ struct HeadKernels : RowKernels {
 
 // Compile what the cache has not. Kept for the process.
 KernelSet kernels_of(const Device& device, int cell, Number number);
-HeadKernels head_kernels_of(const Device& device, Number number);
+const HeadKernels& head_kernels_of(const Device& device, Number number);  // after the first time without a look-up
 
 // A translation unit, and what to compile it with.
 struct Unit {
