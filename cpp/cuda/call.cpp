@@ -259,11 +259,9 @@ void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
     launch.upload(plan.starts.data(), header.starts, plan.starts.size() * sizeof(int64_t));
     launch.upload(plan.order.data(), header.order, plan.order.size() * sizeof(int32_t));
     launch.upload(plan.lengths.data(), header.lengths, plan.lengths.size() * sizeof(int32_t));
-  } else if (lengths && plan.rows) {
-    check_driver(
-        driver().cuMemcpyDtoDAsync(reinterpret_cast<CUdeviceptr>(header.lengths), reinterpret_cast<CUdeviceptr>(lengths),
-                                   size_t(plan.rows) * sizeof(int32_t), launch.stream),
-        "cuMemcpyDtoDAsync");
+  } else if (lengths) {
+    launch.run(net.kernels.read_lengths, plan.rows, 1, 1,
+               LengthArguments{plan.rows, int(plan.steps), lengths, reinterpret_cast<int*>(header.lengths)});
   }
   if (header.reversed)
     launch.run(net.kernels.fill_reversed, plan.rows, plan.steps, 1,

@@ -74,6 +74,7 @@ void set_row_kernels(RowKernels& all, const Device& device, Number number) {
     RECURRA_FUNCTION(column_sums)
   }
   const Module& module = module_of(device, rows_unit(number));
+  RECURRA_FUNCTION(read_lengths)
   RECURRA_FUNCTION(fill_reversed)
   RECURRA_FUNCTION(read_input)
   RECURRA_FUNCTION(read_gradient)
