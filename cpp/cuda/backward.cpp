@@ -301,7 +301,10 @@ class Layer {
       SumArguments sums{s.columns, order};
       sums.outer.a = da;
       sums.outer.out = gradient.sums;
-      call_.launch.run(net_.kernels.column_sums, s.columns, count_, 1, sums);
+      if (plan_.engine == Engine::exact)
+        call_.launch.run(net_.kernels.column_sums, s.columns, count_, 1, sums);
+      else
+        launch_sums(net_.kernels.parallel_sums, s.columns, count_, net_.number_size, call_.launch.stream, sums);
     }
   }
 

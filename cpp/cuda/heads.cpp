@@ -149,8 +149,13 @@ void Linear::backward(const void* x, const void* dy, int64_t rows, void* dx, voi
   if (!d_bias) return;
   SumArguments sums{d.outputs, outer};
   sums.outer.out = rows_of(d_bias, d.outputs);
-  launch_rows(d.kernels.column_sums, d.outputs, 1, 1, stream, sums);
+  if (d.engine == Engine::exact)
+    launch_rows(d.kernels.column_sums, d.outputs, 1, 1, stream, sums);
+  else
+    launch_sums(d.kernels.parallel_sums, d.outputs, 1, number_size(d.options.number), stream, sums);
 }
+
+void load_rows(const Options& options) { head_kernels_of(Device::of(options.device), options.number); }
 
 void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,
                int64_t count, void* out, StreamHandle stream) {

@@ -72,6 +72,7 @@ void set_row_kernels(RowKernels& all, const Device& device, Number number) {
     RECURRA_FUNCTION(ordered_product)
     RECURRA_FUNCTION(ordered_outer)
     RECURRA_FUNCTION(column_sums)
+    RECURRA_FUNCTION(parallel_sums)
   }
   const Module& module = module_of(device, rows_unit(number));
   RECURRA_FUNCTION(read_lengths)

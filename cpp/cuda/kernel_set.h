@@ -11,7 +11,7 @@ namespace cuda {
 
 // Of a number type.
 struct RowKernels {
-  CUfunction ordered_product, ordered_outer, column_sums;
+  CUfunction ordered_product, ordered_outer, column_sums, parallel_sums;
   CUfunction read_lengths, fill_reversed, read_input, read_gradient, write_output, pass_on, divide_gradient, reverse_rows,
       add_reversed;
   CUfunction read_state, write_state, draw_masks, make_source, add_masked, gather_previous, clear_rows;
