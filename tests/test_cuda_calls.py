@@ -308,6 +308,56 @@ def test_a_capture_cannot_wait_for_work_that_is_not_in_it() -> None:
         assert_same_bits(download(y), layer.to("cpu")(data(4, 2, 3))[0])
 
 
+@ENGINES
+def test_layers_and_streams_may_go_while_something_is_captured(engine: str) -> None:
+    """Python may give them back at any time."""
+    layer, stream = layer_on(engine), new_stream()
+    with LIBRARY.use(stream):
+        x = upload(data(4, 2, 3))
+        gone: list[Any] = [layer_on(engine)]
+        gone += [gone[0].stream(2)]
+        for _ in range(3):  # with a graph of its own
+            want = download(gone[0](x)[0])
+            layer(x)
+        gc.collect()
+        synchronize(stream)
+        begin(stream, for_all=True)
+        y, _ = layer(x)
+        del gone
+        gc.collect()
+        replay(end(stream), stream)
+        assert_same_bits(download(y), want)
+    assert counted("errors", 0) == 0
+
+
+def test_a_call_makes_its_graph_while_another_thread_captures() -> None:
+    layer, stream, other = layer_on("cublas"), new_stream(), new_stream()
+    results: list[Any] = []
+
+    def call_again() -> None:
+        with LIBRARY.use(other):
+            results.append(layer(x)[0])
+
+    with LIBRARY.use(other):
+        x = upload(data(4, 2, 3))
+        want = download(layer(x)[0])
+    with LIBRARY.use(stream):
+        there = upload(data(4, 2, 3))
+        layer(there)
+        gc.collect()
+        synchronize(stream)
+        begin(stream, for_all=True)
+        thread = threading.Thread(target=call_again)
+        thread.start()
+        thread.join()
+        y, _ = layer(there)
+        replay(end(stream), stream)
+        assert_same_bits(download(y), want)
+    with LIBRARY.use(other):
+        assert_same_bits(download(results[0]), want)
+    assert counted("errors", 0) == 0
+
+
 # ---- streams, threads
 
 

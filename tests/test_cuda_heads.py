@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import Array, arrays, assert_close, assert_same_bits
+from checks import Array, arrays, assert_close, assert_same_bits, run_python
 from cuda_arrays import (
     LIBRARY,
     DeviceArray,
@@ -59,6 +59,28 @@ def rounded(array: Array, number: str) -> Array:
 
 
 # ---- Linear
+
+
+EMBEDDING_IN_A_CAPTURE = """
+import numpy as np, recurra
+from cuda_arrays import LIBRARY, begin, download, end, new_stream, replay, synchronize, upload
+stream = new_stream()
+with LIBRARY.use(stream):
+    embedding = recurra.Embedding(5, 3, seed=0, device="cuda", dtype="float64")
+    memory = [upload(np.zeros((2, 3))), upload(np.zeros(16, "uint8"))]
+    indices = upload(np.array([4, 1]))
+    del memory  # the capture gets it
+    synchronize(stream)
+    begin(stream)
+    y, tape = embedding.forward(indices)
+    replay(end(stream), stream)
+    assert (download(y) == embedding.state_dict()["weight"][[4, 1]]).all()
+"""
+
+
+def test_the_first_look_up_can_be_captured() -> None:
+    """Its kernels are loaded when the table is."""
+    run_python(EMBEDDING_IN_A_CAPTURE)
 
 
 @given(

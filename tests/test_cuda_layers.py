@@ -65,6 +65,19 @@ def test_every_cell_is_its_oracle(cell: str, number: str, engine: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "engine"), MODES)
+def test_lengths_on_the_gpu_that_are_none_lead_to_no_row_outside(number: str, engine: str) -> None:
+    """Nobody can look at them: those below 0 count as 0, those beyond T as T."""
+    layer = recurra.LSTM(3, 5, 2, bidirectional=True, seed=0, device="cuda", engine=engine, dtype=number)
+    x, dy = upload(data(4, 4, 3), number), upload(data(4, 4, 10), number)
+
+    def results(*lengths: int) -> Any:
+        y, state, tape = layer.forward(x, lengths=upload(np.array(lengths, "int32")))
+        return download((y, state, tuple(tape.backward(dy))))
+
+    assert_same_bits(results(-3, 1000, 2, -(2**31)), results(0, 4, 2, 0))
+
+
+@pytest.mark.parametrize(("number", "engine"), MODES)
 @pytest.mark.parametrize("on_device", (False, True))
 def test_lengths_are_those_of_rows_alone(number: str, engine: str, on_device: bool) -> None:
     dtype = "float64" if number == "float64" else "float32"

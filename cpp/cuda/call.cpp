@@ -250,11 +250,9 @@ void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
     launch.upload(plan.starts.data(), header.starts, plan.starts.size() * sizeof(int64_t));
     launch.upload(plan.order.data(), header.order, plan.order.size() * sizeof(int32_t));
     launch.upload(plan.lengths.data(), header.lengths, plan.lengths.size() * sizeof(int32_t));
-  } else if (lengths && plan.rows) {
-    check_driver(
-        driver().cuMemcpyDtoDAsync(reinterpret_cast<CUdeviceptr>(header.lengths), reinterpret_cast<CUdeviceptr>(lengths),
-                                   size_t(plan.rows) * sizeof(int32_t), launch.stream),
-        "cuMemcpyDtoDAsync");
+  } else if (lengths) {
+    launch.run(net.kernels.read_lengths, plan.rows, 1, 1,
+               LengthArguments{plan.rows, int(plan.steps), lengths, reinterpret_cast<int*>(header.lengths)});
   }
   if (header.reversed)
     launch.run(net.kernels.fill_reversed, plan.rows, plan.steps, 1,
@@ -274,20 +272,21 @@ void Call::state(CUfunction kernel, const Array& array, int format, void* rows, 
 
 namespace {
 
-constexpr size_t kGraphs = 16;          // kept by a network
+constexpr size_t kGraphs = 16;         // kept by a network
 constexpr int64_t kGraphSteps = 4096;  // larger ones take long to make, and gain little
 
-CUgraphExec captured(CUstream stream, const std::function<void(CUstream)>& body) {
+CUgraphExec captured(CUstream stream, const std::function<void()>& body) {
   CUgraph graph = nullptr;
   check_driver(driver().cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "cuStreamBeginCapture");
   try {
-    body(stream);
+    body();
   } catch (...) {
     driver().cuStreamEndCapture(stream, &graph);
     if (graph) driver().cuGraphDestroy(graph);
     throw;
   }
   check_driver(driver().cuStreamEndCapture(stream, &graph), "cuStreamEndCapture");
+  const Relaxed relaxed;  // another thread may be capturing
   CUgraphExec exec = nullptr;
   const CUresult status = driver().cuGraphInstantiate(&exec, graph, 0);
   driver().cuGraphDestroy(graph);
@@ -298,9 +297,15 @@ CUgraphExec captured(CUstream stream, const std::function<void(CUstream)>& body)
 }  // namespace
 
 void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, const void* weights,
-            CUstream stream, const std::function<void(CUstream)>& body) {
+            void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body) {
+  std::optional<Blas> blas;
+  const auto blas_on = [&](CUstream on) -> const Blas* {
+    if (plan.engine == Engine::cublas) blas.emplace(net.device, on, blas_memory, net.options.allow_tf32);
+    return blas ? &*blas : nullptr;
+  };
   // A graph pays once it is launched again. One of sorted rows would fit one batch's lengths only.
-  if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream)) return body(stream);
+  if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream))
+    return body(stream, blas_on(stream));
   std::unique_lock<std::mutex> lock(net.graphs_lock);
   auto& graphs = net.graphs;
   const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const Graph& g) {
@@ -313,10 +318,13 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* wo
       graphs.pop_back();
     }
     lock.unlock();
-    return body(stream);
+    return body(stream, blas_on(stream));
   }
   graphs.splice(graphs.begin(), graphs, found);
-  if (!found->exec) found->exec = captured(net.capture_stream, body);
+  if (!found->exec) {
+    const Blas* const ready = blas_on(net.capture_stream);  // before the capture, in which no handle could be made
+    found->exec = captured(net.capture_stream, [&] { body(net.capture_stream, ready); });
+  }
   check_driver(driver().cuGraphLaunch(found->exec, stream), "cuGraphLaunch");
 }
 

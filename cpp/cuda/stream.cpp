@@ -49,9 +49,7 @@ Stream::Live::Live(std::shared_ptr<Network::Data> the_network, int64_t the_rows)
   deal();
   const Current current(network->device);
   const std::lock_guard<std::mutex> lock(network->graphs_lock);  // another thread may be capturing a graph on that stream
-  check_driver(
-      driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(memory.data()), 0, memory.size(), network->capture_stream),
-      "cuMemsetD8Async");
+  Launcher{*network, network->capture_stream}.zero(memory.data(), int64_t(memory.size()), 1);
   check_driver(driver().cuStreamSynchronize(network->capture_stream), "cuStreamSynchronize");
   for (int before = 0; before < 2; ++before) {
     for (int layer = 0; layer < network->config.layers; ++layer)

@@ -127,6 +127,15 @@ struct Steps {
   const int* reversed;    // row i of the loop backwards in time is row reversed[i] of time, and the other way round
 };
 
+// Lengths that the caller has in device memory, where nobody could look at them: those that are none are made 0 or `steps`, so
+// that they lead to no row outside. grid (rows).
+struct LengthArguments {
+  int64_t rows;
+  int steps;
+  const int* from;
+  int* to;
+};
+
 // reversed[] itself. grid (rows, steps).
 struct ReversalArguments {
   Steps steps;

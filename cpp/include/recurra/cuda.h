@@ -182,6 +182,10 @@ class Linear {
   std::shared_ptr<Data> data_;
 };
 
+// Compiles and loads what take_rows, add_rows and make_contiguous need, which else they do when they are first called: that
+// cannot be captured.
+void load_rows(const Options& options);
+
 // Rows of a table [rows, columns] by their indices, int32 or (`wide`) int64. An index that is none gives NaN. The table and its
 // gradient, which is written or, with `add`, added to, in the order of the indices, are f64 for f64 and f32 otherwise.
 void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,

@@ -141,6 +141,8 @@ class CudaEmbedding(CudaHead):
     def __init__(self, place: Placement, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
         assert place.gpu is not None
         require_gpu(place.gpu)
+        for kernels in {place.number, "float32"}:  # those of float32 copy indices
+            _core.cuda.load_rows(kernels, place.gpu)
         super().__init__(place, shapes, given)
 
     def run(self, indices: Any) -> Any:
