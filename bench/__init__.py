@@ -5,6 +5,7 @@
   describes it and watches how busy others keep it; `results.py` keeps, saves and compares what came out; `report.py`
   and `plots.py` show it; `cli.py` is the command line.
 
-Everything else in this folder is not installed: `NOTES.md`, `properties.py` with the models of `trained.py`,
-`subnormals.py`, and `steps.cpp`, the micro-benchmark of single steps in C++.
+Everything else in this folder is not installed: `NOTES.md`, `gpu.py`, the benchmark of the GPU backend, with `gpu_*`,
+its parts, `properties.py` with the models of `trained.py`, `subnormals.py`, and `steps.cpp`, the micro-benchmark of
+single steps in C++.
 """

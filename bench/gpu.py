@@ -125,6 +125,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     names = options.only or list(PARTS[:5])
     names += ["tune"] * (options.tune and "tune" not in names)
+    end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         try:
@@ -150,7 +151,7 @@ def main(arguments: list[str]) -> int:
                 saved.with_suffix(".md").write_text(gpu_report.markdown(run) + "\n")
 
         print(gpu_report.heading(about.found), flush=True)
-        run = run_parts(names, 60 * options.minutes, start, save, about.found)
+        run = run_parts(names, end - time.monotonic(), start, save, about.found)
         if saved and options.plots:
             command = [sys.executable, "-m", "bench.gpu_plots", str(saved), str(options.plots)]
             print(gpu_task.run(command, variables, 60, scratch / "plots").log)

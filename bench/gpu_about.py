@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
+import subprocess
 from datetime import datetime
 from typing import Any
 
@@ -35,5 +37,9 @@ def run(task: Task) -> dict[str, Any]:
         "isa": recurra.config()["isa"],
         "problem": " ".join(problems) if problems else "" if gpus else "There is no GPU that recurra can use.",
     }
+    smi = shutil.which("nvidia-smi")
+    if smi:
+        command = [smi, "--query-gpu=driver_version,clocks.sm,clocks.max.sm,temperature.gpu", "--format=csv,noheader"]
+        found["nvidia-smi"] = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     found["stand_in"] = bool(gpus) and "stand-in" in found["gpu"]["name"]
     return found

@@ -15,10 +15,9 @@ RECURRA_KERNEL(nothing, Arguments) {
 
 #ifndef RECURRA_EMULATED
 inline void mma(float (&d)[4], const uint32_t (&x)[4], const uint32_t (&y)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
 }
 
 // Each warp: so many independent chains of mma.
@@ -48,9 +47,7 @@ RECURRA_KERNEL(read_l2, Arguments) {
         const int64_t here = at + int64_t(part) * blockDim.x * 16;
         if (here < a.bytes) {
           unsigned v, w, x, y;
-          asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
-                       : "=r"(v), "=r"(w), "=r"(x), "=r"(y)
-                       : "l"(a.memory + here));
+          asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v), "=r"(w), "=r"(x), "=r"(y) : "l"(a.memory + here));
           sum += v ^ w ^ x ^ y;
         }
       }

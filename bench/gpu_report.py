@@ -93,7 +93,8 @@ def assumptions(found: Found, run: Found) -> Iterator[str]:
     yield "| what | measured | the design's estimate |"
     yield "| --- | --- | --- |"
     for one in found["measured"].values():
-        yield f"| {one['what']} | {number(one['value'])} {one['unit']} | {one['estimate']} {one['unit']} |"
+        estimate = f"{one['estimate']} {one['unit']}" if one["estimate"] else "none"
+        yield f"| {one['what']} | {number(one['value'])} {one['unit']} | {estimate} |"
     yield from (f"| {name} | not measured: {why} | |" for name, why in found["missing"].items())
 
 
@@ -177,7 +178,7 @@ def thresholds(rows: list[Found], dtype: str) -> Iterator[str]:
         of = [row for row in timed if batch in (None, row["shape"]["rows"])]
         if of:
             best, loss = threshold(of)
-            name = "kExactSources" if batch is None else f"for B = {batch}"
+            name = "kExactSources" if batch is None else f"of B = {batch} alone kExactSources"
             yield f"{name} = {best}: calls take {loss:.2f} x the faster engine's time on the mean"
 
 

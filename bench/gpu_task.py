@@ -7,10 +7,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 GRACE = 15.0  # seconds that a part may take longer than it was told, before it is killed
 LOG = 3000  # characters of what it printed that are kept
@@ -27,6 +28,17 @@ class Task:
     def left(self) -> float:
         """Seconds."""
         return self._end - time.monotonic()
+
+    def before(self) -> dict[str, Any]:
+        """What has been left so far, by the same part in a process that it could not go on in."""
+        return _read(self._out) if self._out else {}
+
+    def start_again(self) -> NoReturn:
+        """Go on in a new process, which takes this one's place: after an error a GPU may refuse all that a process
+        asks of it."""
+        assert self._out
+        words = ["-m", "bench.gpu_part", self._out.stem, str(self.left), str(self._out), *["--quick"] * self.quick]
+        os.execv(sys.executable, [sys.executable, *words])
 
     def write(self, found: Mapping[str, Any]) -> None:
         """Replace what has been left so far."""
@@ -67,8 +79,13 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit: float, ou
                 os.killpg(process.pid, signal.SIGKILL)  # also what it left behind
             process.wait()
     text = log.read_text(errors="replace")
+    return Outcome(status, time.monotonic() - start, _read(out), text[-LOG:])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Nothing where there is no such file, or no whole one."""
     try:
-        found = json.loads(out.read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
-        found = {}
-    return Outcome(status, time.monotonic() - start, found, text[-LOG:])
+        return {}
+    return found

@@ -232,25 +232,37 @@ def measure(shape: Shape, seconds: float) -> dict[str, Any]:
 
 
 def rows(task: Task, shapes: list[Shape], one: Callable[[Shape], dict[str, Any]]) -> dict[str, Any]:
-    """Row after row, as far as the time goes; a row that fails leaves the others."""
+    """Row after row, as far as the time goes; one that fails leaves the others."""
     stand_in = "stand-in" in _core.cuda.device(0)["name"]
     if stand_in:
         shapes = list(dict.fromkeys(map(gpu_shapes.shrunk, shapes)))
-    found: dict[str, Any] = {"rows": [], "left_out": 0}
-    for number, shape in enumerate(shapes):
+    found: dict[str, Any] = task.before() or {"rows": [], "left_out": 0}
+    for shape in shapes[len(found["rows"]) :]:
         if task.left < ROW_SECONDS:
-            found["left_out"] = len(shapes) - number
+            found["left_out"] = len(shapes) - len(found["rows"])
             break
         try:
             found["rows"].append(one(shape))
         except (RuntimeError, MemoryError) as error:
             message = " ".join(str(error).split())[:200]
             found["rows"].append({"shape": shape._asdict(), "times": {}, "said": {"recurra": message}})
+            task.write(found)
+            if not works():
+                task.start_again()
         if has_torch():
             torch.cuda.empty_cache()
         task.write(found)
     task.write(found)
     return found
+
+
+def works() -> bool:
+    """Whether the GPU still takes what this process asks of it."""
+    try:
+        _core.cuda.synchronize(0, 0)
+    except RuntimeError:
+        return False
+    return True
 
 
 def run(task: Task) -> dict[str, Any]:

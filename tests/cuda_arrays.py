@@ -89,10 +89,11 @@ def wait(stream: int, producer: int, device: int = 0) -> None:
         call(cuda.cuEventDestroy_v2(event))
 
 
-def begin(stream: int) -> None:
-    """Begin to capture a stream, for `end`."""
+def begin(stream: int, for_all: bool = False) -> None:
+    """Begin to capture a stream, for `end`; `for_all` forbids what may not be done meanwhile to all threads, as PyTorch
+    does."""
     with on_device(0) as cuda:
-        call(cuda.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 1))
+        call(cuda.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 0 if for_all else 1))
 
 
 def end(stream: int) -> ctypes.c_void_p:

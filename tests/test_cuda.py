@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_over_the_stand_in(standin: Path, file: str) -> None:
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " skipped" not in done.stdout.splitlines()[-1]  # the stand-in has all that they may need
+    if find_spec("torch"):  # beside that the stand-in has all that they may need
+        assert " skipped" not in done.stdout.splitlines()[-1]
 
 
 def test_there_are_such_files() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import Array, assert_same_bits, run_python
+from checks import Array, assert_close, assert_same_bits, run_python
 from cuda_arrays import (
     LIBRARY,
     DeviceArray,
@@ -35,6 +35,10 @@ require_gpu()
 
 ENGINES = pytest.mark.parametrize("engine", ("exact", "cublas"))
 NUMBERS = pytest.mark.parametrize("number", ("float32", "float64", "float16", "bfloat16"))
+
+
+def close(actual: Any, expected: Any) -> None:
+    assert_close(actual, expected, 1e-5)
 
 
 def data(*shape: int, dtype: str = "float32") -> Array:
@@ -167,11 +171,65 @@ def test_plans_are_kept_for_the_shapes_that_come_again() -> None:
     assert packed.plan(3, 2) is first
     for steps in range(PLANS + 20):
         layer(x[:steps])
-    assert len(packed._plans) == PLANS
+    assert len(packed._resident.plans) == PLANS
     assert packed.plan(3, 2) is not first
     for _ in range(3):
         layer(x[:3], lengths=[1, 2])
-    assert len(packed._plans) == PLANS
+    assert len(packed._resident.plans) == PLANS
+
+
+@ENGINES
+@pytest.mark.parametrize("on_host", (False, True))
+def test_training_uses_its_networks_again_behind_everybodys_back(engine: str, on_host: bool) -> None:
+    """The core allocates nothing, and graphs are replayed; what was made before keeps its parameters."""
+    layer, host = layer_on(engine), layer_on(engine).to("cpu")
+    x = upload(data(4, 2, 3))
+    same = assert_same_bits if engine == "exact" else close
+    kept: list[Any] = []
+    allocations, graphs = [], []
+    for turn in range(12):
+        y, state, tape = layer.forward(x)
+        y0, state0, tape0 = host.forward(download(x))
+        same(download((y, state)), (y0, state0))
+        gradients, wanted = tape.backward(y, state), tape0.backward(y0, state0)
+        same(download(tuple(gradients)), tuple(wanted))
+        if turn == 3:
+            kept = [tape, tape0, y, y0, layer.stream(2), host.stream(2)]
+        params = {name: array - np.float32(0.1) * wanted.params[name] for name, array in host.state_dict().items()}
+        host.load_state_dict(params)
+        del tape, gradients
+        layer.load_state_dict(params if on_host else upload(params))
+        assert_same_bits(layer.state_dict(), params)
+        allocations.append(counted("allocations", 0) - Memory.allocations)
+        graphs.append(counted("graph_launches", turn))
+    assert allocations[-1] == allocations[-3]
+    assert graphs[-1] > graphs[-3]
+    tape, tape0, y, y0, ours, twin = kept
+    same(download(tuple(tape.backward(y))), tuple(tape0.backward(y0)))
+    same(download(ours.step(x[0])), twin.step(download(x[0])))
+    assert counted("errors", 0) == 0
+
+
+def test_parameters_are_not_replaced_under_another_stream() -> None:
+    layer, x = layer_on("exact"), data(4, 2, 3)
+    host = layer.to("cpu")
+    for turn in range(8):
+        params = {name: array * np.float32(1.1) for name, array in host.state_dict().items()}
+        host.load_state_dict(params)
+        with LIBRARY.use(new_stream()):
+            layer.load_state_dict(upload(params))
+        with LIBRARY.use(new_stream()):
+            y, _ = layer(upload(x))
+            if turn % 2:
+                assert_same_bits(download(y), host(x)[0])
+    assert counted("errors", 0) == 0
+
+
+def test_who_replaces_parameters_once_does_not_pay_with_memory() -> None:
+    layer = layer_on("exact")
+    live = counted("live_bytes")
+    layer.load_state_dict(layer.state_dict())
+    assert counted("live_bytes") == live
 
 
 # ---- capture
@@ -209,7 +267,8 @@ def test_a_call_can_be_captured_and_replayed(engine: str, name: str) -> None:
     assert counted("errors", 0) == 0
 
 
-def test_an_even_number_of_captured_steps_goes_on_where_it_was() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_captured_steps_go_on_where_they_were(count: int) -> None:
     layer, stream = layer_on("exact"), new_stream()
     with LIBRARY.use(stream):
         x = upload(data(2, 2, 3))
@@ -219,11 +278,12 @@ def test_an_even_number_of_captured_steps_goes_on_where_it_was() -> None:
         ours.reset()
         synchronize(stream)
         begin(stream)
-        y = [ours.step(x[0]), ours.step(x[1])]
+        y = [ours.step(x[i]) for i in range(count)]
         replay(end(stream), stream, times=3)
         for _ in range(3):
-            want = [twin.step(x[0]), twin.step(x[1])]
+            want = [twin.step(x[i]) for i in range(count)]
         assert_same_bits(download(y), download(want))
+        assert_same_bits(download([ours.step(x[0])]), download([twin.step(x[0])]))
 
 
 def test_a_capture_cannot_wait_for_work_that_is_not_in_it() -> None:
@@ -248,6 +308,56 @@ def test_a_capture_cannot_wait_for_work_that_is_not_in_it() -> None:
         assert_same_bits(download(y), layer.to("cpu")(data(4, 2, 3))[0])
 
 
+@ENGINES
+def test_layers_and_streams_may_go_while_something_is_captured(engine: str) -> None:
+    """Python may give them back at any time."""
+    layer, stream = layer_on(engine), new_stream()
+    with LIBRARY.use(stream):
+        x = upload(data(4, 2, 3))
+        gone: list[Any] = [layer_on(engine)]
+        gone += [gone[0].stream(2)]
+        for _ in range(3):  # with a graph of its own
+            want = download(gone[0](x)[0])
+            layer(x)
+        gc.collect()
+        synchronize(stream)
+        begin(stream, for_all=True)
+        y, _ = layer(x)
+        del gone
+        gc.collect()
+        replay(end(stream), stream)
+        assert_same_bits(download(y), want)
+    assert counted("errors", 0) == 0
+
+
+def test_a_call_makes_its_graph_while_another_thread_captures() -> None:
+    layer, stream, other = layer_on("cublas"), new_stream(), new_stream()
+    results: list[Any] = []
+
+    def call_again() -> None:
+        with LIBRARY.use(other):
+            results.append(layer(x)[0])
+
+    with LIBRARY.use(other):
+        x = upload(data(4, 2, 3))
+        want = download(layer(x)[0])
+    with LIBRARY.use(stream):
+        there = upload(data(4, 2, 3))
+        layer(there)
+        gc.collect()
+        synchronize(stream)
+        begin(stream, for_all=True)
+        thread = threading.Thread(target=call_again)
+        thread.start()
+        thread.join()
+        y, _ = layer(there)
+        replay(end(stream), stream)
+        assert_same_bits(download(y), want)
+    with LIBRARY.use(other):
+        assert_same_bits(download(results[0]), want)
+    assert counted("errors", 0) == 0
+
+
 # ---- streams, threads
 
 
@@ -269,16 +379,10 @@ def test_results_of_one_stream_are_inputs_of_another(engine: str) -> None:
         with LIBRARY.use(third):
             gradients = tape.backward(y, state)
             del tape, given
-            assert_close = assert_same_bits if engine == "exact" else close
-            assert_close(download(tuple(gradients)), want)
+            same = assert_same_bits if engine == "exact" else close
+            same(download(tuple(gradients)), want)
             assert_same_bits(download(step), twin.step(x[turn % 4]))
     assert counted("errors", 0) == 0
-
-
-def close(actual: Any, expected: Any) -> None:
-    from checks import assert_close
-
-    assert_close(actual, expected, 1e-5)
 
 
 @ENGINES
@@ -291,9 +395,9 @@ def test_threads_share_a_layer(engine: str) -> None:
     def work(number: int) -> None:
         try:
             with LIBRARY.use(new_stream()):
-                run, x = calls(layer)["training"], upload(inputs[number])
-                for _ in range(5):
-                    assert_same_bits(download(run(x)), want[number])
+                x = upload(inputs[number])
+                for _ in range(5):  # each time with a new stream of the layer's
+                    assert_same_bits(download(calls(layer)["training"](x)), want[number])
         except BaseException as error:
             failures.append(error)
 

@@ -51,7 +51,8 @@ def test_every_cell_and_dtype_is_compiled() -> None:
     [
         ({"cells": ["mgu"]}, "cells: expected one of .*, got 'mgu'"),
         ({"dtypes": ["int8"]}, "dtypes: expected one of .*, got 'int8'"),
-        ({"device": 99}, "got cuda:99"),
+        ({"device": "cuda:99"}, "got cuda:99"),
+        ({"device": "cpu"}, "device: expected 'cuda' or 'cuda:0', got 'cpu'"),
     ],
 )
 def test_what_cannot_be_compiled_is_named(arguments: dict[str, Any], complaint: str) -> None:
@@ -207,6 +208,16 @@ def test_the_command_fails_where_a_result_is_wrong(
     assert "Microseconds" not in text
 
 
+def test_the_command_says_what_stopped_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise RuntimeError("NVRTC 13.0 cannot compile for sm_999")
+
+    monkeypatch.setattr(kernels, "compiled", refuse)
+    assert report.run("found") == 0
+    assert report.run("compiled") == 1
+    assert capsys.readouterr().out.endswith("\nNVRTC 13.0 cannot compile for sm_999\n")
+
+
 def test_the_command_prints_times(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"CELL_NAMES": ("gru",), "ROWS": (1, 2), "WIDTHS": (8,), "STEPS": 3}.items():
         monkeypatch.setattr(times, name, value)
@@ -239,6 +250,40 @@ def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
     assert done.stdout.endswith("all is right\n")
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_times_go_on_after_an_error_of_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TESTS.parent))
+    from bench import gpu_shapes, gpu_times
+    from bench.gpu_shapes import Shape
+    from bench.gpu_task import Task
+
+    shapes = [Shape("GRU", "float32", 1, hidden) for hidden in (1, 2, 3, 4)]
+    monkeypatch.setattr(gpu_shapes, "shrunk", lambda shape: shape)
+    monkeypatch.setattr(gpu_times, "works", lambda: False)
+    restarts = []
+
+    class Restarted(Exception):  # noqa: N818
+        pass
+
+    def restart(task: Task) -> None:
+        restarts.append(task)
+        raise Restarted
+
+    def one(shape: Shape) -> dict[str, Any]:
+        if shape.hidden % 2 == 0:
+            raise RuntimeError("illegal address")
+        return {"shape": shape._asdict(), "times": {}, "said": {}}
+
+    monkeypatch.setattr(Task, "start_again", restart)
+    task = Task(100.0, out=tmp_path / "times.json")
+    for _ in range(2):
+        with pytest.raises(Restarted):
+            gpu_times.rows(task, shapes, one)
+    found = gpu_times.rows(task, shapes, one)
+    assert [row["shape"]["hidden"] for row in found["rows"]] == [1, 2, 3, 4]
+    assert [row["said"] for row in found["rows"]] == [{}, {"recurra": "illegal address"}] * 2
+    assert json.loads((tmp_path / "times.json").read_text()) == found
 
 
 def test_parts_of_the_benchmark_leave_json(tmp_path: Path) -> None:

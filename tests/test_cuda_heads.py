@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import Array, arrays, assert_close, assert_same_bits
+from checks import Array, arrays, assert_close, assert_same_bits, run_python
 from cuda_arrays import (
     LIBRARY,
     DeviceArray,
@@ -61,6 +61,28 @@ def rounded(array: Array, number: str) -> Array:
 # ---- Linear
 
 
+EMBEDDING_IN_A_CAPTURE = """
+import numpy as np, recurra
+from cuda_arrays import LIBRARY, begin, download, end, new_stream, replay, synchronize, upload
+stream = new_stream()
+with LIBRARY.use(stream):
+    embedding = recurra.Embedding(5, 3, seed=0, device="cuda", dtype="float64")
+    memory = [upload(np.zeros((2, 3))), upload(np.zeros(16, "uint8"))]
+    indices = upload(np.array([4, 1]))
+    del memory  # the capture gets it
+    synchronize(stream)
+    begin(stream)
+    y, tape = embedding.forward(indices)
+    replay(end(stream), stream)
+    assert (download(y) == embedding.state_dict()["weight"][[4, 1]]).all()
+"""
+
+
+def test_the_first_look_up_can_be_captured() -> None:
+    """Its kernels are loaded when the table is."""
+    run_python(EMBEDDING_IN_A_CAPTURE)
+
+
 @given(
     leading=st.sampled_from(((), (1,), (5,), (70,), (3, 4), (2, 0, 3), (2, 3, 2))),
     inputs=st.sampled_from((1, 3, 4, 17, 70)),
@@ -91,7 +113,7 @@ def test_linear_is_a_matrix_product_and_so_are_its_gradients(number: str, engine
     parameters = layer.state_dict()
     weight = rounded(parameters["weight"], number)
     y, tape = layer.forward(upload(x, number))
-    found = tape.backward(upload(dy, number))
+    found: Any = tape.backward(upload(dy, number))
     want = (
         x @ weight.T + parameters.get("bias", 0),
         dy @ weight,
@@ -273,6 +295,7 @@ def test_engine_and_tf32_go_with_a_linear_from_gpu_to_gpu() -> None:
 LINEAR, TABLE = recurra.Linear(5, 3, device="cuda", seed=0), recurra.Embedding(5, 3, device="cuda", seed=0)
 HOST = recurra.Linear(5, 3, seed=0)
 X = upload(data(4, 5))
+SOURCE = recurra.Linear(5, 5, device="cuda", seed=1)
 BAD: tuple[tuple[Any, Any, str], ...] = (
     (lambda: LINEAR(data(4, 5)), ValueError, "x: expected a CUDA array on cuda:0, got a NumPy array on the CPU"),
     (lambda: HOST(X), ValueError, "x: expected CPU memory, got cuda:0"),
@@ -280,7 +303,7 @@ BAD: tuple[tuple[Any, Any, str], ...] = (
     (lambda: LINEAR(upload(data(4, 5), "float16")), TypeError, "x: expected float32, got float16"),
     (lambda: LINEAR(upload(data(4, 6))), ValueError, r"x: expected shape \[\.\.\., 5\], got \[4, 6\]"),
     (lambda: LINEAR(upload(np.float32(1))), ValueError, r"x: expected shape \[\.\.\., 5\], got \[\]"),
-    (lambda: LINEAR([1.0] * 5), TypeError, "x: expected a CUDA array on cuda:0, got list"),
+    (lambda: LINEAR([1.0] * 5), TypeError, "x: expected a CUDA array on cuda:0, got list"),  # type: ignore[arg-type]
     (lambda: LINEAR.forward(X)[1].backward(upload(data(4, 4))), ValueError, r"dy: expected shape \[4, 3\]"),
     (lambda: LINEAR.forward(X)[1].backward(data(4, 3)), ValueError, "dy: .*NumPy array on the CPU"),
     (lambda: LINEAR.forward(X)[1].backward(upload(data(4, 3)), input_grad=1), TypeError, "input_grad"),  # type: ignore[arg-type]
@@ -388,6 +411,31 @@ def test_forward_and_backward_may_be_on_different_streams() -> None:
     assert counted("errors") == 0
 
 
+@pytest.mark.parametrize("turned", (False, True))
+def test_an_array_from_another_stream_is_waited_for(turned: bool) -> None:
+    layer, x = recurra.Linear(5, 5, device="cuda", seed=0), upload(data(2, 5, 5))
+    with LIBRARY.use(new_stream()):
+        made = SOURCE(x)
+    with LIBRARY.use(new_stream()):
+        got = layer(made.transpose(1, 0, 2) if turned else made)
+        values = download(got)
+    want = download(SOURCE(x))
+    assert_same_bits(values, download(layer(upload(want.swapaxes(0, 1) if turned else want))))
+    assert counted("errors") == 0
+
+
+def test_parameters_from_another_stream_are_waited_for_and_all_streams_may_read_them() -> None:
+    layer, x = recurra.Linear(5, 5, device="cuda", seed=0), upload(data(4, 5))
+    with LIBRARY.use(new_stream()):
+        parameters = SOURCE.forward(x)[1].backward(x).params
+    with LIBRARY.use(new_stream()):
+        layer.load_state_dict(parameters)
+    with LIBRARY.use(new_stream()):
+        layer(x)
+    assert_same_bits(layer.state_dict(), download(parameters))
+    assert counted("errors") == 0
+
+
 @pytest.mark.parametrize("kind", range(3))
 @pytest.mark.parametrize("engine", ("exact", "cublas"))
 def test_training_can_be_captured_and_replayed_on_other_numbers(engine: str, kind: int) -> None:
@@ -411,3 +459,78 @@ def test_training_can_be_captured_and_replayed_on_other_numbers(engine: str, kin
         replay(graph, stream)
         assert_same_bits(download(results), want)
     assert counted("errors") == 0
+
+
+# ---- streams
+
+
+@MODES
+@pytest.mark.parametrize("batch", (None, 3))
+@pytest.mark.parametrize("batch_first", (False, True))
+def test_a_stream_with_a_head_is_the_head_after_a_stream(
+    number: str, engine: str, batch: int | None, batch_first: bool
+) -> None:
+    options: dict[str, Any] = {"dtype": number, "device": "cuda", "engine": engine, "seed": 0}
+    layer, head = recurra.LSTM(4, 6, 2, batch_first=batch_first, **options), recurra.Linear(6, 5, **options)
+    axes = () if batch is None else (batch,)
+    plain, stream = layer.stream(batch), layer.stream(batch, head=head)
+    for k in range(3):
+        x = upload(data(*axes, 4, seed=k), number)
+        assert_same_bits(download(stream.step(x)), download(head(plain.step(x))))
+    for steps in (5, 0):
+        chunk = upload(data(*((*axes, steps, 4) if batch_first else (steps, *axes, 4))), number)
+        assert_same_bits(download(stream.run(chunk)), download(head(plain.run(chunk))))
+    assert_same_bits(download(stream.state), download(plain.state))
+    stream.reset()
+    plain.reset()
+    out = upload(np.zeros((*axes, 5), "float32"), number)
+    assert stream.step(x, out) is out
+    assert_same_bits(download(out), download(head(plain.step(x))))
+
+
+def test_exact_streams_with_a_head_have_the_bits_of_the_cpu() -> None:
+    layer, head, frames = recurra.GRU(4, 6, seed=0), recurra.Linear(6, 5, seed=0), data(6, 3, 4)
+    there, its_head = layer.to("cuda", engine="exact"), head.to("cuda", engine="exact")
+    stream = there.stream(3, head=its_head)
+    want = head(layer(frames)[0])
+    its_head.load_state_dict({name: array * 0 for name, array in head.state_dict().items()})  # changes no stream
+    got = [download(stream.step(upload(frame))) for frame in frames[:3]]
+    assert_same_bits(np.concatenate([np.stack(got), download(stream.run(upload(frames[3:])))]), want)
+
+
+@pytest.mark.parametrize("engine", ("exact", "cublas"))
+def test_a_step_with_a_head_allocates_nothing(engine: str) -> None:
+    layer = recurra.RNN(3, 3, device="cuda", engine=engine)
+    stream = layer.stream(2, head=recurra.Linear(3, 3, device="cuda", engine=engine))
+    x, out = upload(data(2, 3)), upload(data(2, 3))
+    stream.step(x, out)
+    launches = counted("launches") + counted("graph_launches")
+    before = Memory.allocations, sum(map(len, Memory._pool.values())), counted("synchronisations")
+    stream.step(x, out)
+    assert (Memory.allocations, sum(map(len, Memory._pool.values())), counted("synchronisations")) == before
+    # The exact map is one launch; cuBLAS's product, which is counted elsewhere, needs one to add the bias.
+    assert counted("launches") + counted("graph_launches") == launches + 2
+
+
+def test_heads_that_do_not_go_with_the_network_are_refused() -> None:
+    layer = recurra.RNN(3, 4, device="cuda")
+    host = recurra.RNN(3, 4)
+    for net, options, match in (
+        (layer, {}, "head: expected one on cuda:0, got one on cpu"),
+        (layer, {"device": "cuda:1"}, "head: expected one on cuda:0, got one on cuda:1"),
+        (layer, {"device": "cuda", "dtype": "float64"}, "head: expected float32, got float64"),
+        (layer, {"device": "cuda", "dtype": "bfloat16"}, "head: expected float32, got bfloat16"),
+        (host, {"device": "cuda"}, "head: expected one on cpu, got one on cuda:0"),
+    ):
+        head: Any = recurra.Linear(4, 2, **options)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=match):
+            net.stream(head=head)
+    with pytest.raises(ValueError, match="head: expected in_features=4, got 5"):
+        layer.stream(head=recurra.Linear(5, 2, device="cuda"))
+    stream: Any = layer.stream(2, head=recurra.Linear(4, 2, device="cuda", seed=0))
+    x, wide = upload(data(2, 3)), upload(data(2, 4))
+    stream.step(x)
+    before = download(stream.state)
+    with pytest.raises(ValueError, match="out: expected a C-contiguous array with a head"):
+        stream.step(x, wide[:, ::2])
+    assert_same_bits(download(stream.state), before)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from checks import TESTS, run_python
 
+import recurra.cuda
 from recurra import _core
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CUDA is for Linux")
@@ -99,6 +100,9 @@ def test_without_a_driver_the_report_says_so_and_fails() -> None:
     assert status == 1
     assert "NVIDIA driver (libcuda.so.1)" in text
     assert text.endswith("There is no GPU that recurra can use.\n")
+    assert report("-m", "recurra", "cuda")[1] == text
+    with pytest.raises(RuntimeError, match="NVIDIA driver"):
+        recurra.cuda.precompile(["gru"])
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,19 @@ def test_every_cell_is_its_oracle(cell: str, number: str, engine: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "engine"), MODES)
+def test_lengths_on_the_gpu_that_are_none_lead_to_no_row_outside(number: str, engine: str) -> None:
+    """Nobody can look at them: those below 0 count as 0, those beyond T as T."""
+    layer = recurra.LSTM(3, 5, 2, bidirectional=True, seed=0, device="cuda", engine=engine, dtype=number)
+    x, dy = upload(data(4, 4, 3), number), upload(data(4, 4, 10), number)
+
+    def results(*lengths: int) -> Any:
+        y, state, tape = layer.forward(x, lengths=upload(np.array(lengths, "int32")))
+        return download((y, state, tuple(tape.backward(dy))))
+
+    assert_same_bits(results(-3, 1000, 2, -(2**31)), results(0, 4, 2, 0))
+
+
+@pytest.mark.parametrize(("number", "engine"), MODES)
 @pytest.mark.parametrize("on_device", (False, True))
 def test_lengths_are_those_of_rows_alone(number: str, engine: str, on_device: bool) -> None:
     dtype = "float64" if number == "float64" else "float32"
@@ -277,6 +290,8 @@ def test_to_is_the_layer_itself_where_nothing_changes() -> None:
     wide = there.to("cuda", dtype="float64", allow_tf32=False)
     assert (wide.dtype, wide.engine) == (np.dtype("float64"), "cublas")
     assert_same_bits(wide.weight_ih_l0, layer.weight_ih_l0.astype("float64"))
+    biased = recurra.LSTM(3, 5, forget_bias=1.0, seed=0)
+    assert_same_bits(recurra.LSTM(3, 5, forget_bias=1.0, seed=0, device="cuda").state_dict(), biased.state_dict())
     same = recurra.LSTM(3, 5, peephole=True, zoneout=0.1, seed=0, device="cuda")
     assert_same_bits(same.state_dict(), layer.state_dict())
     assert recurra.GRU(3, 5, device="cuda", dtype="bfloat16").dtype == "bfloat16"
@@ -359,7 +374,11 @@ def refusals() -> dict[str, tuple[Any, type[Exception], str]]:
             ValueError,
             "bidirectional network cannot stream",
         ),
-        "head": (lambda: layer.stream(head=recurra.Linear(5, 2)), ValueError, "head: expected None on cuda:0"),
+        "head": (
+            lambda: layer.stream(head=recurra.Linear(5, 2)),
+            ValueError,
+            "head: expected one on cuda:0, got .*cpu",
+        ),
         "stream of the CPU": (lambda: recurra.Stream(layer._packed), TypeError, "packed: .* got one on cuda:0"),
         "overlap": (
             lambda: recurra.RNN(4, 4, device="cuda")(view(memory, 0), out=view(memory, 4)),

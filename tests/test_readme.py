@@ -13,6 +13,7 @@ import pytest
 from checks import assert_same_bits, run_python
 
 import recurra
+from recurra import _core
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -46,6 +47,8 @@ def names() -> dict[str, Any]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_an_example_runs(example: str) -> None:
     given = names()
+    if ("cupy" in example or ".cuda()" in example) and not _core.cuda.device_count():
+        pytest.skip("there is no GPU")
     if "recurra.torch" in example:
         torch = pytest.importorskip("torch")
         given["model"] = torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.GRU(12, 64))

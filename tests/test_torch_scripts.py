@@ -32,7 +32,8 @@ from torch_modules import (
 )
 
 import recurra
-from recurra import _core, functional
+from recurra import _core
+from recurra.packed import CpuPacked
 
 torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
 
@@ -130,13 +131,13 @@ def test_a_fingerprint_notices_any_bit_anywhere(bits: int) -> None:
 
 
 def count_packs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    packs, init = [], functional.Packed.__init__
+    packs, init = [], CpuPacked.__init__
 
-    def spy(self: functional.Packed, *args: Any) -> None:
+    def spy(self: CpuPacked, *args: Any) -> None:
         packs.append(args)
         init(self, *args)
 
-    monkeypatch.setattr(functional.Packed, "__init__", spy)
+    monkeypatch.setattr(CpuPacked, "__init__", spy)
     return packs
 
 

@@ -81,8 +81,7 @@ class PyCudaNetwork {
     if (given)
       for (const auto& one : *given) all.push_back(array(one));
     if (all.empty()) all.resize(network_.cell().states.size());  // no array for any
-    if (all.size() != network_.cell().states.size())
-      throw py::value_error("states: expected the cell's number of them");
+    if (all.size() != network_.cell().states.size()) throw py::value_error("states: expected the cell's number of them");
     return all;
   }
 
@@ -230,6 +229,10 @@ inline void define_cuda_network(py::module_& m) {
       .def("backward", &PyCudaLinear::backward, py::arg("x"), py::arg("dy"), py::arg("rows"), py::arg("dx"),
            py::arg("d_weight"), py::arg("d_bias"), py::arg("add"), py::arg("workspace"), py::arg("stream"), released,
            "0 for what is not wanted.");
+  m.def(
+      "load_rows", [](const std::string& dtype, int device) { cuda::load_rows(cuda_options(dtype, device, "auto", false)); },
+      py::arg("dtype"), py::arg("device"), released,
+      "Loads the kernels of take_rows, add_rows and make_contiguous, which else they do at their first call.");
   m.def(
       "take_rows",
       [](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,

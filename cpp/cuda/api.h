@@ -25,7 +25,7 @@ constexpr int CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16, CU_DEVICE_ATTRIBUTE
               CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76;
 constexpr int CU_POINTER_ATTRIBUTE_MEMORY_TYPE = 2, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9;
 constexpr unsigned CU_STREAM_NON_BLOCKING = 1, CU_EVENT_DEFAULT = 0, CU_EVENT_DISABLE_TIMING = 2;
-constexpr int CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1;
+constexpr int CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1, CU_STREAM_CAPTURE_MODE_RELAXED = 2;
 constexpr int CU_STREAM_CAPTURE_STATUS_NONE = 0, CU_STREAM_CAPTURE_STATUS_ACTIVE = 1;
 
 struct CUDA_KERNEL_NODE_PARAMS {  // version 2
@@ -69,6 +69,7 @@ struct CUDA_KERNEL_NODE_PARAMS {  // version 2
   RECURRA_CALL(cuStreamBeginCapture_v2, cuStreamBeginCapture, CUstream stream, int mode)                                    \
   RECURRA_CALL(cuStreamEndCapture, cuStreamEndCapture, CUstream stream, CUgraph* graph)                                     \
   RECURRA_CALL(cuStreamIsCapturing, cuStreamIsCapturing, CUstream stream, int* status)                                      \
+  RECURRA_CALL(cuThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, int* mode)                             \
   RECURRA_CALL(cuEventCreate, cuEventCreate, CUevent* event, unsigned flags)                                                \
   RECURRA_CALL(cuEventDestroy_v2, cuEventDestroy, CUevent event)                                                            \
   RECURRA_CALL(cuEventRecord, cuEventRecord, CUevent event, CUstream stream)                                                \

@@ -301,7 +301,10 @@ class Layer {
       SumArguments sums{s.columns, order};
       sums.outer.a = da;
       sums.outer.out = gradient.sums;
-      call_.launch.run(net_.kernels.column_sums, s.columns, count_, 1, sums);
+      if (plan_.engine == Engine::exact)
+        call_.launch.run(net_.kernels.column_sums, s.columns, count_, 1, sums);
+      else
+        launch_sums(net_.kernels.parallel_sums, s.columns, count_, net_.number_size, call_.launch.stream, sums);
     }
   }
 
@@ -347,13 +350,11 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
     call.state(net.kernels.read_state, d_final ? d_final[s] : Array{}, format, w.d_final[size_t(s)], width(s));
 
   const int kind = 2 + (dy.data ? 4 : 0) + (dx.data ? 8 : 0) + (draws ? 16 : 0);
-  replay(net, plan, kind, workspace, tape, packed, stream, [&](CUstream on) {
+  replay(net, plan, kind, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
     const Call call = call_on(on);
-    std::optional<Blas> blas;
-    if (plan.engine == Engine::cublas) blas.emplace(net.device, on, w.blas, net.options.allow_tf32);
     // The exact engine's sums go on from direction to direction.
     const int at_once = plan.engine == Engine::exact ? 1 : directions;
-    const Products products{call.launch, plan.engine, blas ? &*blas : nullptr, at_once};
+    const Products products{call.launch, plan.engine, blas, at_once};
     for (int layer = c.layers - 1; layer >= 0; --layer) {
       const bool top = layer + 1 == c.layers, has_dy = !top || dy.data;
       DivideArguments divide{};

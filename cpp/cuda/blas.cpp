@@ -35,6 +35,7 @@ cublasHandle free_handle(const Device& device) {
 }
 
 cublasHandle new_handle() {
+  const Relaxed relaxed;  // another thread may be capturing
   cublasHandle handle = nullptr;
   check_cublas(cublas().cublasCreate(&handle), "cublasCreate");
   return handle;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/parts.h"
+
 namespace recurra {
 namespace cuda {
 
@@ -26,33 +28,22 @@ void Launcher::upload(const void* from, void* to, size_t bytes) const {
 
 void each_parameter(const Network::Data& net, int layer, int p, int direction, const PhaseWeights& packed, size_t matrix_size,
                     const std::function<void(int, ParameterArguments, bool)>& use) {
+  using Kind = recurra::detail::Part::Kind;
   const Phase& phase = net.spec.phases[p];
   const PhaseShape shape = net.shape(layer, p);
-  const auto number_of = [&](const char* name) {
-    for (int i = 0; name && i < net.spec.params.size; ++i)
-      if (std::strcmp(name, net.spec.params[i].name) == 0) return i;
-    return -1;
-  };
-  const auto part = [&](const char* name, int first, int count, const Rows& rows, int64_t columns, bool matrix, auto slot) {
-    const int i = number_of(name);
-    if (i < 0) return;
+  recurra::detail::each_part(net.spec, phase, [&](const recurra::detail::Part& part) {
+    const bool input = part.kind == Kind::input, recurrent = part.kind == Kind::recurrent;
+    const Rows& rows = input ? packed.input : recurrent ? packed.recurrent : packed.sums;
     ParameterArguments a{};
-    a.columns = columns;
+    a.columns = input ? shape.inputs : recurrent ? shape.sources : 1;
     a.units = shape.units;
-    a.first = first;
-    a.count = count;
-    for (int g = 0; g < count; ++g) a.slot[g] = slot(g);
-    a.packed = of_direction(rows, direction, matrix ? matrix_size : net.number_size).data;
-    use(i, a, matrix);
-  };
-  const Product &input = phase.input, &recurrent = phase.recurrent;
-  part(input.weight, input.first, input.count, packed.input, shape.inputs, true,
-       [&](int g) { return slot_of(phase, input.chain[g]); });
-  part(recurrent.weight, recurrent.first, recurrent.count, packed.recurrent, shape.sources, true, [](int g) { return g; });
-  for (const Product& product : {input, recurrent})
-    part(product.bias, product.first, product.count, packed.sums, 1, false,
-         [&](int g) { return slot_of(phase, product.chain[g]); });
-  part(phase.vectors, 0, phase.vector_count, packed.sums, 1, false, [&](int v) { return phase.chains + v; });
+    a.first = part.first;
+    a.count = part.count;
+    for (int g = 0; g < part.count; ++g)  // the recurrent product's slots are its blocks; vectors lie behind the chains
+      a.slot[g] = recurrent ? g : part.kind == Kind::vectors ? part.chain[g] : slot_of(phase, part.chain[g]);
+    a.packed = of_direction(rows, direction, input || recurrent ? matrix_size : net.number_size).data;
+    use(part.param, a, input || recurrent);
+  });
 }
 
 // ---- products
@@ -259,11 +250,9 @@ void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
     launch.upload(plan.starts.data(), header.starts, plan.starts.size() * sizeof(int64_t));
     launch.upload(plan.order.data(), header.order, plan.order.size() * sizeof(int32_t));
     launch.upload(plan.lengths.data(), header.lengths, plan.lengths.size() * sizeof(int32_t));
-  } else if (lengths && plan.rows) {
-    check_driver(
-        driver().cuMemcpyDtoDAsync(reinterpret_cast<CUdeviceptr>(header.lengths), reinterpret_cast<CUdeviceptr>(lengths),
-                                   size_t(plan.rows) * sizeof(int32_t), launch.stream),
-        "cuMemcpyDtoDAsync");
+  } else if (lengths) {
+    launch.run(net.kernels.read_lengths, plan.rows, 1, 1,
+               LengthArguments{plan.rows, int(plan.steps), lengths, reinterpret_cast<int*>(header.lengths)});
   }
   if (header.reversed)
     launch.run(net.kernels.fill_reversed, plan.rows, plan.steps, 1,
@@ -283,20 +272,21 @@ void Call::state(CUfunction kernel, const Array& array, int format, void* rows, 
 
 namespace {
 
-constexpr size_t kGraphs = 16;          // kept by a network
-constexpr int64_t kGraphSteps = 16384;  // larger ones take long to make, and gain little
+constexpr size_t kGraphs = 16;         // kept by a network
+constexpr int64_t kGraphSteps = 4096;  // larger ones take long to make, and gain little
 
-CUgraphExec captured(CUstream stream, const std::function<void(CUstream)>& body) {
+CUgraphExec captured(CUstream stream, const std::function<void()>& body) {
   CUgraph graph = nullptr;
   check_driver(driver().cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "cuStreamBeginCapture");
   try {
-    body(stream);
+    body();
   } catch (...) {
     driver().cuStreamEndCapture(stream, &graph);
     if (graph) driver().cuGraphDestroy(graph);
     throw;
   }
   check_driver(driver().cuStreamEndCapture(stream, &graph), "cuStreamEndCapture");
+  const Relaxed relaxed;  // another thread may be capturing
   CUgraphExec exec = nullptr;
   const CUresult status = driver().cuGraphInstantiate(&exec, graph, 0);
   driver().cuGraphDestroy(graph);
@@ -307,10 +297,16 @@ CUgraphExec captured(CUstream stream, const std::function<void(CUstream)>& body)
 }  // namespace
 
 void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, const void* weights,
-            CUstream stream, const std::function<void(CUstream)>& body) {
+            void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body) {
+  std::optional<Blas> blas;
+  const auto blas_on = [&](CUstream on) -> const Blas* {
+    if (plan.engine == Engine::cublas) blas.emplace(net.device, on, blas_memory, net.options.allow_tf32);
+    return blas ? &*blas : nullptr;
+  };
   // A graph pays once it is launched again. One of sorted rows would fit one batch's lengths only.
-  if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream)) return body(stream);
-  const std::lock_guard<std::mutex> lock(net.graphs_lock);
+  if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream))
+    return body(stream, blas_on(stream));
+  std::unique_lock<std::mutex> lock(net.graphs_lock);
   auto& graphs = net.graphs;
   const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const Graph& g) {
     return g.plan == plan.number && g.kind == kind && g.workspace == workspace && g.tape == tape && g.weights == weights;
@@ -321,10 +317,14 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* wo
       if (graphs.back().exec) driver().cuGraphExecDestroy(graphs.back().exec);
       graphs.pop_back();
     }
-    return body(stream);
+    lock.unlock();
+    return body(stream, blas_on(stream));
   }
   graphs.splice(graphs.begin(), graphs, found);
-  if (!found->exec) found->exec = captured(net.capture_stream, body);
+  if (!found->exec) {
+    const Blas* const ready = blas_on(net.capture_stream);  // before the capture, in which no handle could be made
+    found->exec = captured(net.capture_stream, [&] { body(net.capture_stream, ready); });
+  }
   check_driver(driver().cuGraphLaunch(found->exec, stream), "cuGraphLaunch");
 }
 

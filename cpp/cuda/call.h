@@ -115,9 +115,10 @@ void measure(const Network::Data& net, Plan::Data& plan);
 size_t forward_bytes(const Network::Data& net, const Plan::Data& plan);
 size_t backward_bytes(const Network::Data& net, const Plan::Data& plan);
 
-// body(stream), or the graph that it was when it last ran at these addresses. `kind` tells bodies with other launches apart.
+// body(stream, cuBLAS), or the graph that it was when it last ran at these addresses. `kind` tells bodies with other launches
+// apart; cuBLAS, null on the exact engine, has its memory at `blas_memory`.
 void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, const void* weights,
-            CUstream stream, const std::function<void(CUstream)>& body);
+            void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body);
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
                  const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,

@@ -73,6 +73,9 @@ Current::~Current() {
   driver().cuCtxPopCurrent(&context);
 }
 
+Relaxed::Relaxed() { check_driver(driver().cuThreadExchangeStreamCaptureMode(&mode_), "cuThreadExchangeStreamCaptureMode"); }
+Relaxed::~Relaxed() { driver().cuThreadExchangeStreamCaptureMode(&mode_); }
+
 Memory::Memory(const Device& device, size_t bytes) : device_(&device), size_(bytes) {
   if (!bytes) return;
   const Current current(device);

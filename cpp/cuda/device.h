@@ -30,12 +30,25 @@ class Current {
   Current(const Current&) = delete;
 };
 
-// For destructors: free(), with the context current. Without effect in a forked child, whose parent frees it, and when the
-// driver has shut down at exit.
+// As long as it lives this thread may allocate, free and instantiate although it or another thread is capturing a stream; else
+// the driver would refuse and end the capture. For what has nothing to do with a capture.
+class Relaxed {
+ public:
+  Relaxed();
+  ~Relaxed();
+  Relaxed(const Relaxed&) = delete;
+
+ private:
+  int mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;  // then the thread's own
+};
+
+// For destructors, which Python may run in the middle of a capture: free(), with the context current. Without effect in a
+// forked child, whose parent frees it, and when the driver has shut down at exit.
 template <class Free>
 void release(const Device& device, Free&& free) noexcept {
   try {
     const Current current(device);
+    const Relaxed relaxed;
     free();
   } catch (const std::exception&) {
   }

@@ -201,11 +201,9 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
     a.noise = on.seeded(layer);
     return a;
   };
-  replay(net, plan, seed ? 1 : 0, workspace, tape, packed, stream, [&](CUstream on) {
+  replay(net, plan, seed ? 1 : 0, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
     const Call call = call_on(on);
-    std::optional<Blas> blas;
-    if (plan.engine == Engine::cublas) blas.emplace(net.device, on, w.blas, net.options.allow_tf32);
-    const Products products{call.launch, plan.engine, blas ? &*blas : nullptr, net.directions()};
+    const Products products{call.launch, plan.engine, blas, net.directions()};
     for (int layer = 0; layer < c.layers; ++layer) {
       Layer(call, w, products, layers, layer).run();
       if (layer + 1 == c.layers || call.reads_h_below(layer + 1)) continue;

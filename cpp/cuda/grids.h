@@ -29,5 +29,14 @@ void launch_tiles(CUfunction kernel, int64_t m, int64_t n, int directions, size_
          arguments, unsigned(2 * slice * (tile + 1) * number_size));
 }
 
+// Sums of columns in parallel: product.cuh.
+template <class Arguments>
+void launch_sums(CUfunction kernel, int64_t columns, int directions, size_t number_size, CUstream stream,
+                 const Arguments& arguments) {
+  constexpr unsigned width = 32, parts = 8;
+  launch(kernel, {unsigned((columns + width - 1) / width), unsigned(directions), 1}, {width * parts, 1, 1}, stream, arguments,
+         unsigned(width * parts * number_size));
+}
+
 }  // namespace cuda
 }  // namespace recurra

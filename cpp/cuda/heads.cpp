@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <climits>
 #include <stdexcept>
 #include <tuple>
@@ -148,8 +149,13 @@ void Linear::backward(const void* x, const void* dy, int64_t rows, void* dx, voi
   if (!d_bias) return;
   SumArguments sums{d.outputs, outer};
   sums.outer.out = rows_of(d_bias, d.outputs);
-  launch_rows(d.kernels.column_sums, d.outputs, 1, 1, stream, sums);
+  if (d.engine == Engine::exact)
+    launch_rows(d.kernels.column_sums, d.outputs, 1, 1, stream, sums);
+  else
+    launch_sums(d.kernels.parallel_sums, d.outputs, 1, number_size(d.options.number), stream, sums);
 }
+
+void load_rows(const Options& options) { head_kernels_of(Device::of(options.device), options.number); }
 
 void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,
                int64_t count, void* out, StreamHandle stream) {
@@ -165,8 +171,11 @@ void add_rows(const Options& options, void* table, int64_t rows, int64_t columns
   const Current current(device);
   const CUstream stream = static_cast<CUstream>(handle);
   if (!add) clear(table, size_t(rows * columns) * number_size(options.number), stream);
+  if (!count) return;
   const TableArguments a = {count, rows, columns, indices, wide, table, const_cast<void*>(from)};
-  launch_rows(head_kernels_of(device, options.number).add_rows, columns, count ? 1 : 0, 1, stream, a);
+  int64_t blocks = 1;
+  while (blocks < std::min<int64_t>({rows, count, 256})) blocks *= 2;
+  launch_rows(head_kernels_of(device, options.number).add_rows, columns, blocks, 1, stream, a);
 }
 
 void make_contiguous(const Options& options, int number_size, const std::vector<int64_t>& shape,

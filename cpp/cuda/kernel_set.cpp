@@ -1,6 +1,8 @@
 #include "kernel_set.h"
 
+#include <atomic>
 #include <iterator>
+#include <memory>
 
 #include "engine/model.h"
 
@@ -70,8 +72,10 @@ void set_row_kernels(RowKernels& all, const Device& device, Number number) {
     RECURRA_FUNCTION(ordered_product)
     RECURRA_FUNCTION(ordered_outer)
     RECURRA_FUNCTION(column_sums)
+    RECURRA_FUNCTION(parallel_sums)
   }
   const Module& module = module_of(device, rows_unit(number));
+  RECURRA_FUNCTION(read_lengths)
   RECURRA_FUNCTION(fill_reversed)
   RECURRA_FUNCTION(read_input)
   RECURRA_FUNCTION(read_gradient)
@@ -108,7 +112,11 @@ KernelSet kernels_of(const Device& device, int cell, Number number) {
   return all;
 }
 
-HeadKernels head_kernels_of(const Device& device, Number number) {
+namespace {
+
+std::atomic<const HeadKernels*> head_kernels[Device::most][4];
+
+HeadKernels made_head_kernels(const Device& device, Number number) {
   HeadKernels all;
   set_row_kernels(all, device, number);
   const Module& module = module_of(device, heads_unit(number));
@@ -120,6 +128,18 @@ HeadKernels head_kernels_of(const Device& device, Number number) {
   return all;
 }
 #undef RECURRA_FUNCTION
+
+}  // namespace
+
+const HeadKernels& head_kernels_of(const Device& device, Number number) {
+  driver();  // throws in a forked child
+  auto& kept = head_kernels[device.ordinal][int(number)];
+  const HeadKernels* all = kept.load(std::memory_order_acquire);
+  if (all) return *all;
+  auto made = std::make_unique<const HeadKernels>(made_head_kernels(device, number));  // without a lock, as in library.cpp
+  if (kept.compare_exchange_strong(all, made.get(), std::memory_order_acq_rel)) return *made.release();
+  return *all;
+}
 
 }  // namespace cuda
 }  // namespace recurra

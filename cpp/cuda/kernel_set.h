@@ -11,8 +11,9 @@ namespace cuda {
 
 // Of a number type.
 struct RowKernels {
-  CUfunction ordered_product, ordered_outer, column_sums;
-  CUfunction fill_reversed, read_input, read_gradient, write_output, pass_on, divide_gradient, reverse_rows, add_reversed;
+  CUfunction ordered_product, ordered_outer, column_sums, parallel_sums;
+  CUfunction read_lengths, fill_reversed, read_input, read_gradient, write_output, pass_on, divide_gradient, reverse_rows,
+      add_reversed;
   CUfunction read_state, write_state, draw_masks, make_source, add_masked, gather_previous, clear_rows;
   CUfunction pack_weights, pack_sums, give_gradient, upload;
 };
@@ -27,7 +28,7 @@ struct HeadKernels : RowKernels {
 
 // Compile what the cache has not. Kept for the process.
 KernelSet kernels_of(const Device& device, int cell, Number number);
-HeadKernels head_kernels_of(const Device& device, Number number);
+const HeadKernels& head_kernels_of(const Device& device, Number number);  // after the first time without a look-up
 
 // A translation unit, and what to compile it with.
 struct Unit {

@@ -5,19 +5,10 @@
 #include <vector>
 
 #include "api.h"
+#include "recurra/cuda.h"
 
 namespace recurra {
 namespace cuda {
-
-// A library, a GPU or a function of a library that is not there. The message says how to mend it.
-struct Unavailable : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// Something the driver, NVRTC or cuBLAS refused: the call, its error's name and text.
-struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 #define RECURRA_POINTER(symbol, name, ...) int (*name)(__VA_ARGS__) = nullptr;
 struct Driver {

@@ -48,9 +48,8 @@ Stream::Live::Live(std::shared_ptr<Network::Data> the_network, int64_t the_rows)
   if (rows < 0 || rows > 65535 * 4) throw std::invalid_argument("rows: expected 0 to 262140, got " + std::to_string(rows));
   deal();
   const Current current(network->device);
-  check_driver(
-      driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(memory.data()), 0, memory.size(), network->capture_stream),
-      "cuMemsetD8Async");
+  const std::lock_guard<std::mutex> lock(network->graphs_lock);  // another thread may be capturing a graph on that stream
+  Launcher{*network, network->capture_stream}.zero(memory.data(), int64_t(memory.size()), 1);
   check_driver(driver().cuStreamSynchronize(network->capture_stream), "cuStreamSynchronize");
   for (int before = 0; before < 2; ++before) {
     for (int layer = 0; layer < network->config.layers; ++layer)
@@ -146,7 +145,8 @@ void Stream::step(const Array& x, const Array& y, StreamHandle handle) {
   // Every phase of the first layer may read x.
   for (int p = 0; p < live.network->phases(); ++p) steps[size_t(p)].x = {x.data, 0, x.row, x.column, 0};
   last.y = {y.data, 0, y.row, y.column, 0};
-  if (ready.exec && !is_capturing(stream)) {
+  const bool capturing = is_capturing(stream);
+  if (ready.exec && !capturing) {
     const auto set = [&](size_t i) {
       void* parameters[1];
       const CUDA_KERNEL_NODE_PARAMS described = live.node(i, steps[i], parameters);
@@ -160,7 +160,15 @@ void Stream::step(const Array& x, const Array& y, StreamHandle handle) {
     for (size_t i = 0; i < steps.size(); ++i)
       launch(live.kernel(i), live.grid(steps[i]), live.block(i), stream, steps[i], live.shared_bytes(i));
   }
-  live.now = 1 - live.now;
+  // A graph that is launched again must find h where it left it, so there h goes back.
+  if (capturing)
+    check_driver(
+        driver().cuMemcpyDtoDAsync(
+            reinterpret_cast<CUdeviceptr>(live.h[live.now].data), reinterpret_cast<CUdeviceptr>(live.h[1 - live.now].data),
+            size_t(live.network->config.layers * live.h[0].direction) * live.network->number_size, stream),
+        "cuMemcpyDtoDAsync");
+  else
+    live.now = 1 - live.now;
 }
 
 Array Stream::Live::state(int s) const {

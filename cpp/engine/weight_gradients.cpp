@@ -1,7 +1,6 @@
 #include "weight_gradients.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace recurra {
 namespace detail {
@@ -75,50 +74,38 @@ void WeightGradients<T>::sum(const PackedLayer<T>& layer, size_t p, const Rows& 
 
 template <class T>
 void WeightGradients<T>::hand_out(const PackedLayer<T>& layer, size_t lane, int worker) const {
-  for (size_t p = 0; p < phases_.size(); ++p) {
-    const recurra::Phase& described = model_.spec->phases[int(p)];
-    const Phase& phase = phases_[p];
-    const Tiles<T>& tiles = layer.phases[p].tiles;
-    give_weights(lane, described.input, phase.d_input, phase.width, tiles, tiles.input_size, worker);
-    give_weights(lane, described.recurrent, phase.d_recurrent, phase.width, tiles, tiles.source_size, worker);
-    if (worker) continue;
-    int vectors[kMaxChains];
-    for (int v = 0; v < kMaxChains; ++v) vectors[v] = described.chains + v;
-    for (const Product& product : {described.input, described.recurrent})
-      give_sums(lane, product.bias, product.first, product.count, product.chain, phase, tiles.units);
-    give_sums(lane, described.vectors, 0, described.vector_count, vectors, phase, tiles.units);
-  }
+  for (size_t p = 0; p < phases_.size(); ++p)
+    each_part(*model_.spec, model_.spec->phases[int(p)], [&](const Part& part) {
+      const Tiles<T>& tiles = layer.phases[p].tiles;
+      T* const out = (*params_)[lane][size_t(part.param)];
+      if (!out) return;
+      if (part.kind == Part::Kind::input)
+        give_weights(out, part, phases_[p].d_input, phases_[p].width, tiles, tiles.input_size, worker);
+      else if (part.kind == Part::Kind::recurrent)
+        give_weights(out, part, phases_[p].d_recurrent, phases_[p].width, tiles, tiles.source_size, worker);
+      else if (worker == 0)
+        give_sums(out, part, phases_[p], tiles.units);
+    });
 }
 
 template <class T>
-T* WeightGradients<T>::param(size_t lane, const char* name) const {
-  for (int i = 0; name && i < model_.spec->params.size; ++i)
-    if (std::strcmp(name, model_.spec->params[i].name) == 0) return (*params_)[lane][size_t(i)];
-  return nullptr;
-}
-
-template <class T>
-void WeightGradients<T>::give_weights(size_t lane, const Product& product, const Panel<T>& d, ptrdiff_t width,
-                                      const Tiles<T>& tiles, int64_t columns, int worker) const {
-  T* out = param(lane, product.weight);
-  if (!out) return;
+void WeightGradients<T>::give_weights(T* out, const Part& part, const Panel<T>& d, ptrdiff_t width, const Tiles<T>& tiles,
+                                      int64_t columns, int worker) const {
   const int64_t units = tiles.units;
-  for (int g = 0; g < product.count; ++g)
+  for (int g = 0; g < part.count; ++g)
     for (int64_t u = share(units, worker); u < share(units, worker + 1); ++u) {
       const T* from = d[g * width + u];
-      T* to = out + ((product.first + g) * units + u) * columns;
+      T* to = out + ((part.first + g) * units + u) * columns;
       for (int64_t i = 0; i < columns; ++i) to[i] = (add_ ? to[i] : T(0)) + from[i];
     }
 }
 
 template <class T>
-void WeightGradients<T>::give_sums(size_t lane, const char* name, int first, int count, const int* chain, const Phase& phase,
-                                   int units) const {
-  T* out = param(lane, name);
-  for (int g = 0; out && g < count; ++g)
+void WeightGradients<T>::give_sums(T* out, const Part& part, const Phase& phase, int units) const {
+  for (int g = 0; g < part.count; ++g)
     for (int u = 0; u < units; ++u) {
-      T& to = out[int64_t(first + g) * units + u];
-      to = (add_ ? to : T(0)) + phase.d_sums.base[chain[g] * phase.width + u];
+      T& to = out[int64_t(part.first + g) * units + u];
+      to = (add_ ? to : T(0)) + phase.d_sums.base[part.chain[g] * phase.width + u];
     }
 }
 

@@ -1,5 +1,6 @@
 // The gradients of the parameters of one layer and direction: summed up chunk by chunk, then written to the caller's arrays.
 #pragma once
+#include "parts.h"
 #include "record.h"
 
 namespace recurra {
@@ -35,11 +36,10 @@ class WeightGradients {
     Panel<T> d_recurrent;  // likewise
     Panel<T> d_sums;       // one row: da, summed over rows
   };
-  // Outgoing: the rows of `d` for each gate of a product to the blocks of its weight.
-  void give_weights(size_t lane, const Product& product, const Panel<T>& d, ptrdiff_t width, const Tiles<T>& tiles,
-                    int64_t columns, int worker) const;
-  void give_sums(size_t lane, const char* name, int first, int count, const int* chain, const Phase& phase, int units) const;
-  T* param(size_t lane, const char* name) const;
+  // The rows of `d` for each block of a weight; the sums over da for each block of a bias or of vectors.
+  void give_weights(T* out, const Part& part, const Panel<T>& d, ptrdiff_t width, const Tiles<T>& tiles, int64_t columns,
+                    int worker) const;
+  void give_sums(T* out, const Part& part, const Phase& phase, int units) const;
   int64_t share(int64_t count, int worker) const { return count * worker / workers_; }
 
   const Model<T>& model_;

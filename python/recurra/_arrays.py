@@ -113,11 +113,16 @@ def check(name: str, value: object, dtype: np.dtype[Any], *patterns: Pattern) ->
     """`value` as an array of exactly this dtype and one of the shapes, in which a string stands for any size, and `...`
     in front for any axes."""
     array = as_array(name, value)
-    if array.dtype != dtype:
-        swapped = "" if array.dtype.isnative else " (not in native byte order)"
-        raise TypeError(f"{name}: expected {dtype}, got {array.dtype}{swapped}")
+    check_dtype(name, array.dtype, dtype)
     check_shape(name, array.shape, *patterns)
     return array
+
+
+def check_dtype(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any]) -> None:
+    """TypeError unless it is this dtype."""
+    if dtype != wanted:
+        swapped = "" if dtype.isnative else " (not in native byte order)"
+        raise TypeError(f"{name}: expected {wanted}, got {dtype}{swapped}")
 
 
 def check_shape(name: str, shape: tuple[int, ...], *patterns: Pattern) -> None:

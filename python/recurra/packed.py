@@ -160,6 +160,12 @@ class Packed:
         """As `functional.forward`."""
         raise NotImplementedError
 
+    def checked_call(
+        self, x: Any, state: State | None, lengths: Any, batch_first: bool
+    ) -> tuple[Any, tuple[int, ...], Any, Any]:
+        """The arguments of a call, checked: x, its batch axis, the initial state, lengths."""
+        raise NotImplementedError
+
     def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
         """See `Recurrent.stream`."""
         raise NotImplementedError

@@ -198,9 +198,9 @@ class Recurrent(Fixed):
             out: array to write the output to; writeable, last axis contiguous, sharing no memory with x or state.
 
         On a GPU arrays are CuPy's, torch's, or others on that GPU with __cuda_array_interface__ or DLPack; results are
-        of the library of x, on its current stream, and nobody waits for them. `lengths` may be an int32 array on the GPU,
-        whose values nobody checks: then padded steps are computed too, and the call can be captured in a CUDA graph
-        whatever they are.
+        of the library of x, on its current stream, and nobody waits for them. `lengths` may be an int32 array on the
+        GPU, whose values nobody checks: then padded steps are computed too, and a CUDA graph of the call reads them
+        whenever it is launched.
 
         Returns:
             (output, state): output, as x with D*O in place of I (`out` if that was given), and the final state, new.
@@ -243,8 +243,8 @@ class Recurrent(Fixed):
                 time. Default None: nothing is left out. Draws are hashes of their position and are not stored.
 
         Returns:
-            (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`, on a GPU one whose gradients are
-            arrays of the library of x.
+            (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`; on a GPU one whose gradients
+            are arrays of the library of x.
 
         Raises:
             TypeError, ValueError: as a call; ValueError also for a quantized layer.
@@ -263,7 +263,7 @@ class Recurrent(Fixed):
         Args:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.
             threads: how many threads a step may use, for wide layers; see `recurra.Stream`.
-            head: a `recurra.Linear` after the last layer, so that both are one call; see `recurra.Stream`. Not on a GPU.
+            head: a `recurra.Linear` after the last layer, so that both are one call; see `recurra.Stream`.
         """
         return self._packed.stream(batch, self.batch_first, threads, head)  # type: ignore[no-any-return]
 

@@ -65,7 +65,8 @@ class Stream:
             use one all the same. Between steps the other threads spin for a moment and then sleep, and waking them is
             a system call; with one thread, the default, a step makes none. No result depends on it.
         head: a `recurra.Linear` that maps the last layer's h in every step: outputs then have its `out_features` in
-            place of O, and the bits of `head(layer(x)[0])`. A later `load_state_dict` does not change it either.
+            place of O, and the bits of `head(layer(x)[0])`. A later `load_state_dict` does not change it either. On a
+            GPU it is its own launch, on the same CUDA stream.
 
     Raises:
         TypeError: `packed` or `head` is something else.
@@ -114,7 +115,7 @@ class Stream:
         self._batch = () if batch is None else (integer("batch", batch),)
         self._batch_first = flag("batch_first", batch_first)
         self._packed = packed
-        self._outputs = packed.sizes.output if head is None else _checked_head(packed, head).out_features
+        self._outputs = packed.sizes.output if head is None else checked_head(packed, head).out_features
         rows = self._batch[0] if self._batch else 1
         require_rows("batch", rows)
         workers = min(integer("threads", threads), _core.get_num_threads())
@@ -185,13 +186,16 @@ class Stream:
 _STEP: Any = Stream.__dict__["step"]  # for __init__: what a subclass calls step is not to be overwritten
 
 
-def _checked_head(packed: CpuPacked, head: Linear) -> Linear:
+def checked_head(packed: Packed, head: Linear) -> Linear:
+    """A head that goes with this network."""
     if not isinstance(head, Linear):
         raise TypeError(f"head: expected a recurra.Linear, got {type(head).__name__}")
     if head.in_features != packed.sizes.output:
         raise ValueError(f"head: expected in_features={packed.sizes.output}, got {head.in_features}")
     if head.dtype != packed.dtype:
         raise ValueError(f"head: expected {packed.dtype}, got {head.dtype}")
+    if head.device != packed.placement.device:
+        raise ValueError(f"head: expected one on {packed.placement.device}, got one on {head.device}")
     return head
 
 

@@ -7,7 +7,7 @@
 #include <map>
 #include <random>
 
-#include "cuda/device.h"
+#include "cuda/blas.h"
 #include "recurra/cuda.h"
 
 using recurra::NetworkConfig;
@@ -251,11 +251,39 @@ void trial(const recurra::CellInfo& cell, bool exact) {
   t.run();
 }
 
+// Other threads may have all handles of cuBLAS when a call is captured, in which none can be made.
+void capture_without_a_handle() {
+  NetworkConfig config;
+  config.cell = "gru";
+  config.input_size = config.hidden_size = config.output_size = 3;
+  cuda::Options options;
+  options.engine = cuda::Engine::cublas;
+  cuda::Network network(config, options);
+  const OnDevice<float> weights(numbers<float>(27)), x(numbers<float>(6)), y(6);
+  network.set_parameters({{weights.data(), weights.data(), nullptr, nullptr}}, nullptr);
+  const cuda::Plan plan = network.plan(2, 1);
+  const OnDevice<char> workspace(plan.workspace_bytes()), theirs(cuda::Blas::workspace_bytes);
+  const auto call = [&] {
+    network.forward(plan, {x.data(), 3, 3}, nullptr, nullptr, {y.data(), 3, 3}, nullptr, nullptr, nullptr, workspace.data(),
+                    nullptr);
+  };
+  const cuda::Blas first(cuda::Device::of(0), nullptr, theirs.data(), false);
+  call();
+  const cuda::Blas second(cuda::Device::of(0), nullptr, theirs.data(), false);
+  try {
+    call();
+  } catch (const cuda::Error& error) {
+    ++failures;
+    std::printf("FAILED: %s\n", error.what());
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   const int trials = count > 1 ? std::atoi(arguments[1]) : 3;
   int done = 0;
+  capture_without_a_handle();
   const std::vector<std::string> names(arguments + std::min(count, 2), arguments + count);
   for (const recurra::CellInfo& cell : recurra::cells()) {
     if (!names.empty() && std::find(names.begin(), names.end(), cell.name) == names.end()) continue;

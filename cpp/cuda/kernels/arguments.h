@@ -1,6 +1,7 @@
 // What kernels are given: for the kernels and for the host, which launches them. A "number" is RECURRA_NUMBER, a "weight"
 // RECURRA_WEIGHT of the translation unit (numbers.cuh). D directions, B rows, N = all rows of all steps; step s has rows at
 // at(s) .. at(s + 1) - 1, in the order in which the loop runs through them: backwards in time for the second direction.
+// Structs have no holes: what stands there by chance would look like an address to whoever watches what kernels are given.
 #pragma once
 #include <cstdint>
 
@@ -21,13 +22,13 @@ struct Strided {
   void* data;
   int64_t outer, row, column;
   int format;
-  bool packed = false;  // a sequence is row at(t) + r after row, which are sorted
+  int packed = 0;  // or 1: a sequence is row at(t) + r after row, which are sorted
 };
 
 struct Seeded {
   recurra::detail::Noise::Rates rates;
   const uint64_t* seed;  // in device memory, or null: nothing is drawn
-  int first_lane;        // layer * directions
+  int64_t first_lane;    // layer * directions
 };
 
 // One phase of one step, its pointwise part: grid (units, rows, directions).
@@ -56,7 +57,7 @@ struct PhaseArguments {
 struct StepArguments {
   PhaseArguments phase;
   Strided x, y;           // weights; y.data may be null
-  bool x_is_weight;       // or numbers, to be rounded
+  int64_t x_is_weight;    // or numbers, to be rounded
   const void* input;      // weights [slot][unit][inputs]
   const void* recurrent;  // weights [block][unit][sources]
   int64_t inputs, sources;
@@ -93,10 +94,10 @@ struct ProductArguments {
   const void* b;                  // weights
   int64_t b_k, b_n, b_direction;  // from k to k, from n to n; one of them is 1
   Rows start;                     // numbers
-  int start_columns;
+  int64_t start_columns;
   const void* bias;  // numbers; may be null
   int64_t bias_direction;
-  bool adds;
+  int64_t adds;
   const int* out_rows;  // m is row out_rows[m] of out; null: m
   Rows out;             // numbers
 };
@@ -108,8 +109,8 @@ struct Outer {
   int64_t steps, block_steps;
   const int64_t* starts;  // at(s), s = 0 .. steps; null: s * rows
   int64_t rows;
-  bool adds;    // begins with what is there
-  Rows a, out;  // weights, numbers
+  int64_t adds;  // begins with what is there
+  Rows a, out;   // weights, numbers
 };
 struct OuterArguments {
   int m, n;
@@ -124,6 +125,15 @@ struct Steps {
   const int* lengths;     // of row r; null: all run all steps
   const int* order;       // row r is the caller's row order[r]; null: r
   const int* reversed;    // row i of the loop backwards in time is row reversed[i] of time, and the other way round
+};
+
+// Lengths that the caller has in device memory, where nobody could look at them: those that are none are made 0 or `steps`, so
+// that they lead to no row outside. grid (rows).
+struct LengthArguments {
+  int64_t rows;
+  int steps;
+  const int* from;
+  int* to;
 };
 
 // reversed[] itself. grid (rows, steps).
@@ -146,7 +156,7 @@ struct ReadArguments {
 struct OutputArguments {
   Steps steps;
   int64_t columns;
-  int directions;
+  int64_t directions;
   Rows from;
   Strided array;
   int64_t array_steps;
@@ -159,7 +169,7 @@ struct OutputArguments {
 struct DivideArguments {
   Steps steps;
   int64_t columns;
-  int directions;
+  int64_t directions;
   const void* from;
   Rows to;
   Seeded noise;
@@ -181,7 +191,7 @@ struct StateArguments {
   Steps steps;
   int64_t columns;
   int first_lane;
-  bool at_end;  // row r is the row's own last one: the rows before step s begin at 0 for s = 0, else at rows + at(s - 1)
+  int at_end;  // row r is the row's own last one: the rows before step s begin at 0 for s = 0, else at rows + at(s - 1)
   Strided array;
   Rows rows;
 };
@@ -197,7 +207,7 @@ struct MaskArguments {
 // Rows that are set to zero in all layers: states [layer][row][column]. grid (columns, count, layers).
 struct ClearArguments {
   int64_t columns;
-  int count;
+  int64_t count;
   Rows rows;  // numbers; `direction` is from layer to layer
   int row[256];
 };
@@ -220,7 +230,7 @@ struct MaskedArguments {
 struct PreviousArguments {
   Steps steps;
   int64_t from_step, to_step, columns;
-  int directions;
+  int64_t directions;
   Rows from, to;
 };
 
@@ -237,16 +247,16 @@ struct SumArguments {
 //   give_gradient   parameter[g][u] = packed[slot][u], or is added to; numbers
 struct ParameterArguments {
   int64_t columns;
-  int units, first, count;
+  int units, first, count, adds;
   int slot[4];
   void* parameter;  // [block][unit][column], numbers
   void* packed;     // [slot][unit][column]
-  bool adds;
 };
 
 // Arrays of heads are contiguous. x [rows][inputs], weight [outputs][inputs], y [rows][outputs]: weights; bias: numbers.
 struct AffineArguments {
-  int rows, inputs, outputs;
+  int rows, inputs;
+  int64_t outputs;
   const void *x, *weight, *bias;
   void* y;
 };
@@ -260,7 +270,7 @@ struct FinishArguments {
 struct TableArguments {
   int64_t count, rows, columns;
   const void* indices;  // int64 if `wide`, else int32
-  bool wide;
+  int64_t wide;
   void* table;  // numbers [rows][columns]
   void* out;    // weights [count][columns]
 };
@@ -275,9 +285,9 @@ struct ContiguousArguments {
   void* to;
 };
 
-// Up to 1024 words of host memory that go with the launch, so that the copy needs no memory of its own and may be captured.
+// Words of host memory that go with the launch, so that the copy needs no memory of its own and may be captured.
 struct UploadArguments {
-  int count;
+  int64_t count;
   uint32_t* to;
   uint32_t words[960];
 };

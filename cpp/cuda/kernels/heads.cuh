@@ -59,13 +59,13 @@ RECURRA_KERNEL(take_rows, TableArguments) {
   }
 }
 
-// table[indices[i]] += out[i], i ascending. grid (columns).
+// table[indices[i]] += out[i], i ascending: for each row of the table, and a row is one block's. grid (columns, a power of 2).
 RECURRA_KERNEL(add_rows, TableArguments) {
   const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= a.columns) return;
   for (int64_t i = 0; i < a.count; ++i) {
     const int64_t index = index_of(a, i);
-    if (index < 0 || index >= a.rows) continue;
+    if (index < 0 || index >= a.rows || (index & (gridDim.y - 1)) != blockIdx.y) continue;
     Number& to = static_cast<Number*>(a.table)[index * a.columns + column];
     to = (V::load(&to) + V(flushed(widened(static_cast<const Weight*>(a.out)[i * a.columns + column])))).v;
   }

@@ -58,6 +58,13 @@ inline void each_row(int64_t steps, int64_t rows, int64_t first_step, int64_t st
     for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) use(t, r);
 }
 
+RECURRA_KERNEL(read_lengths, LengthArguments) {
+  const int64_t r = thread_column();
+  if (r >= a.rows) return;
+  const int length = a.from[r];
+  a.to[r] = length < 0 ? 0 : length < a.steps ? length : a.steps;
+}
+
 RECURRA_KERNEL(fill_reversed, ReversalArguments) {
   const Steps& s = a.steps;
   for (int64_t t = blockIdx.y; t < s.steps; t += gridDim.y) {

@@ -3,16 +3,51 @@
 //
 // Work is put on the caller's stream and nothing waits for it. No call allocates device memory once a network has been made: a
 // Plan says how much workspace a call needs, and the caller provides it. So calls can be captured in a CUDA graph.
+//
+// A layer over whole sequences; to_device() and allocate() return device memory, `stream` is a cudaStream_t:
+//
+//   recurra::NetworkConfig config;
+//   config.cell = "lstm";
+//   config.input_size = 12;
+//   config.hidden_size = config.output_size = 64;
+//   config.constants = {INFINITY};  // cell_clip
+//   recurra::cuda::Network network(config, {});
+//
+//   const float *w_ih = to_device("weight_ih_l0"), *w_hh = to_device("weight_hh_l0");  // [4 * 64, 12], [4 * 64, 64]
+//   const float *b_ih = to_device("bias_ih_l0"), *b_hh = to_device("bias_hh_l0");      // [4 * 64]
+//   network.set_parameters({{w_ih, w_hh, b_ih, b_hh}}, stream);
+//
+//   const int64_t steps = 100, rows = 8;
+//   const recurra::cuda::Plan plan = network.plan(steps, rows);
+//   const recurra::cuda::Array x = {to_device("x"), rows * 12, 12};  // [100, 8, 12]
+//   const recurra::cuda::Array y = {allocate(steps * rows * 64 * sizeof(float)), rows * 64, 64};  // [100, 8, 64]
+//   const recurra::cuda::Array final_states[] = {{allocate(rows * 64 * sizeof(float)), rows * 64, 64},   // h
+//                                                {allocate(rows * 64 * sizeof(float)), rows * 64, 64}};  // c
+//   void* workspace = allocate(plan.workspace_bytes());
+//   network.forward(plan, x, nullptr, nullptr, y, final_states, nullptr, nullptr, workspace, stream);
+//   show(y, final_states[0], final_states[1]);
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "recurra.h"
 
 namespace recurra {
 namespace cuda {
+
+// A library, a GPU or a function of a library that is not there. The message says how to mend it.
+struct Unavailable : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Something the driver, NVRTC or cuBLAS refused: the call, its error's name and text.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 using StreamHandle = void*;  // a CUstream or cudaStream_t
 
@@ -79,9 +114,10 @@ class Network {
   Plan plan(int64_t steps, int64_t rows, const PlanOptions& options = {}) const;
 
   // x [steps, rows, input_size], y [steps, rows, directions * output_size]; initial and final_states [layers * directions,
-  // rows, width of the state], one array for each state. initial may be null: zeros; final_states may, too. lengths: int32 [rows] in device memory if
-  // the plan is for device_lengths. seed: of what is left out at random in training; null: nothing is. tape: as many bytes as
-  // the plan says, for backward. x, y and states may not overlap. weights: made by pack; null: those of set_parameters.
+  // rows, width of the state], one array for each state. initial may be null: zeros; final_states may, too. lengths: int32
+  // [rows] in device memory if the plan is for device_lengths. seed: of what is left out at random in training; null: nothing
+  // is. tape: as many bytes as the plan says, for backward. x, y and states may not overlap. weights: made by pack; null:
+  // those of set_parameters.
   void forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
                const Array* final_states, const uint64_t* seed, void* tape, void* workspace, StreamHandle stream,
                const void* weights = nullptr) const;
@@ -145,6 +181,10 @@ class Linear {
  private:
   std::shared_ptr<Data> data_;
 };
+
+// Compiles and loads what take_rows, add_rows and make_contiguous need, which else they do when they are first called: that
+// cannot be captured.
+void load_rows(const Options& options);
 
 // Rows of a table [rows, columns] by their indices, int32 or (`wide`) int64. An index that is none gives NaN. The table and its
 // gradient, which is written or, with `add`, added to, in the order of the indices, are f64 for f64 and f32 otherwise.

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'make_contiguous', 'precompile', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
+__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'load_rows', 'make_contiguous', 'precompile', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
 class Plan:
     """
     What a call of one shape needs; immutable.
@@ -186,6 +186,10 @@ def device_of(pointer: typing.SupportsInt | typing.SupportsIndex) -> int:
 def found() -> list[dict[str, str]]:
     """
     What there is of driver, nvrtc and cublas: name, path, version, problem; empty where there is none.
+    """
+def load_rows(dtype: str, device: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Loads the kernels of take_rows, add_rows and make_contiguous, which else they do at their first call.
     """
 def make_contiguous(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, number_size: typing.SupportsInt | typing.SupportsIndex, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], strides: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], from_: typing.SupportsInt | typing.SupportsIndex, to: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

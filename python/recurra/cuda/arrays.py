@@ -6,6 +6,7 @@ Nothing is cast, moved between devices or waited for.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import sys
@@ -113,19 +114,7 @@ def _read(name: str, value: Any, device: int) -> View:
     if is_cupy(value):
         return _read_cupy(name, value, device)
     if type(value) is Buffer:
-        if value.device != device:
-            raise _wrong_device(name, device, f"a buffer on cuda:{value.device}")
-        return View(
-            name,
-            value.pointer,
-            value.shape,
-            contiguous_strides(value.shape),
-            value.dtype,
-            device,
-            False,
-            LEGACY_STREAM,
-            value,
-        )
+        return _read_buffer(name, value, device)
     problem = None
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
@@ -165,7 +154,19 @@ def _read_cupy(name: str, value: Any, device: int) -> View:
         raise _wrong_device(name, device, f"a CuPy array on cuda:{number}")
     strides = _elements(name, value.shape, value.strides, value.itemsize)
     stream = current_stream(library_of(name, value), device)
-    return View(name, value.data.ptr, value.shape, strides, value.dtype.name, device, False, stream, value)
+    return View(name, value.data.ptr, value.shape, strides, _name(value.dtype), device, False, stream, value)
+
+
+def _read_buffer(name: str, value: Buffer, device: int) -> View:
+    if value.device != device:
+        raise _wrong_device(name, device, f"a buffer on cuda:{value.device}")
+    strides = contiguous_strides(value.shape)
+    return View(name, value.pointer, value.shape, strides, value.dtype, device, False, LEGACY_STREAM, value)
+
+
+@functools.lru_cache(maxsize=32)
+def _name(dtype: np.dtype[Any]) -> str:
+    return dtype.name  # which NumPy puts together in two microseconds
 
 
 def _read_interface(name: str, value: Any, device: int, interface: Any, dtype: np.dtype[Any]) -> View:

@@ -65,7 +65,7 @@ class CudaHead:
 class CudaLinear(CudaHead):
     """y = x W^T + b."""
 
-    __slots__ = ("_affine", "_inputs", "_outputs")
+    __slots__ = ("_inputs", "_outputs", "affine")
 
     def __init__(self, place: Placement, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
         assert place.gpu is not None
@@ -80,7 +80,7 @@ class CudaLinear(CudaHead):
             affine.set_parameters(addresses["weight"], addresses.get("bias", 0), stream)
 
         super().__init__(place, shapes, given, pack)
-        self._affine = affine
+        self.affine = affine
 
     def run(self, x: Any) -> Any:
         array = self._rows(x)
@@ -100,7 +100,7 @@ class CudaLinear(CudaHead):
             workspace = self._workspace(rows, library)
             stream = current_stream(library, self._gpu)
             with ordered((rows, gradient), stream):
-                self._affine.backward(
+                self.affine.backward(
                     rows.pointer,
                     gradient.pointer,
                     _count(rows),
@@ -126,11 +126,11 @@ class CudaLinear(CudaHead):
         workspace = self._workspace(rows, library)
         stream = current_stream(library, self._gpu)
         with ordered((rows,), stream):
-            self._affine.forward(rows.pointer, _count(rows), y.pointer, workspace.pointer, stream)
+            self.affine.forward(rows.pointer, _count(rows), y.pointer, workspace.pointer, stream)
         return y
 
     def _workspace(self, rows: View, library: Library) -> View:
-        return scratch("workspace", library, self._affine.workspace_bytes(_count(rows)), self._gpu)
+        return scratch("workspace", library, self.affine.workspace_bytes(_count(rows)), self._gpu)
 
 
 class CudaEmbedding(CudaHead):
@@ -141,6 +141,8 @@ class CudaEmbedding(CudaHead):
     def __init__(self, place: Placement, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
         assert place.gpu is not None
         require_gpu(place.gpu)
+        for kernels in {place.number, "float32"}:  # those of float32 copy indices
+            _core.cuda.load_rows(kernels, place.gpu)
         super().__init__(place, shapes, given)
 
     def run(self, indices: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .. import _core
 from .._cells import CELLS
-from .._options import choice
+from .._options import choice, placement
 from . import _libraries
 
 __all__ = ["precompile"]
@@ -43,23 +43,28 @@ def compiled(wanted: Iterable[Unit], device: int) -> Iterator[bool]:
         yield from pool.map(lambda unit: _core.cuda.precompile(unit.source, unit.options, device), wanted)
 
 
-def precompile(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPES, device: int = 0) -> int:
+def precompile(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPES, device: str = "cuda") -> int:
     """Compile kernels for a GPU now, into the cache on disk, rather than when a layer first needs them.
 
         >>> recurra.cuda.precompile(["lstm", "gru"], ["float32", "bfloat16"])
-        8
+        10
 
     Args:
         cells: names among `recurra.cells()`, default all.
         dtypes: of float32, float64, float16 and bfloat16, default all.
-        device: number of the GPU.
+        device: "cuda" (the first GPU) or "cuda:1" (the second).
 
     Returns:
-        How many units were compiled; the cache had the others. What all cells share is one or two for each dtype.
+        How many units were compiled; the cache had the others. There is one for each cell and dtype, and for each dtype
+        there are those that all cells share.
 
     Raises:
         ValueError: there is no such cell, dtype or GPU.
         RuntimeError: there is no driver or NVRTC; the message says how to get it.
     """
+    gpu = placement(device, "float32").gpu
+    if gpu is None:
+        raise ValueError(f"device: expected 'cuda' or 'cuda:0', got {device!r}")
+    wanted = units(cells, dtypes)
     _libraries.locate()
-    return sum(not had for had in compiled(units(cells, dtypes), device))
+    return sum(not had for had in compiled(wanted, gpu))

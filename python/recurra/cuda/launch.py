@@ -72,10 +72,10 @@ def written(name: str, value: Any, dtype: str, *patterns: Pattern, device: int, 
     target = view(name, value, dtype, *patterns, device=device)
     if target.readonly:
         raise ValueError(f"{name}: expected a writeable array, got one that can only be read")
-    addresses = _addresses(target)
-    if may_overlap_itself(addresses):
+    where = addresses(target)
+    if may_overlap_itself(where):
         raise ValueError(f"{name}: expected elements that do not overlap each other, got strides {target.strides}")
-    check_distinct(addresses, {other.name: _addresses(other) for other in inputs}, name)
+    check_distinct(where, {other.name: addresses(other) for other in inputs}, name)
     return target
 
 
@@ -99,7 +99,7 @@ class _Addresses:
         }
 
 
-def _addresses(array: View) -> Array:
+def addresses(array: View) -> Array:
     """An array at the same addresses, for NumPy's arithmetic on them. It must never be read."""
     return np.asarray(_Addresses(array))
 

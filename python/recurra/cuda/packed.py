@@ -14,7 +14,7 @@ from ._libraries import require_gpu
 from .array_libraries import current_stream
 from .arrays import View, is_contiguous, on_gpu, sequence, view
 from .launch import empty, filled, ordered, output, scratch
-from .parameters import Parameters, parameter
+from .parameters import Parameters, parameter, stream_of
 from .stream import Stream
 from .tape import Tape
 
@@ -45,13 +45,25 @@ class Call(NamedTuple):
         return [*(self.initial or ()), *(() if self.lengths is None else (self.lengths,))]
 
 
+class Resident(NamedTuple):
+    """What a network has on the GPU, to be used again with other parameters."""
+
+    network: _core.cuda.Network
+    kept: Parameters
+    plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan]
+    streams: set[int]  # on which it has been used
+
+
 class CudaPacked(Packed):
     """Parameters in a GPU's memory: as the caller gave them, and packed."""
 
-    __slots__ = ("_kept", "_plans")
+    __slots__ = ("_resident", "_spare", "_turn")
     network: _core.cuda.Network
-    _kept: Parameters
-    _plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan]
+    _resident: Resident
+    # In training parameters are replaced at every step: the network of the step before is used again, with its CUDA
+    # graphs, and nothing is allocated. Who replaces parameters once should not pay with memory.
+    _spare: list[Resident]
+    _turn: int
 
     def __init__(
         self,
@@ -62,35 +74,53 @@ class CudaPacked(Packed):
         constants: Mapping[str, float] | None,
         regularization: Regularization,
         title: str = "params",
+        former: CudaPacked | None = None,
     ) -> None:
         assert place.gpu is not None
-        values = cell.constant_values(constants, place.parameter_dtype)
-        require_gpu(place.gpu)  # before an array is read
-        shapes, dtype, gpu = cell.shapes(sizes), place.parameter_dtype, place.gpu
-        given = checked_parameters(title, params, shapes, lambda n, v, s: parameter(n, v, s, dtype, gpu))
-        with memory_for(title):
-            network = _core.cuda.Network(
-                cell.name,
-                place.number,
-                sizes.input,
-                sizes.hidden,
-                sizes.output,
-                sizes.layers,
-                sizes.directions,
-                list(values.values()),
-                regularization,
-                gpu,
-                place.engine,
-                place.allow_tf32,
-            )
-            kept = Parameters(
-                given,
-                dtype,
-                gpu,
-                lambda addresses, stream: network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream),
-            )
-        more = {"_kept": kept, "_plans": {}}
-        self._set(place, cell, sizes, values, regularization, network, **more)
+        gpu, dtype = place.gpu, place.parameter_dtype
+        values = cell.constant_values(constants, dtype)
+        if former is None:
+            require_gpu(gpu)  # before an array is read
+        given = checked_parameters(title, params, cell.shapes(sizes), lambda n, v, s: parameter(n, v, s, dtype, gpu))
+
+        def set_weights(addresses: Mapping[str, int], stream: int) -> None:
+            network.set_parameters(filled(cell.by_layer(sizes, addresses)), stream)
+
+        resident = None if former is None else former._free(stream_of(given, gpu))
+        if resident is None:
+            with memory_for(title):
+                network = _core.cuda.Network(
+                    cell.name,
+                    place.number,
+                    sizes.input,
+                    sizes.hidden,
+                    sizes.output,
+                    sizes.layers,
+                    sizes.directions,
+                    list(values.values()),
+                    regularization,
+                    gpu,
+                    place.engine,
+                    place.allow_tf32,
+                )
+                resident = Resident(network, Parameters(given, dtype, gpu, set_weights), {}, set())
+        else:
+            network = resident.network
+            resident.kept.replace(given, set_weights)
+        spare, turn = ([], 0) if former is None else (former._spare, former._turn + 1)
+        self._set(place, cell, sizes, values, regularization, network, _resident=resident, _spare=spare, _turn=turn)
+
+    def __del__(self) -> None:
+        if getattr(self, "_turn", 0) and not self._spare:
+            self._spare.append(self._resident)
+
+    def _free(self, stream: int) -> Resident | None:
+        """A network whose parameters can be replaced on this stream: nobody has it, and no other stream has used it."""
+        try:
+            found = self._spare.pop()
+        except IndexError:
+            return None
+        return found if found.streams <= {stream} else None
 
     @property
     def gpu(self) -> int:
@@ -100,10 +130,11 @@ class CudaPacked(Packed):
 
     def parameter(self, name: str) -> Array:
         choice("name", name, dict.fromkeys(self.shapes))
-        return self._kept.read(name)
+        return self._resident.kept.read(name)
 
     def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> CudaPacked:
-        return CudaPacked(self.placement, self._cell, self.sizes, params, self.constants, self.regularization, title)
+        more = (self.constants, self.regularization, title, self)
+        return CudaPacked(self.placement, self._cell, self.sizes, params, *more)
 
     def with_precision(self, precision: str, keep: object) -> Packed:
         raise ValueError(
@@ -137,7 +168,7 @@ class CudaPacked(Packed):
             for name, shape in self.state_shapes(call.batch).items()
         ]
         workspace = scratch("workspace", library, call.plan.workspace_bytes, self.gpu)
-        stream = current_stream(library, self.gpu)
+        stream = self.used_on(current_stream(library, self.gpu))
         with ordered((call.x, *call.inputs, y), stream):
             self.network.forward(
                 call.plan,
@@ -159,6 +190,16 @@ class CudaPacked(Packed):
     def _call(
         self, x: Any, state: State | None, lengths: Any, batch_first: bool, training: bool, recompute: bool
     ) -> Call:
+        array, batch, initial, valid = self.checked_call(x, state, lengths, batch_first)
+        found, device = sequence(array, batch_first), valid if isinstance(valid, View) else None
+        host = None if isinstance(valid, View) else valid
+        plan = self.plan(found.steps, found.rows, host, device is not None, training, recompute)
+        return Call(array, batch_first, initial, device, batch, plan)
+
+    def checked_call(
+        self, x: Any, state: State | None, lengths: Any, batch_first: bool
+    ) -> tuple[View, tuple[int, ...], list[View] | None, Array | View | None]:
+        """The arguments of a call, checked: x, its batch axis, the initial state, lengths."""
         number, inputs = self.placement.number, self.sizes.input
         axes = ("B", "T") if flag("batch_first", batch_first) else ("T", "B")
         array = view("x", x, number, (*axes, inputs), ("T", inputs), device=self.gpu)
@@ -166,15 +207,12 @@ class CudaPacked(Packed):
         require_rows("x", found.rows)
         batch = (found.rows,) if len(array.shape) == 3 else ()
         initial = None if state is None else self.check_state("state", state, batch)
-        host, device = None, None
-        if lengths is not None:
-            require_batch(batch, array.shape)
-            if on_gpu(lengths):
-                device = self._device_lengths(lengths, batch)
-            else:
-                host = bounded("lengths", vector("lengths", lengths, *batch), found.steps)
-        plan = self.plan(found.steps, found.rows, host, device is not None, training, recompute)
-        return Call(array, batch_first, initial, device, batch, plan)
+        if lengths is None:
+            return array, batch, initial, None
+        require_batch(batch, array.shape)
+        if on_gpu(lengths):
+            return array, batch, initial, self._device_lengths(lengths, batch)
+        return array, batch, initial, bounded("lengths", vector("lengths", lengths, *batch), found.steps)
 
     def plan(
         self,
@@ -189,12 +227,18 @@ class CudaPacked(Packed):
         if lengths is not None:
             return self.network.plan(steps, rows, lengths, False, training, recompute)
         key = (steps, rows, on_device, training, recompute)
-        plan = self._plans.get(key)
+        plans = self._resident.plans
+        plan = plans.get(key)
         if plan is None:
-            plan = self._plans.setdefault(key, self.network.plan(steps, rows, None, on_device, training, recompute))
-            while len(self._plans) > PLANS:
-                self._plans.pop(next(iter(list(self._plans))), None)
+            plan = plans.setdefault(key, self.network.plan(steps, rows, None, on_device, training, recompute))
+            while len(plans) > PLANS:
+                plans.pop(next(iter(list(plans))), None)
         return plan
+
+    def used_on(self, stream: int) -> int:
+        """Take note of a stream, before the network is used on it."""
+        self._resident.streams.add(stream)
+        return stream
 
     def _device_lengths(self, lengths: Any, batch: tuple[int, ...]) -> View:
         array = view("lengths", lengths, ("int32", "int64"), batch, device=self.gpu)

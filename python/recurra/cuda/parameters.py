@@ -33,7 +33,7 @@ class Parameters:
         addresses: by name.
     """
 
-    __slots__ = ("_dtype", "_memory", "_offsets", "_shapes", "addresses")
+    __slots__ = ("_dtype", "_gpu", "_memory", "_offsets", "_shapes", "_sizes", "addresses")
     addresses: Mapping[str, int]
 
     def __init__(
@@ -43,31 +43,45 @@ class Parameters:
         gpu: int,
         pack: Callable[[Mapping[str, int], int], None] | None = None,
     ) -> None:
-        self._dtype, self._shapes = dtype, {name: array.shape for name, array in given.items()}
-        sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in self._shapes.items()}
+        self._dtype, self._gpu, self._shapes = dtype, gpu, {name: array.shape for name, array in given.items()}
+        self._sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in self._shapes.items()}
         self._offsets, total = {}, 0
-        for name, size in sizes.items():
+        for name, size in self._sizes.items():
             self._offsets[name] = total
             total += -(-size // ALIGNMENT) * ALIGNMENT
         self._memory = _core.cuda.Memory(gpu, total)
         self.addresses = {name: self._memory.pointer + offset for name, offset in self._offsets.items()}
+        self.replace(given, pack)
+
+    def replace(
+        self, given: Mapping[str, View | Array], pack: Callable[[Mapping[str, int], int], None] | None = None
+    ) -> None:
+        """Copy other arrays of the same shapes over them, on the stream that `stream_of` tells."""
+        stream = stream_of(given, self._gpu)
         views = {name: array for name, array in given.items() if isinstance(array, View)}
-        stream = current_stream(next(iter(views.values())).library, gpu) if views else 0
         for name, array in given.items():
             if not isinstance(array, View):
                 self._memory.write(self._offsets[name], array)
         with ordered(views.values(), stream):
             for name, array in views.items():
-                self._memory.copy(self._offsets[name], array.pointer, sizes[name], stream)
+                self._memory.copy(self._offsets[name], array.pointer, self._sizes[name], stream)
             if pack is not None:
                 pack(self.addresses, stream)
-        _core.cuda.synchronize(gpu, stream)
+        _core.cuda.synchronize(self._gpu, stream)
 
     def read(self, name: str) -> Array:
         """A new copy of one on the CPU."""
         array = np.empty(self._shapes[name], self._dtype)
         self._memory.read(self._offsets[name], array)
         return array
+
+
+def stream_of(given: Mapping[str, View | Array], gpu: int) -> int:
+    """The current stream of the library of the arrays on the GPU; the legacy stream if none is."""
+    for array in given.values():
+        if isinstance(array, View):
+            return current_stream(array.library, gpu)
+    return 0
 
 
 def parameter(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], gpu: int) -> View | Array:

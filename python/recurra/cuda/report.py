@@ -20,15 +20,18 @@ def run(until: str = "timed", cells: tuple[str, ...] | None = None) -> int:
     1. `cells`: those to compile and test, default all."""
     if not report():
         return 1
-    if until == "found":
-        return 0
-    compile_all(cells)
-    if until == "compiled":
-        return 0
-    if not test(cells):
+    stages = STAGES[1 : STAGES.index(until) + 1]
+    try:
+        if "compiled" in stages:
+            compile_all(cells)
+        if "tested" in stages and not test(cells):
+            return 1
+        if "timed" in stages:
+            print_times()
+    except (RuntimeError, MemoryError) as error:  # what NVRTC or the driver says; no room on the GPU
+        progress("")
+        print(f"\n{error}")
         return 1
-    if until != "tested":
-        print_times()
     return 0
 
 

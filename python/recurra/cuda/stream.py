@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ import numpy as np
 from .. import _core
 from .._arrays import bounded, memory_for, require_rows, unwrapped, vector
 from .._options import flag, integer
+from ..stream import checked_head
 from .array_libraries import Library, current_stream, library_of
-from .arrays import View, sequence, single_step, view
-from .launch import empty, ordered, output, scratch
+from .arrays import View, is_contiguous, sequence, single_step, view
+from .launch import ALIGNMENT, empty, item_size, ordered, output, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ..heads import Linear
     from ..packed import State
     from .packed import CudaPacked
 
@@ -30,13 +33,13 @@ class Stream:
         for frame in frames:  # CuPy arrays or torch tensors
             stream.step(frame, out=y)
 
-    A step is one launch, and nothing but its output is allocated. Its bits are those of engine="exact" whatever the
-    layer's; `run` is a call's. Nobody waits for the GPU: work of one stream is in order, on whatever CUDA streams its
-    steps are. A step may be captured in a CUDA graph, and always an even number of them, for a graph that is launched
-    again then finds the state where it left it.
+    A step is one launch, and nothing but its output is allocated; a head is one more, or, by cuBLAS, a product and one
+    more. Its bits are those of engine="exact" whatever the layer's, before the head; `run` is a call's. Nobody waits
+    for the GPU: work of one stream is in order, on whatever CUDA streams its steps are. Steps may be captured in
+    a CUDA graph; each launch of it continues from the state that there is.
     """
 
-    __slots__ = ("_batch", "_batch_first", "_last", "_library", "_lock", "_packed", "_stream")
+    __slots__ = ("_batch", "_batch_first", "_head", "_last", "_library", "_lock", "_outputs", "_packed", "_stream")
     _library: Library | None  # of the last array
     _last: int | None  # the CUDA stream that has changed the state last
 
@@ -46,8 +49,7 @@ class Stream:
                 "packed: a bidirectional network cannot stream: its reverse direction starts at the last step, so it"
                 " needs the whole sequence before its first output; call the layer instead"
             )
-        if head is not None:
-            raise ValueError(f"head: expected None on {packed.placement.device}, call it with the stream's output")
+        self._outputs = packed.sizes.output if head is None else checked_head(packed, head).out_features
         self._batch = () if batch is None else (integer("batch", batch),)
         self._batch_first = flag("batch_first", batch_first)
         integer("threads", threads)
@@ -57,6 +59,7 @@ class Stream:
             raise ValueError(f"batch: expected at most {_MOST} sequences on a GPU, got {rows}")
         with memory_for(f"batch={batch}"):
             self._stream = packed.network.stream(rows)
+            self._head = None if head is None else _Head(packed, head, rows)
         self._packed, self._library, self._last, self._lock = packed, None, None, threading.Lock()
 
     def step(self, x: Any, out: Any = None) -> Any:
@@ -64,7 +67,8 @@ class Stream:
 
         Args:
             x: [I], or [batch, I].
-            out: [O], or [batch, O]: where to write the output, so that nothing is allocated; must not overlap x.
+            out: [O], or [batch, O]: where to write the output, so that nothing is allocated; must not overlap x. With a
+                head it is C-contiguous.
 
         Returns:
             The output of the last layer: `out`, or a new array of the library of x.
@@ -75,9 +79,13 @@ class Stream:
         packed = self._packed
         number, sizes = packed.placement.number, packed.sizes
         array = view("x", x, number, (*self._batch, sizes.input), device=packed.gpu)
-        y = output(out, (*self._batch, sizes.output), number, array)
+        y = self._output(out, self._batch, array)
         with _InOrder(self, array.library, (array, y)) as stream:
-            self._stream.step(single_step(array).array, single_step(y).array, stream)
+            if self._head is None:
+                self._stream.step(single_step(array).array, single_step(y).array, stream)
+            else:
+                self._stream.step(single_step(array).array, self._head.hidden, stream)
+                self._head.map(y, stream)
         return y.owner
 
     def run(self, chunk: Any, out: Any = None) -> Any:
@@ -87,12 +95,21 @@ class Stream:
         axes = (*self._batch, "T") if batch_first else ("T", *self._batch)
         array = view("chunk", chunk, number, (*axes, sizes.input), device=packed.gpu)
         x, library = sequence(array, batch_first), array.library
-        y = output(out, (*array.shape[:-1], sizes.output), number, array)
+        y = self._output(out, array.shape[:-1], array)
+        h = y if self._head is None else empty("hidden", library, (*array.shape[:-1], sizes.output), number, packed.gpu)
         plan = packed.plan(x.steps, x.rows)
         workspace = scratch("workspace", library, plan.workspace_bytes, packed.gpu)
         with _InOrder(self, library, (array, y)) as stream:
-            self._stream.run(plan, x.array, sequence(y, batch_first).array, workspace.pointer, stream)
+            self._stream.run(plan, x.array, sequence(h, batch_first).array, workspace.pointer, stream)
+            if self._head is not None:
+                self._head.map_all(h, y, library, stream)
         return y.owner
+
+    def _output(self, out: Any, axes: tuple[int, ...], x: View) -> View:
+        y = output(out, (*axes, self._outputs), self._packed.placement.number, x)
+        if self._head is not None and not is_contiguous(y):
+            raise ValueError(f"out: expected a C-contiguous array with a head, got strides {y.strides}")
+        return y
 
     @property
     def state(self) -> State:
@@ -141,6 +158,34 @@ class Stream:
         return f"Stream({self._packed.cell!r}, batch={batch}, device={self._packed.placement.device!r})"
 
 
+class _Head:
+    """A map after the last layer, and memory for a step's h and the map's workspace.
+
+    Attributes:
+        hidden: h, an array as the core's calls take it.
+    """
+
+    __slots__ = ("_affine", "_gpu", "_memory", "_rows", "_workspace", "hidden")
+
+    def __init__(self, packed: CudaPacked, head: Linear, rows: int) -> None:
+        self._affine, self._rows, self._gpu = head._packed.affine, rows, packed.gpu
+        width = packed.sizes.output
+        size = -(-rows * width * item_size(packed.placement.number) // ALIGNMENT) * ALIGNMENT
+        self._memory = _core.cuda.Memory(packed.gpu, size + self._affine.workspace_bytes(rows))
+        self.hidden = (self._memory.pointer, 0, width, 1)
+        self._workspace = self._memory.pointer + size
+
+    def map(self, y: View, stream: int) -> None:
+        """The step's h."""
+        self._affine.forward(self.hidden[0], self._rows, y.pointer, self._workspace, stream)
+
+    def map_all(self, h: View, y: View, library: Library, stream: int) -> None:
+        """Those of a chunk."""
+        rows = math.prod(h.shape[:-1])
+        workspace = scratch("workspace", library, self._affine.workspace_bytes(rows), self._gpu)
+        self._affine.forward(h.pointer, rows, y.pointer, workspace.pointer, stream)
+
+
 class _InOrder:
     """Around work on a stream's state: the CUDA stream to put it on, after all that came before. One thread at a
     time."""
@@ -164,7 +209,7 @@ class _InOrder:
         except BaseException:
             stream._lock.release()
             raise
-        stream._last, stream._library = self._cuda, self._library
+        stream._last, stream._library = stream._packed.used_on(self._cuda), self._library
         return self._cuda
 
     def __exit__(self, *error: object) -> None:

@@ -75,7 +75,7 @@ class Tape:
             for name, shape in packed.state_shapes(self._batch).items()
         ]
         workspace = scratch("workspace", library, self._plan.backward_workspace_bytes, gpu)
-        stream = current_stream(library, gpu)
+        stream = packed.used_on(current_stream(library, gpu))
         addresses = {name: array.pointer for name, array in params.items()}
         with ordered((self._tape, *inputs, *params.values()), stream):
             packed.network.backward(

@@ -1,4 +1,4 @@
-"""What a training loop needs around `layer.forward` and `tape.backward`, in NumPy.
+"""What a training loop needs around `layer.forward` and `tape.backward`, in NumPy or CuPy.
 
     >>> layer = recurra.GRU(1, 4, seed=0)
     >>> params = layer.state_dict()
@@ -14,6 +14,16 @@
     ...     layer.load_state_dict(params)
     >>> bool((y.argmax(-1) == targets).all())
     True
+
+On a GPU it is the same loop over arrays of CuPy, for which parameters are copied there once:
+
+    layer = recurra.GRU(1, 4, device="cuda")
+    params = {name: cupy.asarray(array) for name, array in layer.state_dict().items()}
+
+There everything is put on CuPy's current stream, losses and norms are arrays of no axes, and nobody waits for them;
+only `load_state_dict` waits, until it has copied the parameters, without their coming to the CPU. So no number is
+looked at: what is not finite goes on, and `check_finite`, which waits, says where it arose. (torch has losses and
+optimisers for its own tensors.)
 
 Wrong arguments raise a TypeError or ValueError that names the argument, what was expected and what came. Numbers that
 are not finite raise a FloatingPointError that says where they arose. In both cases nothing has been changed.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays import check, check_distinct, may_overlap_itself, own_array
+from .._arrays import check_distinct, may_overlap_itself, own_array
 from .._options import mapping
-from ._checks import floats, number, positive, require_finite
+from ..cuda.array_libraries import is_cupy
+from ._checks import beside, device_of, floats, namespace_of, number, place, positive, require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,13 +28,16 @@ class _Optimizer:
         self.lr = lr
         self._params = {name: array for name, _, array in _writeable("params", params)}
         _require_apart([(f"params {name}", array) for name, array in self._params.items()])
-        arrays = self._params.values()
-        sizes = {dtype: max(a.size for a in arrays if a.dtype == dtype) for dtype in {a.dtype for a in arrays}}
-        scratch = {dtype: np.empty(size, dtype) for dtype, size in sizes.items()}
-        self._buffers = {
-            name: [scratch[a.dtype][: a.size].reshape(a.shape), *(np.zeros_like(a) for _ in range(moments))]
-            for name, a in self._params.items()
-        }
+        shared: dict[Any, Any] = {}
+        for array in sorted(self._params.values(), key=lambda a: -a.size):
+            with device_of(array):
+                if _kind(array) not in shared:
+                    shared[_kind(array)] = namespace_of(array).empty(array.size, array.dtype)
+        self._buffers = {}
+        for name, array in self._params.items():
+            with device_of(array):
+                zeros = [namespace_of(array).zeros_like(array) for _ in range(moments)]
+                self._buffers[name] = [shared[_kind(array)][: array.size].reshape(array.shape), *zeros]
 
     @property
     def lr(self) -> float:
@@ -48,16 +52,18 @@ class _Optimizer:
         """Update the parameters in place.
 
         Args:
-            grads: the parameters' names, all of them, to gradients of the same shapes and dtypes.
+            grads: the parameters' names, all of them, to gradients of the same shapes and dtypes, where they are.
 
         Raises:
             TypeError, ValueError: other names, shapes or dtypes; nothing was updated.
-            FloatingPointError: a gradient, which is named, is not finite; nothing was updated.
+            FloatingPointError: a gradient, which is named, is not finite; nothing was updated. On a GPU nobody waits
+                to see it, and the parameter becomes NaN.
         """
         checked = self._checked(grads)
         self._begin()
         for name, param in self._params.items():
-            self._update(param, checked[name], *self._buffers[name])
+            with device_of(param):
+                self._update(param, checked[name], *self._buffers[name])
 
     def _begin(self) -> None:
         """Once a step, before any `_update`."""
@@ -70,9 +76,10 @@ class _Optimizer:
         if set(given) != set(params):
             missing, unexpected = sorted(set(params) - set(given)), sorted(set(given) - set(params))
             raise ValueError(f"grads: expected all parameters' names, missing {missing}, unexpected {unexpected}")
-        checked = {name: check(f"grads {name}", given[name], p.dtype, p.shape) for name, p in params.items()}
+        checked = {name: beside(f"grads {name}", given[name], p, p.dtype, p.shape) for name, p in params.items()}
         for name, grad in checked.items():
-            self._require_usable(f"grads {name}", grad)
+            if not is_cupy(grad):
+                self._require_usable(f"grads {name}", grad)
         return checked
 
     def _require_usable(self, name: str, grad: Array) -> None:
@@ -95,7 +102,8 @@ class SGD(_Optimizer):
     (B. Polyak 1964, USSR Comp. Math. 4(5); in the form of I. Sutskever et al. 2013, ICML, with lr outside of v.)
 
     Args:
-        params: names to writeable float32 or float64 arrays, which `step` writes; `layer.state_dict()`, say.
+        params: names to writeable float32 or float64 arrays, of NumPy or CuPy, which `step` writes: of
+            `layer.state_dict()`, say.
         lr: learning rate, at least 0; an attribute that may be set.
         momentum: at least 0; default none.
     """
@@ -109,7 +117,7 @@ class SGD(_Optimizer):
             velocity *= self._momentum
             velocity += grad
             grad = velocity
-        np.multiply(grad, self.lr, out=scratch)
+        namespace_of(param).multiply(grad, self.lr, out=scratch)
         param -= scratch
 
 
@@ -131,14 +139,15 @@ class Adam(_Optimizer):
     (D. Kingma, J. Ba 2015, ICLR, algorithm 1.)
 
     Args:
-        params: names to writeable float32 or float64 arrays, which `step` writes; `layer.state_dict()`, say.
+        params: names to writeable float32 or float64 arrays, of NumPy or CuPy, which `step` writes: of
+            `layer.state_dict()`, say.
         lr: learning rate, at least 0; an attribute that may be set. Default 1e-3.
         betas: (beta1, beta2), each in 0 <= beta < 1. Default (0.9, 0.999).
         eps: above 0. Default 1e-8.
 
     A gradient whose square the dtype does not hold (1.8e19 in float32) is refused like one that is not finite: its v
     would be infinite, and the parameter would never move again. Even an exact v would hold it still for 1e5 steps; clip
-    such a gradient, or skip it.
+    such a gradient, or skip it. On a GPU, where nobody waits to see it, the parameter does not move again.
     """
 
     def __init__(
@@ -173,17 +182,17 @@ class Adam(_Optimizer):
         self._rate, self._floor = self.lr * root / (1 - self._beta1**self._t), self._eps * root
 
     def _update(self, param: Array, grad: Array, scratch: Array, *moments: Array) -> None:
-        mean, square = moments
-        np.multiply(grad, 1 - self._beta1, out=scratch)
+        (mean, square), xp = moments, namespace_of(param)
+        xp.multiply(grad, 1 - self._beta1, out=scratch)
         mean *= self._beta1
         mean += scratch
-        np.multiply(grad, grad, out=scratch)
+        xp.multiply(grad, grad, out=scratch)
         scratch *= 1 - self._beta2
         square *= self._beta2
         square += scratch
-        np.sqrt(square, out=scratch)
+        xp.sqrt(square, out=scratch)
         scratch += self._floor
-        np.divide(mean, scratch, out=scratch)
+        xp.divide(mean, scratch, out=scratch)
         scratch *= self._rate
         param -= scratch
 
@@ -203,14 +212,22 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
     (R. Pascanu, T. Mikolov, Y. Bengio 2013, ICML; torch.nn.utils.clip_grad_norm_.)
 
     Args:
-        grads: names to writeable float32 or float64 arrays, or several such mappings that share the norm.
+        grads: names to writeable float32 or float64 arrays of NumPy or CuPy, or several such mappings that share the
+            norm.
         max_norm: above 0; infinity only measures.
 
+    Returns:
+        A float; on a GPU an array of no axes, which nobody has waited for.
+
     Raises:
-        ValueError: different arrays overlap.
-        FloatingPointError: the norm is not finite; names the first gradient to blame. Nothing was changed.
+        ValueError: different arrays overlap, or are in different places.
+        FloatingPointError: the norm is not finite; names the first gradient to blame. Nothing was changed. On a GPU,
+            where nobody waits to see it, gradients become NaN.
     """
     limit, arrays, total = positive("max_norm", max_norm), _writeable_grads(grads), 0.0
+    if any(is_cupy(array) for _, array in arrays):
+        measured: float = _clip_norm_on_gpu(arrays, limit)
+        return measured
     for name, array in arrays:
         with np.errstate(over="ignore", invalid="ignore"):
             total += float(np.square(array, dtype=np.float64).sum())
@@ -224,6 +241,21 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
     return norm
 
 
+def _clip_norm_on_gpu(arrays: list[tuple[str, Any]], limit: float) -> Any:
+    first = arrays[0][1]
+    for name, array in arrays:
+        if place(array) != place(first):
+            raise ValueError(f"{name}: expected {place(first)}, as {arrays[0][0]}, got {place(array)}")
+    xp = namespace_of(first)
+    with device_of(first):
+        squares = [xp.square(array, dtype=np.float64).sum() for _, array in arrays]
+        norm = xp.sqrt(sum(squares[1:], squares[0]))
+        scale = xp.minimum(limit / (norm + 1e-6), 1.0)
+        for _, array in arrays:
+            array *= scale.astype(array.dtype)
+    return norm
+
+
 def clip_grad_value(grads: Grads, value: float) -> None:
     """Clamp every gradient to -value..value, in place.
 
@@ -233,24 +265,26 @@ def clip_grad_value(grads: Grads, value: float) -> None:
         [-1.0, 0.5]
 
     Args:
-        grads: names to writeable float32 or float64 arrays, or several such mappings.
+        grads: names to writeable float32 or float64 arrays of NumPy or CuPy, or several such mappings.
         value: above 0.
 
     Raises:
-        FloatingPointError: a gradient, which is named, is not finite; nothing was changed.
+        FloatingPointError: a gradient, which is named, is not finite; nothing was changed. On a GPU nobody waits to
+            see it: NaN stays.
     """
     limit, arrays = positive("value", value), _writeable_grads(grads)
-    require_finite(arrays)
+    require_finite((name, array) for name, array in arrays if not is_cupy(array))
     for _, array in arrays:
-        np.clip(array, -limit, limit, out=array)
+        with device_of(array):
+            namespace_of(array).clip(array, -limit, limit, out=array)
 
 
 def _writeable(title: str, arrays: Mapping[str, Array]) -> Iterator[tuple[str, str, Array]]:
     """Each array's name, what errors call it, and a plain view of it."""
     for name, given in mapping(title, arrays).items():
         called = f"{title} {name}"
-        array = floats(called, own_array(called, given))
-        if not array.flags.writeable:
+        array = floats(called, given if is_cupy(given) else own_array(called, given))
+        if not is_cupy(array) and not array.flags.writeable:
             raise ValueError(f"{called}: expected a writeable array, got a read-only one")
         yield name, called, array
 
@@ -269,18 +303,33 @@ def _writeable_grads(grads: Grads) -> list[tuple[str, Array]]:
     distinct: dict[Any, tuple[str, Array]] = {}
     for title, one in several.items():
         for _, called, array in _writeable(title, one):
-            layout = array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
+            layout = _addresses(called, array).__array_interface__["data"][0], array.shape, array.strides, array.dtype
             distinct.setdefault(layout, (called, array))
     found = list(distinct.values())
     _require_apart(found)
     return found
 
 
-def _require_apart(arrays: list[tuple[str, Array]]) -> None:
+def _require_apart(arrays: list[tuple[str, Any]]) -> None:
     """ValueError unless every number of these arrays, which are to be written, has its own place."""
     others: dict[str, Array] = {}
     for name, array in arrays:
-        if may_overlap_itself(array):
+        where = _addresses(name, array)
+        if may_overlap_itself(where):
             raise ValueError(f"{name}: expected elements that do not overlap each other, got strides {array.strides}")
-        check_distinct(array, others, name)
-        others[name] = array
+        check_distinct(where, others, name)
+        others[name] = where
+
+
+def _addresses(name: str, array: Any) -> Array:
+    """An array of NumPy at the same addresses, which is not to be read."""
+    if not is_cupy(array):
+        return array  # type: ignore[no-any-return]
+    from ..cuda.arrays import view
+    from ..cuda.launch import addresses
+
+    return addresses(view(name, array, array.dtype.name, (...,), device=array.device.id))
+
+
+def _kind(array: Any) -> tuple[str, Any]:
+    return place(array), array.dtype

@@ -9,8 +9,10 @@ import numpy as np
 
 from .._arrays import as_array, check
 from .._options import flag, integer
+from ..cuda.array_libraries import is_cupy
+from ..cuda.arrays import on_gpu
 from ..layers import Recurrent
-from ..packed import CpuPacked
+from ._checks import beside, device_of, namespace_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,11 +53,13 @@ class Window:
         Returns:
             Gradients(x, state, params): `x` is of the input at origin..stop-1, `state` of the state before origin.
         """
-        gradient = check("dy", dy, self.y.dtype, self.y.shape)
+        gradient: Any = dy
         if self.origin < self.start:  # no loss, and so no gradient, at the steps before its own
+            gradient, xp = beside("dy", dy, self.y, self.y.dtype, self.y.shape), namespace_of(self.y)
             shape = list(self.y.shape)
             shape[self._axis] = self.start - self.origin
-            gradient = np.concatenate([np.zeros(shape, gradient.dtype), gradient], axis=self._axis)
+            with device_of(self.y):
+                gradient = xp.concatenate([xp.zeros(shape, gradient.dtype), gradient], axis=self._axis)
         return self._tape.backward(gradient, input_grad=input_grad, into=into)
 
 
@@ -87,7 +91,8 @@ def tbptt(
 
     Args:
         layer: one-directional, in full precision.
-        x: the series, as of a call of the layer: [T, B, I], with batch_first [B, T, I], or [T, I].
+        x: the series, as of a call of the layer: [T, B, I], with batch_first [B, T, I], or [T, I]. On a GPU an array
+            that can be cut and, with k2 > k1, one of CuPy.
         k1: steps from one window to the next; the last window may have fewer.
         k2: steps that gradients go back over, at least k1; the first windows have fewer. Default k1.
         state: initial state, default zeros.
@@ -110,26 +115,27 @@ def tbptt(
         raise TypeError(f"rng: expected None or a numpy.random.Generator, got {rng!r}")
     if rng is not None and reach > stride:
         raise ValueError(f"rng: expected None with k2 > k1, got {rng!r}")
-    packed = layer._packed
-    if not isinstance(packed, CpuPacked):
-        raise ValueError(f"layer: expected one on the CPU, got {layer!r}")
-    array, batch, _, valid = packed.checked_call(x, state, lengths, layer.batch_first)
+    array, batch, _, valid = layer._packed.checked_call(x, state, lengths, layer.batch_first)
+    if layer.device != "cpu":  # its arrays can be cut themselves
+        if reach > stride and not is_cupy(x):
+            raise ValueError(f"k2: expected k1 with arrays other than CuPy's, got {reach} with {type(x).__name__}")
+        array, valid = x, lengths if on_gpu(lengths) else valid
     options = {"recompute": again, "rng": rng}
     return _tbptt(layer, array, stride, reach, state, valid, options, 1 if batch and layer.batch_first else 0)
 
 
 def _tbptt(
     layer: Recurrent,
-    x: Array,
+    x: Any,
     k1: int,
     k2: int,
     state: Any,
-    lengths: Array | None,
+    lengths: Any,
     options: dict[str, Any],
     axis: int,
 ) -> Iterator[Window]:
-    def part(begin: int, end: int) -> tuple[Array, Array | None]:
-        valid = None if lengths is None else np.clip(lengths - begin, 0, end - begin)
+    def part(begin: int, end: int) -> tuple[Any, Any]:
+        valid = None if lengths is None else (lengths - begin).clip(0, end - begin)
         return _cut(x, axis, begin, end), valid
 
     steps, origin = x.shape[axis], 0
@@ -175,5 +181,5 @@ def windows(x: Input, length: int, stride: int | None = None, horizon: int = 0) 
     return cut[:, :size], cut[:, size:]
 
 
-def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
+def _cut(array: Any, axis: int, start: int, stop: int) -> Any:
     return array[:, start:stop] if axis else array[start:stop]

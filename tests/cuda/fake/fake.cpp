@@ -35,11 +35,15 @@ struct recurra::cuda::nvrtcProgram_st {
 extern "C" {
 int cuInit(unsigned) { return number("FAKE_INIT", 0); }
 int cuDriverGetVersion(int* version) { return *version = number("FAKE_DRIVER", 13000), 0; }
-int cuGetErrorName(CUresult error, const char** text) { return *text = error == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR", 0; }
+int cuGetErrorName(CUresult error, const char** text) {
+  return *text = error == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR", 0;
+}
 int cuGetErrorString(CUresult, const char** text) { return *text = "so says the fake", 0; }
 int cuDeviceGetCount(int* count) { return *count = number("FAKE_GPUS", 1), 0; }
 int cuDeviceGetName(char* name, int, CUdevice) { return std::strcpy(name, "Fake GPU"), 0; }
-int cuDeviceGetAttribute(int* value, int attribute, CUdevice) { return *value = attribute == 75 ? 9 : attribute == 76 ? 0 : 132, 0; }
+int cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
+  return *value = attribute == 75 ? 9 : attribute == 76 ? 0 : 132, 0;
+}
 
 int nvrtcVersion(int* major, int* minor) { return *major = number("FAKE_NVRTC", 13), *minor = 1, 0; }
 int nvrtcCreateProgram(nvrtcProgram* program, const char* source, const char*, int, const char* const*, const char* const*) {

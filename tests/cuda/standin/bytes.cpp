@@ -23,10 +23,21 @@ bool intact(const char* data) {
   return true;
 }
 
+// Not where the lower half of an address would be a small number: what pads an int among a kernel's arguments is what was left
+// on the stack, and with the upper half of some pointer both would read as such an address.
+char* plain_new(size_t bytes) {
+  char* const data = static_cast<char*>(::operator new(bytes, align));
+  const auto half = [](const char* address) { return reinterpret_cast<uintptr_t>(address) >> 32; };
+  if (half(data - (1 << 20)) == half(data + bytes)) return data;
+  char* const other = plain_new(bytes);  // before the first is free again
+  ::operator delete(data, align);
+  return other;
+}
+
 }  // namespace
 
 char* guarded_new(size_t bytes) {
-  char* const data = static_cast<char*>(::operator new(bytes + 2 * guard, align)) + guard;
+  char* const data = plain_new(bytes + 2 * guard) + guard;
   std::memset(data - guard, guard_byte, guard);
   std::memset(data, 0xff, bytes);  // NaN
   std::memset(data + bytes, guard_byte, guard);

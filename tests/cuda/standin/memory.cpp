@@ -125,7 +125,7 @@ STANDIN_EXPORT int cuMemsetD8Async(CUdeviceptr pointer, unsigned char value, siz
   const Lock lock;
   Stream* stream;
   if (const CUresult error = find_stream_for_work(handle, stream)) return error;
-  if (!inside(at(pointer), bytes, stream->ordinal))
+  if (!bytes || !inside(at(pointer), bytes, stream->ordinal))  // what a driver does with no bytes is not documented
     return fail(CUDA_ERROR_INVALID_VALUE, "cuMemsetD8Async: not " + std::to_string(bytes) + " bytes of this GPU's memory");
   const auto run = [=] { return std::memset(reinterpret_cast<void*>(pointer), value, bytes), CUDA_SUCCESS; };
   return submit(*stream, {"cuMemsetD8Async", stream->ordinal, {{at(pointer), bytes, Access::write}}, run});

@@ -157,7 +157,7 @@ CUresult find_stream_for_work(CUstream handle, Stream*& stream);
 void begin_work(Stream& stream);  // as ordered by the host and by the legacy stream
 CUresult submit(Stream& stream, Work work);
 CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& parameters, int ordinal, Work& work);
-// While this thread captures: invalidates that, and returns the error.
+// While this thread captures, or another one globally: invalidates that, and returns the error. Not of a relaxed thread.
 CUresult refuse_while_capturing(const char* call);
 
 // ---- the driver's state -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,13 @@
 // Streams and events.
+#include <algorithm>
+#include <utility>
+
 #include "standin.h"
 
 namespace standin {
 namespace {
+
+thread_local int thread_mode = 0;  // CU_STREAM_CAPTURE_MODE_GLOBAL
 
 const CUstream legacy_handle = reinterpret_cast<CUstream>(1), per_thread_handle = reinterpret_cast<CUstream>(2);
 
@@ -36,7 +41,7 @@ CUresult refuse_while_capturing(const char* call) {
   bool refused = false;
   for (const auto& capture : state().captures) {
     const bool mine = capture->thread == std::this_thread::get_id();
-    if (capture->mode == 0 || (capture->mode == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL && mine))
+    if (mine ? std::max(capture->mode, thread_mode) < CU_STREAM_CAPTURE_MODE_RELAXED : capture->mode + thread_mode == 0)
       capture->valid = false, refused = true;
   }
   if (!refused) return CUDA_SUCCESS;
@@ -82,6 +87,14 @@ CUresult submit(Stream& stream, Work work) {
   auto& nodes = stream.capture->graph->nodes;
   nodes.push_back(std::make_unique<Node>(Node{std::move(work), stream.last}));
   stream.last = {nodes.back().get()};
+  return CUDA_SUCCESS;
+}
+
+STANDIN_EXPORT int cuThreadExchangeStreamCaptureMode(int* mode) {
+  const Lock lock;
+  if (*mode < 0 || *mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+    return fail(CUDA_ERROR_INVALID_VALUE, "cuThreadExchangeStreamCaptureMode: mode");
+  std::swap(*mode, thread_mode);
   return CUDA_SUCCESS;
 }
 

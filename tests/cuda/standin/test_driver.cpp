@@ -236,6 +236,36 @@ void test_capture() {
   CHECK_IS(cuGraphDestroy(graph), 0);
   CHECK_IS(cuStreamSynchronize(nullptr), 0);
 
+  // A relaxed thread may, in its own capture and in another's.
+  for (const int capture_mode : {0, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL}) {
+    CHECK_IS(cuStreamBeginCapture(stream, capture_mode), 0);
+    std::vector<std::function<void(const std::function<void()>&)>> threads = {
+        [](const std::function<void()>& work) { work(); }, [](const std::function<void()>& work) { std::thread(work).join(); }};
+    for (const auto& in_thread : threads)
+      in_thread([&] {
+        CHECK_IS(cuCtxPushCurrent(context_of(0)), 0);
+        int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+        CHECK_IS(cuThreadExchangeStreamCaptureMode(&mode), 0);
+        CHECK_IS(mode, 0);
+        CHECK_IS(cuMemAlloc(&pointer, 4), 0);
+        CHECK_IS(cuMemFree(pointer), 0);
+        CHECK_IS(cuThreadExchangeStreamCaptureMode(&mode), 0);
+        CHECK_IS(mode, CU_STREAM_CAPTURE_MODE_RELAXED);
+        CUcontext context;
+        CHECK_IS(cuCtxPopCurrent(&context), 0);
+      });
+    CHECK_IS(run_next(stream, x, y), 0);
+    std::thread([&] {
+      CHECK_IS(cuCtxPushCurrent(context_of(0)), 0);
+      CHECK_IS(cuMemFree(0), capture_mode ? 0 : 900);
+    }).join();
+    CHECK_IS(cuStreamEndCapture(stream, &graph), capture_mode ? 0 : 901);
+    if (graph) CHECK_IS(cuGraphDestroy(graph), 0);
+  }
+  int mode = 3;
+  CHECK_IS(cuThreadExchangeStreamCaptureMode(&mode), 1);
+  CHECK_IS(cuMemsetD8Async(x.pointer, 0, 0, stream), 1);
+
   // Another stream joins, and must be joined again.
   CHECK_IS(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), 0);
   CHECK_IS(run_next(stream, x, y), 0);
