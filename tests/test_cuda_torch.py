@@ -41,9 +41,11 @@ from torch_modules import (
 
 import recurra
 import recurra.torch
+from recurra.torch import compiled
 
 require_gpu()
 require_stand_in()
+FakeTensorMode = torch._subclasses.fake_tensor.FakeTensorMode
 
 __all__ = ["gpu"]  # a fixture
 
@@ -244,6 +246,7 @@ def test_what_is_overwritten_after_forward_does_not_change_gradients(gpu: Gpu) -
         if overwrite:
             for tensor in (*layer.parameters(), x, h):
                 tensor.data.fill_(3)
+            layer(x, h)
         (output.square().sum() + other.sum()).backward()
         results.append([p.grad for p in layer.parameters()])
     assert_close(results[1], results[0], 0)
@@ -269,6 +272,22 @@ def test_state_dicts_copies_and_conversion(gpu: Gpu) -> None:
     assert not {"_networks", "engine", "allow_tf32"} & ours.__dict__.keys()
     with on_cpu():
         assert_close(tensors(recurra.torch.convert(ours)(x)), want)
+
+
+def test_rates_and_engines_may_be_changed_between_calls(gpu: Gpu) -> None:
+    layer = module("gru", dtype=torch.float32, engine="cublas")
+    layer(make_input("").float())
+    for change in ({"zoneout": 0.5}, {"engine": "exact"}, {"recurrent_dropout": 0.5}):
+        for name, value in change.items():
+            setattr(layer, name, value)
+        fresh = module("gru", dtype=torch.float32, engine=layer.engine, zoneout=layer.zoneout)
+        fresh.recurrent_dropout = layer.recurrent_dropout
+        fresh.load_state_dict(layer.state_dict())
+        found = []
+        for each in (layer, fresh):
+            torch.manual_seed(1)
+            found.append(numpy(each(make_input("").float())))
+        assert_same_bits(*found)
 
 
 # ---- what gradients can be asked
@@ -308,6 +327,15 @@ def test_second_derivatives_of_16_bits(gpu: Gpu, dtype: Any) -> None:
     assert found[1].dtype == dtype
     tolerance = 24 * torch.finfo(dtype).eps
     torch.testing.assert_close(found[1].double(), found[0], rtol=tolerance, atol=tolerance)
+
+
+def test_equations_of_16_bits_round_results_only(gpu: Gpu) -> None:
+    half, single = module("lstm", **DEEP).half(), module("lstm", **DEEP, dtype=torch.float32)
+    single.load_state_dict(half.state_dict())
+    x, tangent = make_input("").half(), normal(T, B, I, seed=4).half()
+    found = FUNC.jvp(lambda x: half(x)[0], (x,), (tangent,))
+    want = FUNC.jvp(lambda x: single(x)[0], (x.float(),), (tangent.float(),))
+    assert_same_bits(numpy(found), numpy([part.half() for part in want]))
 
 
 def test_forward_mode_and_torch_func(gpu: Gpu) -> None:
@@ -487,12 +515,33 @@ def test_noise_is_not_captured(gpu: Gpu) -> None:
 def test_a_compiled_model_runs_the_layer_as_one_operation(gpu: Gpu) -> None:
     theirs, ours = pair("lstm", **DEEP)
     with torch._dynamo.config.patch(allow_rnn=True):
-        compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+        model = torch.compile(ours, backend="aot_eager", fullgraph=True)
         launches = counted("launches")
-        assert_same_training(theirs, compiled, "time_major", False)
+        assert_same_training(theirs, model, "time_major", False)
         assert counted("launches") > launches
         hx = make_state(ours, "")
-        assert_close(tensors(compiled(make_input(""), hx)), tensors(theirs(make_input(""), hx)))
+        assert_close(tensors(model(make_input(""), hx)), tensors(theirs(make_input(""), hx)))
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32, torch.float16])
+@pytest.mark.parametrize("trains", [True, False])
+def test_operations_of_graphs_return_what_they_say(gpu: Gpu, dtype: Any, trains: bool) -> None:
+    layer, x, h = module("gru", **DEEP).to(dtype), make_input("").to(dtype), normal(4, B, H).to(dtype)
+    params = list(layer.parameters())
+    with torch.no_grad():
+        given = (x, [h], params, None, layer._number, -1, False, trains, 2 * H, 4, [H])
+        torch.library.opcheck(compiled.sequence, given, test_utils=("test_faketensor",))
+        if not trains:
+            return
+        y, final, tape = compiled.sequence(*given)
+        for with_input in (True, False):  # by hand, for opcheck gives it a copy of the tape
+            asked = (tape, [y, final], [x, *params], with_input)
+            real = torch.ops.recurra.backward(*asked)
+            with FakeTensorMode() as mode:
+                fake = torch.ops.recurra.backward(
+                    *torch.utils._pytree.tree_map_only(torch.Tensor, mode.from_tensor, asked)
+                )
+            assert [(t.shape, t.dtype, t.device) for t in real] == [(t.shape, t.dtype, t.device) for t in fake]
 
 
 # ---- errors

@@ -93,11 +93,12 @@ class _Layers(CoreModule):
         """Run whole sequences; returns (output, final state).
 
         Args:
-            input: tensor of any strides, or PackedSequence; shapes: package's head. The parameters' dtype, on the CPU;
-                under CPU autocast also bfloat16 and float16, which become float32.
+            input: tensor of any strides, or PackedSequence; shapes: package's head. Of the parameters' dtype, on their
+                device; under autocast see there too.
             hx: initial state, default zeros. With a PackedSequence in the order of the original batch.
-            lengths: valid steps of each sequence, B integers in 0..T in any order, default all. Outputs past them are
-                zero, the final state is that of each sequence's own last step, where the reverse direction starts.
+            lengths: valid steps of each sequence, B integers in 0..T in any order, default all; on the CPU, or with the
+                parameters on a GPU, see package's head. Outputs past them are zero, the final state is that of each
+                sequence's own last step, where the reverse direction starts.
 
         Raises:
             TypeError: wrong dtype or kind of object.
