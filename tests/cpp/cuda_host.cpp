@@ -265,10 +265,11 @@ void another_image(const Device& device) {
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string key = entry.path().stem();
     if (load(folder, key) != image) continue;
-    store(folder, key, "no image");
+    const std::string other(4096, '?');  // a driver is not told how long an image is
+    store(folder, key, other);
     check(scaled(device, compiled(device, source, options)) == std::vector<float>{7, 14, 21, 28, 35},
           "a kernel kept by another build");
-    check(load(folder, key) != "no image", "the kept image is replaced");
+    check(load(folder, key) != other, "the kept image is replaced");
     return;
   }
   check(false, "the kept image");
