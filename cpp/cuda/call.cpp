@@ -199,10 +199,7 @@ Tape deal_tape(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
     if (saves) rows.saved = deal_rows(deal, net.directions(), plan.total, net.spec.saved * c.hidden_size, net.number_size);
     if (saves && net.phases() > 1)
       rows.result = deal_rows(deal, net.directions(), plan.total, net.shape(layer, 0).units, net.weight_size);
-    // One direction's h is what the layer above reads, unless dropout changes it or products read another type.
-    const bool h_below =
-        layer && net.directions() == 1 && net.number_size == net.weight_size && !(training && c.regularization.dropout > 0);
-    if (!h_below)
+    if (!net.reads_h_below(layer, training))
       rows.x = deal.take(plan.total * std::max(net.input_size(layer), training ? 0 : net.input_size(1)), net.weight_size);
     tape.layers.push_back(rows);
   }
@@ -237,11 +234,6 @@ const void* Call::input_rows(const std::vector<LayerRows>& layers, int layer) co
   if (!reads_h_below(layer)) return rows.x;
   const Rows& below = layers[size_t(layer - 1) % layers.size()].h;
   return from(below, plan.rows, 0, net.number_size).data;
-}
-
-bool Call::reads_h_below(int layer) const {
-  return layer && net.directions() == 1 && net.number_size == net.weight_size &&
-         !(plan.options.training && net.config.regularization.dropout > 0);
 }
 
 void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {

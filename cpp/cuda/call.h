@@ -40,7 +40,7 @@ struct Launcher {
 void each_parameter(const Network::Data& net, int layer, int p, int direction, const PhaseWeights& packed, size_t matrix_size,
                     const std::function<void(int, ParameterArguments, bool)>& use);
 
-// Products of a layer, of `directions` directions from `first_direction` on.
+// Products of a layer, of so many directions.
 struct Products {
   const Launcher& launch;
   Engine engine;
@@ -99,12 +99,10 @@ struct Call {
     return {array.data, array.outer, array.row, array.column, format_of(net.options.number), plan.options.packed};
   }
   Seeded seeded(int layer, int first_direction = 0) const;
-  bool drops_between() const { return draws && net.config.regularization.dropout > 0; }
   bool drops_recurrent() const { return draws && net.config.regularization.recurrent_dropout > 0; }
-  int64_t states_width() const { return net.states() * net.config.hidden_size; }
   // Rows that a layer reads: its own, or h of the layer below.
   const void* input_rows(const std::vector<LayerRows>& layers, int layer) const;
-  bool reads_h_below(int layer) const;
+  bool reads_h_below(int layer) const { return net.reads_h_below(layer, plan.options.training); }
   void write_header(const uint64_t* seed, const int32_t* lengths) const;
   // States of all layers and directions: to or from rows of ours that are contiguous, in the order of rows.
   void state(CUfunction kernel, const Array& array, int format, void* rows, int64_t width) const;

@@ -9,7 +9,7 @@ namespace cuda {
 // latencies of memory and of two barriers, and a product by cuBLAS about 4 in all as long as it is small.
 constexpr int64_t kExactSources = 128;
 
-inline Engine engine_of(const Network::Data& net, int64_t) {
+inline Engine engine_of(const Network::Data& net) {
   if (net.options.engine != Engine::automatic) return net.options.engine;
   if (net.weight_size == 2) return Engine::cublas;
   return std::max(net.config.output_size, net.config.hidden_size) <= kExactSources ? Engine::exact : Engine::cublas;

@@ -39,7 +39,7 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
   Dealer deal;
   for (int layer = 0; layer < config.layers; ++layer) deal_weights(deal, layer, weight_size);
   weight_bytes = deal.used;
-  if (engine_of(*this, 1) == Engine::cublas) Blas::prepare(device);
+  if (engine_of(*this) == Engine::cublas) Blas::prepare(device);
   const Current current(device);
   check_driver(driver().cuStreamCreate(&capture_stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }
@@ -160,7 +160,7 @@ Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) cons
   }
   plan->total = plan->at(plan->steps);
   if (plan->total >= INT32_MAX || plan->steps >= INT32_MAX) refuse("x: expected fewer than 2^31 - 1 rows of steps");
-  plan->engine = engine_of(net, rows);
+  plan->engine = engine_of(net);
   int64_t columns = 1;
   for (int p = 0; p < net.phases(); ++p) columns = std::max<int64_t>(columns, net.shape(0, p).columns * net.directions());
   plan->block_steps =
@@ -183,8 +183,7 @@ void Network::forward(const Plan& plan, const Array& x, const Array* initial, co
                       const void* weights) const {
   if (plan.data_->rows && plan.data_->options.device_lengths != (lengths != nullptr))
     refuse("lengths: expected as in the plan");
-  if (plan.data_->tape && plan.data_->options.training != (tape != nullptr))
-    refuse("tape: expected memory for a plan for training only");
+  if (plan.data_->options.training != (tape != nullptr)) refuse("tape: expected memory for a plan for training only");
   if (seed && !tape) refuse("seed: expected null outside of training");
   run_forward(*data_, *plan.data_, x, initial, lengths, y, final_states, format_of(data_->options.number), seed, tape,
               workspace, static_cast<CUstream>(stream), weights);

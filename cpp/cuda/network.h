@@ -112,6 +112,10 @@ struct Network::Data {
   bool has_source(bool training) const {
     return number_size != weight_size || (training && config.regularization.recurrent_dropout > 0);
   }
+  // One direction's h is what the layer above reads, unless dropout changes it or products read another type.
+  bool reads_h_below(int layer, bool training) const {
+    return layer && directions() == 1 && number_size == weight_size && !(training && config.regularization.dropout > 0);
+  }
   std::vector<PhaseWeights> deal_weights(Dealer& deal, int layer, size_t size) const;
   // Weights that lie at `base`; null: the network's own. std::invalid_argument if it has none.
   Weights weights_at(const void* base) const;
