@@ -1,6 +1,6 @@
 // Which engine computes what, where the caller does not say.
 #pragma once
-#include "network.h"
+#include "kernel_set.h"
 
 namespace recurra {
 namespace cuda {
@@ -9,10 +9,10 @@ namespace cuda {
 // latencies of memory and of two barriers, and a product by cuBLAS about 4 in all as long as it is small.
 constexpr int64_t kExactSources = 128;
 
-inline Engine engine_of(const Network::Data& net) {
-  if (net.options.engine != Engine::automatic) return net.options.engine;
-  if (net.weight_size == 2) return Engine::cublas;
-  return std::max(net.config.output_size, net.config.hidden_size) <= kExactSources ? Engine::exact : Engine::cublas;
+// `widest`: the most numbers that a product of every step sums up.
+inline Engine engine_of(const Options& options, int64_t widest) {
+  if (options.engine != Engine::automatic) return options.engine;
+  return weight_bytes(options.number) > 2 && widest <= kExactSources ? Engine::exact : Engine::cublas;
 }
 
 }  // namespace cuda

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "blas.h"
+#include "choice.h"
 #include "grids.h"
 #include "kernel_set.h"
 #include "kernels/arguments.h"
@@ -12,12 +13,6 @@
 namespace recurra {
 namespace cuda {
 namespace {
-
-// Below, a product by our own kernel is at least as fast: choice.h has the arithmetic.
-constexpr int64_t kExactInputs = 128;
-
-size_t number_size(Number number) { return number == Number::f64 ? 8 : 4; }
-size_t weight_size(Number number) { return number == Number::f64 ? 8 : number == Number::f32 ? 4 : 2; }
 
 void clear(void* data, size_t bytes, CUstream stream) {
   check_driver(driver().cuMemsetD8Async(reinterpret_cast<CUdeviceptr>(data), 0, bytes, stream), "cuMemsetD8Async");
@@ -37,7 +32,7 @@ struct Linear::Data {
   Data(int64_t inputs, int64_t outputs, const Options& options);
   // Numbers that a product makes first where the result is to be rounded, then cuBLAS's own memory.
   size_t sums_bytes(int64_t rows) const {
-    return (size_t(rows * std::max(inputs, outputs)) * number_size(options.number) + 255) / 256 * 256;
+    return (size_t(rows * std::max(inputs, outputs)) * number_bytes(options.number) + 255) / 256 * 256;
   }
   Blas blas(void* workspace, int64_t rows, CUstream stream) const {
     return Blas(device, stream, static_cast<char*>(workspace) + sums_bytes(rows), options.allow_tf32);
@@ -49,14 +44,12 @@ Linear::Data::Data(int64_t i, int64_t o, const Options& given)
   for (const auto& [name, size] : {std::pair{"inputs", i}, {"outputs", o}})
     if (size < 1 || size > INT_MAX)
       throw std::invalid_argument(std::string(name) + ": expected 1 to 2^31 - 1, got " + std::to_string(size));
-  if (options.engine == Engine::exact && weight_size(options.number) == 2)
+  if (options.engine == Engine::exact && weight_bytes(options.number) == 2)
     throw std::invalid_argument("engine: exact is for float32 and float64");
-  engine = options.engine != Engine::automatic                                 ? options.engine
-           : weight_size(options.number) > 2 && std::max(i, o) <= kExactInputs ? Engine::exact
-                                                                               : Engine::cublas;
+  engine = engine_of(options, std::max(i, o));
   kernels = head_kernels_of(device, options.number);
-  const size_t bytes = (size_t(i * o) * weight_size(options.number) + 255) / 256 * 256;
-  memory = Memory(device, bytes + size_t(o) * number_size(options.number));
+  const size_t bytes = (size_t(i * o) * weight_bytes(options.number) + 255) / 256 * 256;
+  memory = Memory(device, bytes + size_t(o) * number_bytes(options.number));
   weight = memory.data();
   bias = weight + bytes;
   if (engine == Engine::cublas) Blas::prepare(device);
@@ -77,7 +70,7 @@ void Linear::set_parameters(const void* weight, const void* bias, StreamHandle h
   a.parameter = const_cast<void*>(weight);
   a.packed = d.weight;
   launch_rows(d.kernels.pack_weights, a.columns, a.units, 1, stream, a);
-  clear(d.bias, size_t(d.outputs) * number_size(d.options.number), stream);
+  clear(d.bias, size_t(d.outputs) * number_bytes(d.options.number), stream);
   if (!bias) return;
   a.columns = 1;
   a.parameter = const_cast<void*>(bias);
@@ -96,7 +89,7 @@ void Linear::forward(const void* x, int64_t rows, void* y, void* workspace, Stre
   const CUstream stream = static_cast<CUstream>(handle);
   if (d.engine == Engine::exact) {
     const AffineArguments a = {int(rows), int(d.inputs), int(d.outputs), x, d.weight, d.bias, y};
-    return launch_tiles(d.kernels.affine, rows, d.outputs, 1, number_size(d.options.number), stream, a);
+    return launch_tiles(d.kernels.affine, rows, d.outputs, 1, number_bytes(d.options.number), stream, a);
   }
   d.blas(workspace, rows, stream)
       .gemm({rows, d.outputs, d.inputs, {x, d.inputs, 0}, {d.weight, d.inputs, 0}, false, true, {workspace, d.outputs, 0}},
@@ -123,9 +116,9 @@ void Linear::backward(const void* x, const void* dy, int64_t rows, void* dx, voi
       a.b_k = d.inputs;
       a.b_n = 1;
       a.out = rows_of(dx, d.inputs);
-      launch_tiles(d.kernels.ordered_product, rows, d.inputs, 1, number_size(d.options.number), stream, a);
+      launch_tiles(d.kernels.ordered_product, rows, d.inputs, 1, number_bytes(d.options.number), stream, a);
     }
-    launch_tiles(d.kernels.ordered_outer, d.outputs, d.inputs, 1, number_size(d.options.number), stream,
+    launch_tiles(d.kernels.ordered_outer, d.outputs, d.inputs, 1, number_bytes(d.options.number), stream,
                  OuterArguments{int(d.outputs), int(d.inputs), outer, rows_of(x, d.inputs)});
   } else {
     const Blas blas = d.blas(workspace, rows, stream);
@@ -152,7 +145,7 @@ void Linear::backward(const void* x, const void* dy, int64_t rows, void* dx, voi
   if (d.engine == Engine::exact)
     launch_rows(d.kernels.column_sums, d.outputs, 1, 1, stream, sums);
   else
-    launch_sums(d.kernels.parallel_sums, d.outputs, 1, number_size(d.options.number), stream, sums);
+    launch_sums(d.kernels.parallel_sums, d.outputs, 1, number_bytes(d.options.number), stream, sums);
 }
 
 void load_rows(const Options& options) { head_kernels_of(Device::of(options.device), options.number); }
@@ -170,7 +163,7 @@ void add_rows(const Options& options, void* table, int64_t rows, int64_t columns
   const Device& device = Device::of(options.device);
   const Current current(device);
   const CUstream stream = static_cast<CUstream>(handle);
-  if (!add) clear(table, size_t(rows * columns) * number_size(options.number), stream);
+  if (!add) clear(table, size_t(rows * columns) * number_bytes(options.number), stream);
   if (!count) return;
   const TableArguments a = {count, rows, columns, indices, wide, table, const_cast<void*>(from)};
   int64_t blocks = 1;

@@ -9,6 +9,10 @@
 namespace recurra {
 namespace cuda {
 
+// Bytes of a number, in which states and sums are, and of a weight.
+inline size_t number_bytes(Number number) { return number == Number::f64 ? 8 : 4; }
+inline size_t weight_bytes(Number number) { return number == Number::f64 ? 8 : number == Number::f32 ? 4 : 2; }
+
 // Of a number type.
 struct RowKernels {
   CUfunction ordered_product, ordered_outer, column_sums, parallel_sums;

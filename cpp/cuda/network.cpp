@@ -27,10 +27,8 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
       device(Device::of(o.device)),
       spec(spec_named(c.cell)),
       info(cells()[size_t(cell_number(c.cell))]),
-      number_size(o.number == Number::f64 ? 8 : 4),
-      weight_size(o.number == Number::f64   ? 8
-                  : o.number == Number::f32 ? 4
-                                            : 2) {
+      number_size(number_bytes(o.number)),
+      weight_size(cuda::weight_bytes(o.number)) {
   recurra::detail::check_config(config, info);
   if (config.precision != Precision::full) refuse("precision: expected full, the number type says what weights are rounded to");
   if (options.engine == Engine::exact && weight_size == 2) refuse("engine: exact is for float32 and float64");
@@ -39,7 +37,7 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
   Dealer deal;
   for (int layer = 0; layer < config.layers; ++layer) deal_weights(deal, layer, weight_size);
   weight_bytes = deal.used;
-  if (engine_of(*this) == Engine::cublas) Blas::prepare(device);
+  if (engine_of(options, widest()) == Engine::cublas) Blas::prepare(device);
   const Current current(device);
   check_driver(driver().cuStreamCreate(&capture_stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }
@@ -160,7 +158,7 @@ Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) cons
   }
   plan->total = plan->at(plan->steps);
   if (plan->total >= INT32_MAX || plan->steps >= INT32_MAX) refuse("x: expected fewer than 2^31 - 1 rows of steps");
-  plan->engine = engine_of(net);
+  plan->engine = engine_of(net.options, net.widest());
   int64_t columns = 1;
   for (int p = 0; p < net.phases(); ++p) columns = std::max<int64_t>(columns, net.shape(0, p).columns * net.directions());
   plan->block_steps =

@@ -105,6 +105,7 @@ struct Network::Data {
 
   int directions() const { return config.directions; }
   int phases() const { return spec.phases.size; }
+  int64_t widest() const { return std::max(config.hidden_size, config.output_size); }
   int states() const { return spec.states.size - 1; }  // after h
   int64_t input_size(int layer) const { return layer ? config.directions * config.output_size : config.input_size; }
   PhaseShape shape(int layer, int phase) const;

@@ -251,6 +251,26 @@ void trial(const recurra::CellInfo& cell, bool exact) {
   t.run();
 }
 
+// A tape for a plan that has none, and none for one that has.
+void wrong_tapes() {
+  NetworkConfig config;
+  config.cell = "gru";
+  config.input_size = config.hidden_size = config.output_size = 3;
+  const cuda::Network network(config, {});
+  const OnDevice<float> x(6), y(6), tape(6);
+  for (const bool training : {false, true}) {
+    const cuda::Plan plan = network.plan(2, 1, {nullptr, false, training});
+    try {
+      network.forward(plan, {x.data(), 3, 3}, nullptr, nullptr, {y.data(), 3, 3}, nullptr, nullptr,
+                      training ? nullptr : tape.data(), nullptr, nullptr);
+    } catch (const std::invalid_argument& error) {
+      if (std::string(error.what()).rfind("tape: ", 0) == 0) continue;
+    }
+    ++failures;
+    std::printf("FAILED: a tape is not refused\n");
+  }
+}
+
 // Other threads may have all handles of cuBLAS when a call is captured, in which none can be made.
 void capture_without_a_handle() {
   NetworkConfig config;
@@ -283,6 +303,7 @@ void capture_without_a_handle() {
 int main(int count, char** arguments) {
   const int trials = count > 1 ? std::atoi(arguments[1]) : 3;
   int done = 0;
+  wrong_tapes();
   capture_without_a_handle();
   const std::vector<std::string> names(arguments + std::min(count, 2), arguments + count);
   for (const recurra::CellInfo& cell : recurra::cells()) {
