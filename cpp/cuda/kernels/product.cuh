@@ -115,7 +115,7 @@ RECURRA_KERNEL(column_sums, SumArguments) {
   each_block(a.outer, [&](int64_t first, int64_t count) {
     const Weight* from = matrix<Weight>(a.outer.a, d) + first * a.outer.a.row + column;
     RECURRA_UNROLL_8  // so that numbers are on their way while others are added
-        for (int64_t r = 0; r < count; ++r) sum = V(flushed(widened(from[r * a.outer.a.row]))) + sum;
+    for (int64_t r = 0; r < count; ++r) sum = V(flushed(widened(from[r * a.outer.a.row]))) + sum;
   });
   out = sum.v;
 }

@@ -26,7 +26,7 @@ template <class Operand>
 inline void add_row_products(V (&sum)[kRows], const Weight* weights, int64_t length, int64_t first, int count,
                              const Operand& of) {
   RECURRA_UNROLL_8  // so that weights are on their way while others are used
-      for (int64_t k = 0; k < length; ++k) {
+  for (int64_t k = 0; k < length; ++k) {
     const V w(flushed(widened(weights[k])));
     RECURRA_UNROLL
     for (int r = 0; r < kRows; ++r)
