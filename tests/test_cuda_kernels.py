@@ -29,3 +29,72 @@ def test_no_kernel_spills(architecture: str, dtype: str) -> None:
         assert cubin and kernels and len(frames) == len(kernels), log
         assert set(frames) == {("0", "0", "0")}, f"{unit.name}: {dict(zip(kernels, frames, strict=True))}"
         assert "warning" not in log, log
+
+
+CELLS = """
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#define RECURRA_FN inline
+namespace recurra {
+template <class T>
+struct Vec {
+  T v;
+  Vec() = default;
+  explicit Vec(T a) : v(a) {}
+  int bits() const { return __float_as_int(v); }
+  static Vec from_bits(int b) { return Vec(__int_as_float(b)); }
+  friend Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
+  friend Vec operator-(Vec a, Vec b) { return Vec(a.v - b.v); }
+  friend Vec operator-(Vec a) { return Vec(-a.v); }
+  friend Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
+  friend Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
+  friend bool operator<(Vec a, Vec b) { return a.v < b.v; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return Vec(::fmaf(a.v, b.v, c.v)); }
+  friend Vec max(Vec a, Vec b) { return a.v > b.v ? a : b; }
+  friend Vec min(Vec a, Vec b) { return a.v < b.v ? a : b; }
+  friend Vec select(bool m, Vec a, Vec b) { return m ? a : b; }
+};
+}
+namespace recurra {
+#include "cpu/math.h"
+}
+#include "cells/cells.def"
+#include "cells/lstm.h"
+using recurra::Vec;
+struct Unit {
+  const float* from;
+  float* to;
+  Vec<float> state(int i) const { return Vec<float>(from[4 + i]); }
+  Vec<float> vector(int i) const { return Vec<float>(from[6 + i]); }
+  Vec<float> constant(int i) const { return Vec<float>(from[9 + i]); }
+  void set_state(int i, Vec<float> v) { to[i] = v.v; }
+  void keep(int i, Vec<float> v) { to[4 + i] = v.v; }
+  void save(int i, Vec<float> v) { to[8 + i] = v.v; }
+};
+struct Arguments {
+  const float* from;
+  float* to;
+  int64_t count;
+};
+static_assert(sizeof(size_t) == 8 && sizeof(uint64_t) == 8 && sizeof(uintptr_t) == 8 && sizeof(std::size_t) == 8);
+static_assert(sizeof(int32_t) == 4 && sizeof(uint16_t) == 2 && sizeof(uint8_t) == 1);
+extern "C" __global__ void cell(const Arguments a) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= a.count) return;
+  Unit unit{a.from + 16 * i, a.to + 16 * i};
+  Vec<float> chains[4];
+  for (int c = 0; c < 4; ++c) chains[c] = Vec<float>(unit.from[c]);
+  unit.to[15] = recurra::LstmGates<recurra::Coupling::none, true>::forward(chains, unit).v;
+}
+"""
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_100a", "sm_120"])
+def test_nvrtc_compiles_the_cells_as_they_are(architecture: str) -> None:
+    options = ["-fmad=false", "-ftz=true", "-prec-div=true", "-prec-sqrt=true"]
+    cubin, log = _core.cuda.compile(CELLS, options, architecture)
+    assert cubin.startswith(b"\x7fELF")
+    assert b"cell" in cubin
+    assert "warning" not in log
+    assert "0 bytes spill stores, 0 bytes spill loads" in log
