@@ -262,7 +262,7 @@ class Recurrent(Fixed):
 
         Args:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.
-            threads: how many threads a step may use, for wide layers; see `recurra.Stream`.
+            threads: how many threads a step may use, for wide layers; see `recurra.Stream`. On a GPU it uses none.
             head: a `recurra.Linear` after the last layer, so that both are one call; see `recurra.Stream`.
         """
         return self._packed.stream(batch, self.batch_first, threads, head)  # type: ignore[no-any-return]
