@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from checks import assert_same_bits
 from cuda_arrays import counted, require_gpu
-from torch_gpu import Gpu, gpu, on_cpu, require_stand_in
+from torch_gpu import DEEP, Gpu, gpu, numpy, on_cpu, require_stand_in
 from torch_modules import (
     F64,
     FORMS,
@@ -43,18 +43,12 @@ import recurra.torch
 
 require_gpu()
 require_stand_in()
-FakeTensorMode = torch._subclasses.fake_tensor.FakeTensorMode
 
 __all__ = ["gpu"]  # a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
-DEEP: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
 FUNC = torch.func
-
-
-def numpy(values: Any) -> list[Any]:
-    return [value.detach().numpy() for value in tensors(tuple(values)) if value is not None]
 
 
 # ---- beside torch.nn

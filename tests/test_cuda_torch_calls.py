@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from checks import assert_same_bits
 from cuda_arrays import begin, counted, end, replay, require_gpu
-from torch_gpu import Gpu, gpu, require_stand_in
+from torch_gpu import DEEP, Gpu, gpu, require_stand_in
 from torch_modules import (
     F64,
     LENGTHS,
@@ -44,13 +44,6 @@ FakeTensorMode = torch._subclasses.fake_tensor.FakeTensorMode
 __all__ = ["gpu"]  # a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
-
-DEEP: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
-FUNC = torch.func
-
-
-def numpy(values: Any) -> list[Any]:
-    return [value.detach().numpy() for value in tensors(tuple(values)) if value is not None]
 
 
 # ---- autocast

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from cuda_arrays import LIBRARY, Memory, driver, is_capturing, new_stream, require_gpu
-from torch_modules import Tensor, torch
+from torch_modules import Tensor, tensors, torch
 
 from recurra.torch import devices
 from recurra.torch import weights as of_cpu
+
+DEEP: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
 
 _gpu_of: Callable[[Tensor], int | None] = devices.gpu_of
 
@@ -27,6 +29,10 @@ def require_stand_in() -> None:
     require_gpu()
     if not hasattr(driver(), "standin_launches"):
         pytest.skip("on a GPU there is test_torch_gpu.py", allow_module_level=True)
+
+
+def numpy(values: Any) -> list[Any]:
+    return [value.detach().numpy() for value in tensors(tuple(values)) if value is not None]
 
 
 class Gpu:
