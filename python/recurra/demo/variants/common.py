@@ -246,7 +246,7 @@ def finish(
     print(verdict(results, measure, margin))
 
     def draw(axes: list[Axes]) -> None:
-        _draw_losses(axes[0], results)
+        draw_losses(axes[0], results)
         _draw_scores(axes[1], results, measure)
         for axis, panel in zip(axes[2:], panels, strict=True):
             panel(axis)
@@ -259,7 +259,7 @@ def _colours(results: Sequence[Result]) -> list[str]:
     return [{"LSTM": ORANGE, "GRU": GREY}.get(result.name) or next(others) for result in results]
 
 
-def _draw_losses(axis: Axes, results: Sequence[Result]) -> None:
+def draw_losses(axis: Axes, results: Sequence[Result]) -> None:
     for result, colour in zip(results, _colours(results), strict=True):
         axis.plot(result.seconds, result.losses, color=colour, label=result.name, marker=".", markersize=3)
     axis.set(xlabel="seconds of training", ylabel="training loss", title="training")
