@@ -10,11 +10,24 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import functional, generation, heads, initial_state, layers, packed, recurrent, stream, tape, training
+from recurra import (
+    frequency_time,
+    functional,
+    generation,
+    heads,
+    initial_state,
+    layers,
+    packed,
+    recurrent,
+    stream,
+    tape,
+    training,
+)
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
     recurra,
+    frequency_time,
     functional,
     packed,
     recurrent,
