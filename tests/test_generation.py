@@ -211,12 +211,19 @@ def test_seeds_decide_draws() -> None:
     assert len(fresh) > 1
 
 
-def test_a_cold_draw_is_greedy() -> None:
+@pytest.mark.parametrize("temperature", [1e-4, 1e-60, 5e-324])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_cold_draw_is_greedy(temperature: float, dtype: str) -> None:
+    model = net(dtype=dtype)
+    drawn = model.generate(max_length=6, batch=4, start=[0, 1, 3, START], temperature=temperature, rng=0)
+    assert_same_bits(list(drawn), list(model.generate(max_length=6, batch=4, start=[0, 1, 3, START])))
+
+
+def test_what_cannot_be_held_is_refused() -> None:
     model = net()
-    assert_same_bits(
-        model.generate(max_length=6, batch=4, temperature=1e-4, rng=0).tokens,
-        model.generate(max_length=6, batch=4).tokens,
-    )
+    for options in ({"max_length": 2**50}, {"max_length": 2, "batch": 2**30, "beams": 2**30}):
+        with pytest.raises((MemoryError, ValueError), match="batch, beams"):
+            model.generate(**options)
 
 
 def test_more_beams_than_sequences() -> None:

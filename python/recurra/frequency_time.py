@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ._arrays import bounded, check, empty, output, require_batch, vector
+from ._arrays import bounded, check, empty, memory_for, output, require_batch, vector
 from ._fixed import Fixed
-from ._options import check_names, flag, generator, integer, mapping
+from ._options import check_names, flag, generator, integer, mapping, shown
 from .layers import LSTM
 from .tape import Gradients, Tape
 
@@ -108,15 +108,10 @@ class FrequencyTimeLSTM(Fixed):
         units = integer("frequency_size", frequency_size)
         both = flag("bidirectional_frequency", bidirectional_frequency)
         options: dict[str, Any] = {"bias": bias, "peephole": peephole, "dtype": dtype, "rng": generator(seed, rng)}
-        frequency = LSTM(size, units, bidirectional=both, **options)
-        time = LSTM(
-            chunks * units * (1 + both),
-            hidden_size,
-            num_layers,
-            batch_first=batch_first,
-            proj_size=proj_size,
-            **options,
-        )
+        inputs = chunks * units * (1 + both)
+        with memory_for(f"frequency_size={shown(units)}"):
+            frequency = LSTM(size, units, bidirectional=both, **options)
+            time = LSTM(inputs, hidden_size, num_layers, batch_first=batch_first, proj_size=proj_size, **options)
         self.__dict__.update(
             input_size=bands,
             hidden_size=time.hidden_size,

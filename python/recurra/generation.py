@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import bounded, check, vector
+from ._arrays import bounded, check, memory_for, require_memory, require_rows, vector
 from ._options import integer, noise_seed, real
 from .heads import Embedding, Linear
 from .recurrent import Recurrent
@@ -99,14 +99,17 @@ def generate(
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, value, shape or dtype, or of no use beside the others;
             the layer is bidirectional or on a GPU.
-        FloatingPointError: no largest logit is finite; names the step.
+        FloatingPointError: a largest logit is not finite; names the step.
+        MemoryError: the tokens, or the network's states, would not fit this machine; nothing has been allocated.
     """
     _check_network(layer, head, embedding)
     axes, limit = () if batch is None else (integer("batch", batch),), integer("max_length", max_length)
     rows = axes[0] if axes else 1
     ending = -1 if end is None else _token("end", end, head.out_features)
-    tokens = _start(start, axes, embedding.num_embeddings)
     width = 1 if beams is None else integer("beams", beams)
+    require_rows("batch, beams", rows * width)
+    require_memory("batch, beams, max_length", rows * width * limit * np.dtype(np.int64).itemsize)
+    tokens = _start(start, axes, embedding.num_embeddings)
     penalty = _penalty(length_penalty, beams)
     choose = _chooser(beams, temperature, top_k, rng)
     network = _Network(layer, head, embedding, width, state, first_input, axes)
@@ -135,7 +138,9 @@ class _Network:
         first = (
             None if first_input is None else check("first_input", first_input, layer.dtype, (*axes, layer.input_size))
         )
-        self._embedding, self._stream = embedding, layer.stream((axes[0] if axes else 1) * width, head=head)
+        self._embedding = embedding
+        with memory_for("batch, beams"):
+            self._stream = layer.stream((axes[0] if axes else 1) * width, head=head)
         if given is not None:
             copied = [
                 np.repeat(array.reshape(len(array), -1, array.shape[-1]), width, axis=1) for array in given.values()
@@ -243,7 +248,8 @@ def _chooser(beams: Any, temperature: Any, top_k: Any, rng: Any) -> Callable[[Ar
     random = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(noise_seed(rng))
 
     def draw(logits: Array) -> Array:
-        scores = logits / heat
+        with np.errstate(over="ignore"):  # far below the largest is as good as -inf
+            scores = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / heat
         if count is not None and count < scores.shape[-1]:
             kept = np.full_like(scores, -np.inf)
             likeliest = _largest(scores, count)
