@@ -28,6 +28,7 @@ from .generation import Generated, generate
 from .heads import Embedding, Linear
 from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
+from .match import MatchLSTM
 from .stream import Stream
 from .tape import Gradients, Tape
 
@@ -44,6 +45,7 @@ __all__ = [
     "Gradients",
     "InitialState",
     "Linear",
+    "MatchLSTM",
     "Recurrent",
     "Stream",
     "Tape",
