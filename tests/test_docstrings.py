@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import functional, generation, heads, initial_state, layers, packed, recurrent, stream, tape, training
+from recurra import (
+    functional,
+    generation,
+    heads,
+    initial_state,
+    layers,
+    match,
+    packed,
+    recurrent,
+    stream,
+    tape,
+    training,
+)
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
@@ -22,6 +34,7 @@ MODULES: Any = (
     heads,
     generation,
     initial_state,
+    match,
     stream,
     tape,
     training,

@@ -49,10 +49,9 @@ class CheckedMatch {
     check_count("lstm", 4, lstm.size());
     const T* state = data<T>("weight_state", weight_state, {A, H}, Layout::whole, Use::read);
     const T* score = data<T>("weight_score", weight_score, {A}, Layout::whole, Use::read);
-    const std::vector<const T*> cell = {optional<T>("weight_ih", lstm[0], {4 * H, 2 * H}, Use::read),
-                                        optional<T>("weight_hh", lstm[1], {4 * H, H}, Use::read),
-                                        optional<T>("bias_ih", lstm[2], {4 * H}, Use::read),
-                                        optional<T>("bias_hh", lstm[3], {4 * H}, Use::read)};
+    const std::vector<const T*> cell = {
+        optional<T>("weight_ih", lstm[0], {4 * H, 2 * H}, Use::read), optional<T>("weight_hh", lstm[1], {4 * H, H}, Use::read),
+        optional<T>("bias_ih", lstm[2], {4 * H}, Use::read), optional<T>("bias_hh", lstm[3], {4 * H}, Use::read)};
     const py::gil_scoped_release release;
     return Match<T>(H, A, state, score, cell);
   }

@@ -64,8 +64,7 @@ void attention(const AttentionCall<T>& call) {
   softmax(call.alpha, call.words);
   for (ptrdiff_t at = 0; at < call.size; at += U) {
     Vec<T> sum(0);
-    for (int j = 0; j < call.words; ++j)
-      sum = fma(Vec<T>(call.alpha[j]), Vec<T>::load(call.values + j * call.size + at), sum);
+    for (int j = 0; j < call.words; ++j) sum = fma(Vec<T>(call.alpha[j]), Vec<T>::load(call.values + j * call.size + at), sum);
     sum.store(call.context + at);
   }
 }

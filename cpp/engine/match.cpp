@@ -236,12 +236,11 @@ class Match<T>::Walk {
 
     const auto& transposed = lstm_.transposed()[0].phases[0];
     product(transposed.recurrent, da, hidden, 4, match_.size_, {d_h_.base, back_h_}, true, rows);
-    product(transposed.input, da, hidden, 4, match_.size_,
-            {gradients.d_joined + moved(step) * 2 * match_.size_, joined_}, false, rows);
+    product(transposed.input, da, hidden, 4, match_.size_, {gradients.d_joined + moved(step) * 2 * match_.size_, joined_},
+            false, rows);
     for (int r = 0; r < rows; ++r)
       for (int g = 0; g < 4; ++g)
-        std::copy_n(d_gates_[r] + g * hidden, match_.size_,
-                    gradients.d_gates + (place(r, step) * 4 + g) * match_.size_);
+        std::copy_n(d_gates_[r] + g * hidden, match_.size_, gradients.d_gates + (place(r, step) * 4 + g) * match_.size_);
   }
 
   void attend_backward(const MatchGradients<T>& gradients, T* d_weights, int64_t step, int rows) {
@@ -307,7 +306,7 @@ class Match<T>::Walk {
   std::vector<ptrdiff_t> table_;
   ptrdiff_t *own_ = nullptr, *joined_ = nullptr, *y_ = nullptr, *back_h_ = nullptr;  // offsets of rows
   Buffer<char> memory_;                                                              // all of the following, zeros at first
-  Panel<T> values_, keys_, d_values_, d_keys_;  // a row's words, filled up
+  Panel<T> values_, keys_, d_values_, d_keys_;                                       // a row's words, filled up
   Panel<T> d_query_, d_h_, d_c_, d_gates_;
   T *alpha_ = nullptr, *context_ = nullptr, *d_score_ = nullptr;
 };
@@ -346,8 +345,7 @@ template <class T>
 double Match<T>::multiplications(int64_t steps, int64_t rows, int64_t words) const {
   constexpr double activation = 20;  // multiply-adds that take the time of one
   const double word = double(filled_units_) * activation + double(filled_size_);
-  return double(steps) * double(rows) *
-         (lstm_->multiplications() + double(size_) * double(units_) + double(words + 1) * word);
+  return double(steps) * double(rows) * (lstm_->multiplications() + double(size_) * double(units_) + double(words + 1) * word);
 }
 
 template <class T>
@@ -392,7 +390,8 @@ void Match<T>::backward(const MatchCall<T>& call, const MatchGradients<T>& gradi
   const Environment environment(*lstm_->backend);
   std::fill_n(gradients.d_weight, units_, T(0));
   for (int64_t b = 0; b < call.rows; ++b)
-    for (int64_t a = 0; a < units_; ++a) gradients.d_weight[a] = gradients.d_weight[a] + d_weights.data()[b * filled_units_ + a];
+    for (int64_t a = 0; a < units_; ++a)
+      gradients.d_weight[a] = gradients.d_weight[a] + d_weights.data()[b * filled_units_ + a];
 }
 
 template class Match<float>;
