@@ -11,6 +11,7 @@ import pytest
 
 import recurra
 from recurra import (
+    frequency_time,
     functional,
     generation,
     heads,
@@ -27,6 +28,7 @@ from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
     recurra,
+    frequency_time,
     functional,
     packed,
     recurrent,

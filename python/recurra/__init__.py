@@ -24,6 +24,7 @@ from . import _core, functional
 from ._arrays import machine_memory
 from ._cells import CELLS
 from ._options import integer
+from .frequency_time import FrequencyTimeLSTM
 from .generation import Generated, generate
 from .heads import Embedding, Linear
 from .initial_state import InitialState
@@ -41,6 +42,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Embedding",
+    "FrequencyTimeLSTM",
     "Generated",
     "Gradients",
     "InitialState",

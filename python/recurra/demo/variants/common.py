@@ -261,7 +261,7 @@ def _colours(results: Sequence[Result]) -> list[str]:
 
 def draw_losses(axis: Axes, results: Sequence[Result]) -> None:
     for result, colour in zip(results, _colours(results), strict=True):
-        axis.plot(result.seconds, result.losses, color=colour, label=result.name, marker=".", markersize=3)
+        axis.semilogy(result.seconds, result.losses, color=colour, label=result.name, marker=".", markersize=3)
     axis.set(xlabel="seconds of training", ylabel="training loss", title="training")
     axis.legend()
 
@@ -271,4 +271,5 @@ def _draw_scores(axis: Axes, results: Sequence[Result], measure: Measure) -> Non
     bars = axis.bar(names, [result.score for result in results], color=_colours(results), width=0.6)
     axis.bar_label(bars, [f"{result.score:{measure.form}}" for result in results], padding=2)
     axis.margins(y=0.12)
+    axis.grid(visible=False, axis="x")
     axis.set(xlabel="parameters", ylabel=measure.name, title=f"{measure.name} on test data")
