@@ -12,6 +12,7 @@
 #include "cuda_arrays.h"
 #include "in_place.h"
 #include "linear.h"
+#include "match.h"
 #include "stream.h"
 
 namespace {
@@ -331,6 +332,8 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
       .def("forward", &PyLinear::forward, py::arg("x"), py::arg("y"), "Writes y [rows, outputs]; all C-contiguous.")
       .def("backward", &PyLinear::backward, py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("d_weight"), py::arg("d_bias"),
            "Writes dx unless it is None, adds to d_weight and d_bias.");
+
+  define_match(m);
 
   m.def("fingerprint", fingerprint_of, py::arg("arrays"), py::arg("bytes"),
         "64 bytes that change when the memory at these addresses does.");

@@ -35,6 +35,8 @@ namespace {
 #include "fingerprint.h"
 //
 #include "backward.h"
+//
+#include "attention.h"
 
 // Subnormal numbers count as zero: on many machines each one costs a hundred cycles, so that a fading signal would
 // be slower than a loud one. Rounding is to nearest, whatever the caller has set.
@@ -118,6 +120,8 @@ constexpr Kernels<T> full_kernels() {
   k.transposed = sweep<TransposedBlock<T>, TransposedCall<T>>;
   k.outer = outer<T>;
   k.affine = sweep<AffineBlock<T>, AffineCall<T>>;
+  k.attention = attention<T>;
+  k.attention_backward = attention_backward<T>;
   return k;
 }
 

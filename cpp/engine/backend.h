@@ -186,6 +186,31 @@ struct AffineCall {
   Panel<T> y;  // unpadded
 };
 
+// Attention of one row over `words` words, with sums over units and numbers in as many parts on every machine, hence arrays that
+// are filled up with zeros to whole parts: score[j] = weight . tanh(keys[j] + query), alpha = softmax(score),
+// context = the sum over words, ascending, of alpha[j] values[j]. Backward, from the gradient of the context, writes that of the
+// query and adds to those of keys, values and weight.
+constexpr int kAttentionParts = 16;
+
+template <class T>
+struct AttentionCall {
+  int words = 0;
+  ptrdiff_t units = 0;        // of a key, filled up
+  ptrdiff_t size = 0;         // numbers of a value, filled up
+  const T* keys = nullptr;    // [words][units]
+  const T* values = nullptr;  // [words][size]
+  const T* query = nullptr;   // [units]
+  const T* weight = nullptr;  // [units]
+  T* alpha = nullptr;         // [words], filled up; read by backward
+  T* context = nullptr;       // [size]; for backward its gradient
+  // For backward.
+  T* d_score = nullptr;  // [words], filled up: workspace
+  T* d_keys = nullptr;
+  T* d_values = nullptr;
+  T* d_query = nullptr;
+  T* d_weight = nullptr;
+};
+
 // Rows in the form that Operand has for reduced weights.
 struct ReduceCall {
   int rows = 0;
@@ -213,6 +238,8 @@ struct Kernels {
   void (*transposed)(const TransposedCall<T>&) = nullptr;
   void (*outer)(const OuterCall<T>&) = nullptr;
   void (*affine)(const AffineCall<T>&) = nullptr;
+  void (*attention)(const AttentionCall<T>&) = nullptr;
+  void (*attention_backward)(const AttentionCall<T>&) = nullptr;
 };
 
 struct Backend {

@@ -29,6 +29,7 @@ from .generation import Generated, generate
 from .heads import Embedding, Linear
 from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
+from .match import MatchLSTM
 from .stream import Stream
 from .tape import Gradients, Tape
 
@@ -46,6 +47,7 @@ __all__ = [
     "Gradients",
     "InitialState",
     "Linear",
+    "MatchLSTM",
     "Recurrent",
     "Stream",
     "Tape",

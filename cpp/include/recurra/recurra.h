@@ -145,6 +145,8 @@ struct Model;
 }  // namespace detail
 
 template <class T>
+class Match;
+template <class T>
 class Stream;
 template <class T>
 class Tape;
@@ -218,6 +220,7 @@ class Linear {
 
  private:
   friend class Stream<T>;
+  friend class Match<T>;
   struct Weights;
   std::shared_ptr<const Weights> weights_;
 };

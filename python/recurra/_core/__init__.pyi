@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 from . import cuda
-__all__: list[str] = ['Linear', 'Network', 'StepInPlace', 'Stream', 'Tape', 'cells', 'config', 'cuda', 'fingerprint', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
+__all__: list[str] = ['Linear', 'Match', 'Network', 'StepInPlace', 'Stream', 'Tape', 'cells', 'config', 'cuda', 'fingerprint', 'get_num_threads', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
 class Stream:
     """
     The running state of some sequences.
@@ -58,6 +58,26 @@ class Linear:
     def forward(self, x: numpy.ndarray, y: numpy.ndarray) -> None:
         """
         Writes y [rows, outputs]; all C-contiguous.
+        """
+class Match:
+    """
+    A match-LSTM between two sequences of states, one direction; immutable.
+    """
+    def __init__(self, dtype: str, size: typing.SupportsInt | typing.SupportsIndex, units: typing.SupportsInt | typing.SupportsIndex, weight_state: numpy.ndarray, weight_score: numpy.ndarray, lstm: collections.abc.Sequence[numpy.ndarray | None]) -> None:
+        """
+        lstm: weight_ih, weight_hh, bias_ih, bias_hh, None for an absent bias.
+        """
+    def backward(self, arrays: collections.abc.Sequence[numpy.ndarray], record: numpy.ndarray | None, word_counts: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, reverse: bool, gradients: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        arrays as of forward; gradients: dy, d_values, d_keys, d_chains, d_joined, d_gates, d_weight, zeros at first.
+        """
+    def forward(self, arrays: collections.abc.Sequence[numpy.ndarray], record: numpy.ndarray | None, word_counts: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, reverse: bool) -> None:
+        """
+        arrays: values [M+1, B, H], keys [M+1, B, A], queries [T, B, A], joined [T, B, 2H], y [T, B, H], alpha [T, B, M+1]. Writes y, alpha, the first halves of joined and, unless it is None, record.
+        """
+    def record_size(self, steps: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Numbers of a record.
         """
 class StepInPlace:
     """
