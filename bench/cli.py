@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="SHAPES",
         help=f"what to time: lines like 'LSTM,GRU T=100 B=1 H=64,128', and of {', '.join(shapes.names())} and files "
-        "of your own, comma-separated; default all that are shipped",
+        "of your own, comma-separated; default all that are shipped; or 'variants' alone, beside PyTorch's equations",
     )
     add("--quick", action="store_true", help="a few shapes, half a second each")
     add("--seconds", type=positive, help="time spent on each shape, default 3")
@@ -110,6 +110,8 @@ def main(arguments: list[str]) -> int:
     console = Console()
     try:
         check_paths(options)
+        if options.shapes == ["variants"]:
+            return time_variants(options, console)
         old = Run.load(options.compare) if options.compare else None
         run = fastest([Run.load(path) for path in options.load]) if options.load else benchmark(options, console)
         if options.json:
@@ -182,6 +184,15 @@ def chosen_peers(text: str | None) -> list[str]:
         if name not in installed:
             raise ValueError(f"--peers: {name} needs {' and '.join(peers.PEERS[name].packages)}, not installed")
     return chosen
+
+
+def time_variants(options: argparse.Namespace, console: Console) -> int:
+    """Networks that no peer ships, beside PyTorch; returns the exit status."""
+    if not importlib.util.find_spec("torch"):
+        raise ValueError("--shapes variants: needs torch, not installed")
+    from . import variants
+
+    return variants.main(thread_counts(options.threads), options.seconds, options.json, console)
 
 
 def benchmark(options: argparse.Namespace, console: Console) -> Run:

@@ -173,7 +173,7 @@ def test_gradients_are_slopes(shared: bool, given_gradients: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_values_and_gradients_are_those_of_pytorch(dtype: str) -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
-    from bench.variants_torch_match import TorchMatchLSTM
+    from recurra.bench.variants.match import TorchMatchLSTM
 
     lengths: dict[str, Any] = {"premise_lengths": (20, 1, 7, 0, 13), "hypothesis_lengths": (9, 1, 9, 4, 5)}
     problem = Problem(17, 33, 24, 20, 9, 5, **lengths, bidirectional=False, dtype=dtype)

@@ -1,20 +1,16 @@
-"""The match-LSTM in PyTorch, as one writes it from its equations with a batch in mind, and how long both take.
-
-python bench/variants_torch_match.py
-"""
+"""The match-LSTM in PyTorch, as one writes it from its equations with a batch in mind."""
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import recurra
+
+from . import Call, Case
 
 
 class Attention(torch.nn.Module):
@@ -70,71 +66,57 @@ class TorchMatchLSTM(torch.nn.Module):
 
 
 class Shape(NamedTuple):
+    """Words of a premise, words of a hypothesis, rows, hidden units."""
+
     words: int
     steps: int
     rows: int
     hidden: int
 
-
-SHAPES = (Shape(20, 12, 1, 64), Shape(20, 12, 32, 64), Shape(20, 12, 32, 150), Shape(40, 40, 32, 128))
-
-
-def rounds(functions: list[Callable[[], Any]], seconds: float) -> list[float]:
-    """Medians in milliseconds, in turns."""
-    times: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        function()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 5:
-        for function, taken in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) * 1e3 for taken in times]
+    @property
+    def multiply_adds(self) -> float:
+        """Of a call: two encoders, keys, and for each step query, scores, context and LSTM."""
+        words, steps, rows, size = self
+        encoders = 8 * size**2 * (words + steps)
+        attention = size**2 * (words + 1 + 2 * steps) + steps * 2 * size * (words + 1)
+        return rows * (encoders + attention + steps * 12 * size**2)
 
 
-def compared(shape: Shape, seconds: float, compiled: bool) -> list[tuple[str, list[float]]]:
-    """Milliseconds of recurra and torch, of a call and of forward and backward."""
+def contestants(shape: Shape, training: bool) -> dict[str, Call]:
+    """recurra and PyTorch; of a training's results the gradient of the premise is compared."""
     words, steps, rows, hidden = shape
     ours, rng = recurra.MatchLSTM(hidden, hidden, seed=0), np.random.default_rng(0)
     premise, hypothesis = (rng.standard_normal((n, rows, hidden), "float32") for n in (words, steps))
-    plain = TorchMatchLSTM(hidden, hidden, hidden)
-    plain.load_state_dict({name: torch.from_numpy(array) for name, array in ours.state_dict().items()})
-    theirs: Any = torch.compile(plain) if compiled else plain
-    tensors = [torch.from_numpy(array).requires_grad_() for array in (premise, hypothesis)]
+    theirs = TorchMatchLSTM(hidden, hidden, hidden)
+    theirs.load_state_dict({name: torch.from_numpy(array) for name, array in ours.state_dict().items()})
+    tensors = [torch.from_numpy(array.copy()).requires_grad_() for array in (premise, hypothesis)]
     d_last = np.ones((rows, hidden), "float32")
 
-    def call_theirs() -> None:
+    def call_theirs() -> Any:
         with torch.no_grad():
-            theirs(*tensors)
+            return [theirs(*tensors)[1].numpy()]
 
-    def train_ours() -> None:
-        ours.forward(premise, hypothesis)[2].backward(d_last=d_last)
+    def train_ours() -> Any:
+        return [ours.forward(premise, hypothesis)[2].backward(d_last=d_last).premise]
 
-    def train_theirs() -> None:
+    def train_theirs() -> Any:
         theirs.zero_grad()
+        tensors[0].grad = None
         theirs(*tensors)[1].sum().backward()
+        assert tensors[0].grad is not None
+        return [tensors[0].grad.numpy()]
 
-    return [
-        ("call", rounds([lambda: ours(premise, hypothesis), call_theirs], seconds)),
-        ("train", rounds([train_ours, train_theirs], seconds)),
-    ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=recurra.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each of two measurements a shape")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, whose first call takes a minute or more")
-    options = parser.parse_args()
-    recurra.set_num_threads(options.threads)
-    torch.set_num_threads(options.threads)
-    print(f"{'ms, M T B H':<22} {'torch':>9} {'recurra':>9} {'ratio':>7}")
-    for shape in SHAPES:
-        for what, (ours, theirs) in compared(shape, options.seconds, options.compile):
-            name = f"{what:<6}" + " ".join(map(str, shape))
-            print(f"{name:<22} {theirs:>9.3f} {ours:>9.3f} {theirs / ours:>7.2f}", flush=True)
+    if training:
+        return {"recurra": train_ours, "torch": train_theirs}
+    return {"recurra": lambda: [ours(premise, hypothesis)[1]], "torch": call_theirs}
 
 
-if __name__ == "__main__":
-    main()
+CASES = [
+    Case(
+        f"MatchLSTM{' call' * (not training)} {shape.words}, {shape.steps} words B={shape.rows} H=I={shape.hidden}",
+        shape.multiply_adds * (3 if training else 1),
+        partial(contestants, shape, training),
+    )
+    for shape in (Shape(20, 12, 1, 64), Shape(20, 12, 32, 64), Shape(20, 12, 32, 150), Shape(40, 40, 32, 128))
+    for training in (False, True)
+]
