@@ -69,7 +69,7 @@ constexpr bool well_formed(const Phase& phase) {
     if (phase.input.chain[g] != g) return false;
   for (int g = 0; g < phase.recurrent.count; ++g)
     if (phase.recurrent.chain[g] >= phase.chains) return false;
-  return phase.chains <= kMaxChains && phase.input.count <= phase.chains;
+  return phase.chains <= kMaxChains && phase.input.count <= phase.chains && phase.vector_count <= kMaxVectors;
 }
 
 template <class W, class T, class... P>
@@ -95,7 +95,9 @@ constexpr KernelTable<T> table_of() {
 template <class T, class... P>
 constexpr void set_in_place(Kernels<T>& k, int cell, Pointwise<P...>) {
   int phase = 0;
-  ((k.in_place[cell][phase++] = step_in_place<P, T>), ...);
+  ((k.in_place[cell][phase++] = step_in_place<FormOf<P>, T>), ...);
+  phase = 0;
+  ((k.finish[cell][phase][0] = finish<P, false, T>, k.finish[cell][phase++][1] = finish<P, true, T>), ...);
 }
 
 template <class T, class... P>

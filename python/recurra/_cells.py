@@ -35,12 +35,15 @@ class Sizes(NamedTuple):
 
 
 class Regularization(NamedTuple):
-    """Probabilities, each in 0..1; for their meaning see `Recurrent`."""
+    """Probabilities, each in 0..1; for their meaning see `Recurrent`. zoneout_c is that of the second state, c in an LSTM;
+    zoneout_third and zoneout_fourth are for cells with as many."""
 
     dropout: float = 0.0
     recurrent_dropout: float = 0.0
     zoneout_h: float = 0.0
     zoneout_c: float = 0.0
+    zoneout_third: float = 0.0
+    zoneout_fourth: float = 0.0
 
 
 class Cell(NamedTuple):
@@ -53,6 +56,7 @@ class Cell(NamedTuple):
     constants: list[tuple[str, float]]
     projected: bool
     unit_range: bool
+    recurrent_product: bool
 
     def layer_shapes(self, sizes: Sizes, layer: int) -> dict[str, tuple[int, ...]]:
         """Parameter names, without layer and direction, and shapes in one direction of a layer."""
@@ -102,13 +106,19 @@ class Cell(NamedTuple):
 
     def regularization(self, dropout: Any, recurrent_dropout: Any, zoneout: Any) -> Regularization:
         """The chances that the options of `Recurrent` stand for."""
+        names = [name for name, _ in self.states]
         if not isinstance(zoneout, tuple):
-            rates = (chance("zoneout", zoneout),) * 2
-        elif len(zoneout) == len(self.states) == 2:
-            rates = (chance("zoneout of h", zoneout[0]), chance("zoneout of c", zoneout[1]))
+            rates = [chance("zoneout", zoneout)] * len(names)
+        elif len(zoneout) == len(names):
+            rates = [chance(f"zoneout of {name}", rate) for name, rate in zip(names, zoneout, strict=True)]
         else:
-            raise ValueError(f"zoneout: expected a number for cell {self.name!r}, got {zoneout!r}")
-        return Regularization(chance("dropout", dropout), chance("recurrent_dropout", recurrent_dropout), *rates)
+            wanted = f"a number or a tuple ({', '.join(names)})" if len(names) > 1 else "a number"
+            raise ValueError(f"zoneout: expected {wanted} for cell {self.name!r}, got {zoneout!r}")
+        recurrent_dropout = chance("recurrent_dropout", recurrent_dropout)
+        if recurrent_dropout and not self.recurrent_product:
+            expected = f"0 for cell {self.name!r}, which has no recurrent product"
+            raise ValueError(f"recurrent_dropout: expected {expected}, got {recurrent_dropout}")
+        return Regularization(chance("dropout", dropout), recurrent_dropout, *rates)
 
 
 # Kept, because a training loop asks at every step.
