@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import functional, heads, layers, packed, recurrent, stream, tape, training
+from recurra import functional, heads, layers, packed, recurrent, stream, tape, training, variants
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
@@ -26,6 +26,7 @@ MODULES: Any = (
     losses,
     optimisers,
     truncated,
+    variants,
 )
 NAMES = {"np": np, "recurra": recurra, "functional": functional, "training": training}
 EXAMPLES = [

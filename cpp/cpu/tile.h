@@ -100,6 +100,7 @@ static_assert(kMaxChains == 4, "FormOf names each");
 // One phase of one step, with weights stored as W. Phases of one form share the code: the cell is what `finish` points to.
 template <class F, class T, class W>
 struct FormBlock {
+  using ManyRows = FormBlock;
   static constexpr int chains = F::phase.chains, summed = F::phase.recurrent.count;  // summed: those that a product adds to
   using Shape = BlockShape<chains>;
   using Weights = W;
@@ -294,4 +295,37 @@ __attribute__((noinline)) void sweep_one(const Call& call) {
 template <class Block, class Call>
 void sweep(const Call& call) {
   call.rows == 1 && call.tile_end - call.tile_begin == 1 ? sweep_one<Block>(call) : sweep_all<Block>(call);
+}
+
+// A phase without a recurrent product: the input product goes through memory, where it may have come from an earlier call.
+template <int gates, class T, class W>
+void sweep_inputs(const PhaseCall<T>& call) {
+  constexpr int U = Vec<T>::lanes, many_tiles = 8, many_rows = 2 * InputBlock<gates, T, W>::Shape::max_rows;
+  constexpr int room = many_rows < many_tiles ? many_tiles : many_rows;
+  const Finish<T> finish = call.finish[call.saved.base != nullptr];
+  const int tiles_at_once = call.rows == 1 ? many_tiles : 1;
+  alignas(sizeof(Vec<T>)) T chains[room * gates * U];
+  for (int tile = call.tile_begin, tiles; tile < call.tile_end; tile += tiles) {
+    tiles = call.tile_end - tile < tiles_at_once ? call.tile_end - tile : tiles_at_once;
+    for (int row = 0, rows; row < call.rows; row += rows) {
+      const ptrdiff_t at = ptrdiff_t(tile) * gates * U;
+      if (call.before.base) {
+        rows = 1;
+        finish(call, row, rows, tile, tiles, call.before[row] + at);
+        continue;
+      }
+      rows = call.rows - row < many_rows ? call.rows - row : many_rows;
+      InputCall<T> input;
+      input.tiles = call.tiles;
+      input.tile_begin = tile;
+      input.tile_end = tile + tiles;
+      input.rows = rows;
+      input.x = {{call.x.rows.base, call.x.rows.offset + row}, {}, call.x.scale};
+      if (call.x.reduced.base) input.x.reduced = {call.x.reduced[row], call.x.reduced.stride};
+      if (call.x.scale) input.x.scale += row;
+      input.out = {chains - at, gates * U};
+      sweep<InputBlock<gates, T, W>>(input);
+      finish(call, row, rows, tile, tiles, chains);
+    }
+  }
 }

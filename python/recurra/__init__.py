@@ -28,6 +28,7 @@ from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
 from .tape import Gradients, Tape
+from .variants import SRU, DifferentialRNN, IndRNN, MinGRU, MinLSTM, MultiplicativeLSTM
 
 _core.limit_memory(machine_memory())
 
@@ -37,9 +38,15 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SRU",
+    "DifferentialRNN",
     "Embedding",
     "Gradients",
+    "IndRNN",
     "Linear",
+    "MinGRU",
+    "MinLSTM",
+    "MultiplicativeLSTM",
     "Recurrent",
     "Stream",
     "Tape",

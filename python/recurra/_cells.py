@@ -35,8 +35,8 @@ class Sizes(NamedTuple):
 
 
 class Regularization(NamedTuple):
-    """Probabilities, each in 0..1; for their meaning see `Recurrent`. zoneout_c is that of the second state, c in an LSTM;
-    zoneout_third and zoneout_fourth are for cells with as many."""
+    """Probabilities, each in 0..1; for their meaning see `Recurrent`. zoneout_c is that of the second state, c in an
+    LSTM; zoneout_third and zoneout_fourth are for cells with as many."""
 
     dropout: float = 0.0
     recurrent_dropout: float = 0.0
@@ -174,3 +174,42 @@ def rnn_cell(nonlinearity: Any) -> str:
 def lstm_constants(cell_clip: float | None) -> dict[str, float]:
     """The LSTM constants that the options stand for."""
     return {} if cell_clip is None else {"cell_clip": cell_clip}
+
+
+def multiplicative_lstm_cell(form: Any, bias_at: Any) -> str:
+    """The multiplicative LSTM that these options stand for."""
+    name = "multiplicative_lstm" + choice("form", form, {"standard": "", "paper": "_paper"})
+    at_output = choice("bias_at", bias_at, {"candidate": "", "output": "_output"})
+    if at_output and form != "paper":
+        raise ValueError(f"bias_at: expected 'candidate' with form={form!r}, got {bias_at!r}")
+    return name + at_output
+
+
+def differential_cell(orders: Any, diagonal: Any) -> str:
+    """The differential RNN whose gates see differences of these orders."""
+    if not flag("diagonal", diagonal):
+        raise ValueError("diagonal: expected True, vectors; matrices are not implemented, got False")
+    return choice("orders", orders, {o: "differential_" + "".join(map(str, o)) for o in DIFFERENTIAL_ORDERS})
+
+
+DIFFERENTIAL_ORDERS = ((0,), (1,), (2,), (0, 1), (0, 1, 2))
+
+
+def indrnn_cell(nonlinearity: Any) -> str:
+    """The IndRNN with this nonlinearity."""
+    return choice("nonlinearity", nonlinearity, {kind: f"indrnn_{kind}" for kind in ("relu", "tanh")})
+
+
+def min_gru_cell(candidate: Any) -> str:
+    """The minGRU with this candidate."""
+    return choice("candidate", candidate, {"linear": "min_gru", "positive": "min_gru_positive"})
+
+
+def min_lstm_cell(candidate: Any) -> str:
+    """The minLSTM with this candidate."""
+    return choice("candidate", candidate, {"linear": "min_lstm", "positive": "min_lstm_positive"})
+
+
+def sru_cell(nonlinearity: Any) -> str:
+    """The SRU with this nonlinearity."""
+    return choice("nonlinearity", nonlinearity, {"identity": "sru", "tanh": "sru_tanh"})

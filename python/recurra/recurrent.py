@@ -31,7 +31,7 @@ __all__ = ["Recurrent"]
 
 
 class Recurrent(Fixed):
-    """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM and GRU translate their options to a cell.
+    """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM, GRU and others translate options to a cell.
 
         >>> layer = recurra.Recurrent("gru_reset_before_write", 12, 64, num_layers=2)
         >>> y, h = layer(np.zeros((100, 8, 12), "float32"))
@@ -61,8 +61,8 @@ class Recurrent(Fixed):
             With reset="before" that is the product of the gates; the candidate's r * h is not masked. Cells without a
             recurrent product have none.
         zoneout: probability that in training a unit keeps its old state in a step; a number for all states, or a tuple
-            of one for each, for LSTMs (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old
-            state, the expectation (Krueger et al. 2017, arXiv:1606.01305).
+            of one for each, for LSTMs (of h, of c). Without rng, and in calls and streams, each unit keeps that share
+            of its old state, the expectation (Krueger et al. 2017, arXiv:1606.01305).
             What `forward` leaves out at random depends on the seed, the layer, the step and the row's number in the
             batch: a row that is run alone has the masks of row 0.
         dtype: float32 or float64, of parameters, inputs and outputs. On a GPU also float16 or "bfloat16", of inputs and
