@@ -44,6 +44,8 @@ class Case:
 
     def layer(self, **options: Any) -> recurra.Recurrent:
         rates = {name: getattr(self, name) for name in ("dropout", "recurrent_dropout", "zoneout")}
+        if not CELLS[self.problem.cell].recurrent:
+            rates["recurrent_dropout"] = 0.0
         return self.problem.layer(**rates, **options)
 
 

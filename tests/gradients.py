@@ -85,7 +85,7 @@ def upstream(problem: Problem, which: str = "both") -> Upstream:
     rows = (problem.layers * problem.directions, problem.batch)
     sizes = [output] + [problem.hidden_size] * (CELLS[problem.cell].states - 1)
     dstate = [rng.normal(size=(*rows, size)).astype(problem.dtype) for size in sizes]
-    wanted = {"h": (0,), "c": (len(sizes) - 1,)}.get(which, (0, 1))
+    wanted = {"h": (0,), "c": (len(sizes) - 1,)}.get(which, range(len(sizes)))
     chosen = tuple(d if k in wanted else None for k, d in enumerate(dstate))
     return blank(problem, dy) if which in ("dy", "both") else None, None if which == "dy" else chosen
 
@@ -118,7 +118,7 @@ def assert_same_gradients(actual: Gradients, expected: Gradients) -> None:
 def assert_gradients_close(actual: Any, expected: Any, tolerance: float) -> None:
     """Every number within tolerance of the largest of its array (of 0.01, where all are less)."""
     assert list(actual.params) == list(expected.params)
-    names = ["x", *("hc"[: len(expected.state)]), *expected.params]
+    names = ["x", *(f"state {k}" for k in range(len(expected.state))), *expected.params]
     got = [actual.x, *states(actual.state), *actual.params.values()]
     for name, a, e in zip(names, got, [expected.x, *expected.state, *expected.params.values()], strict=True):
         assert a.shape == e.shape, name

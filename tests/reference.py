@@ -32,6 +32,11 @@ class Cell:
     states: int = 1  # the first has the output's size, the others H
     peepholes: int = 0  # blocks of weight_peep
     projected: bool = False  # h = weight_hr q
+    recurrent: bool = True  # there is a matrix weight_hh
+    biases: tuple[str, ...] = ("bias_ih", "bias_hh")
+    bias_blocks: int | None = None  # as many as there are gate blocks
+    more: tuple[tuple[str, int, str], ...] = ()  # other parameters: name, blocks of H rows, columns
+    taped: int = 0  # values a unit and step on a tape; 0: what the family has
 
 
 CELLS: dict[str, Cell] = {}
@@ -151,6 +156,103 @@ def gru(reset: str, update: str) -> Step:
     return step
 
 
+# --------------------------------------------------------------------------------------------- multiplicative LSTM
+
+
+def multiplicative_lstm(form: str, bias_at: str = "candidate") -> Step:
+    """6. No factor has a bias."""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> States:
+        h_prev, c_prev = states
+        m = (p["weight_mx"] @ x) * (p["weight_mh"] @ h_prev)
+        bias = p.get("bias_ih", np.zeros(4 * len(h_prev)))
+        bi, bf, bg, bo = np.split(bias, 4)
+        ai, af, ag, ao = np.split(p["weight_ih"] @ x + p["weight_hh"] @ m, 4)
+        i, f, o = s(ai + bi), s(af + bf), s(ao + bo)
+        if bias_at == "candidate":
+            ag, bg = ag + bg, np.zeros_like(bg)
+        c = f * c_prev + i * (ag if form == "paper" else tanh(ag))
+        return (tanh(c * o + bg) if form == "paper" else o * tanh(c)), c
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------------ differential RNN
+
+
+def differential(*orders: int) -> Step:
+    """11, differences carried. weight_dos has for each order the vectors of i, f, o."""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> States:
+        h, *d = states
+        q = p["weight_dos"].reshape(len(orders), 3, -1)
+        ai, af, ag, ao = np.split(input_side(x, p) + recurrent_side(h, p), 4)
+        i = s(ai + sum(q[k, 0] * d[n] for k, n in enumerate(orders)))
+        f = s(af + sum(q[k, 1] * d[n] for k, n in enumerate(orders)))
+        new = [f * d[0] + i * tanh(ag)]
+        for old in d[:-1]:
+            new.append(new[-1] - old)
+        o = s(ao + sum(q[k, 2] * new[n] for k, n in enumerate(orders)))
+        return o * tanh(new[0]), *new
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------ element-wise recurrences
+
+
+def indrnn(f: Callable[[Array], Array]) -> Step:
+    """16.2"""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> States:
+        return (f(input_side(x, p) + p["weight_u"] * states[0]),)
+
+    return step
+
+
+def identity(a: Array) -> Array:
+    return a
+
+
+def positive(a: Array) -> Array:
+    """16.5, G."""
+    return np.where(a >= 0, a + 0.5, s(a))
+
+
+def min_gru(g: Callable[[Array], Array]) -> Step:
+    def step(x: Array, states: States, p: Params, constants: Constants) -> States:
+        az, an = np.split(input_side(x, p), 2)
+        return ((1 - s(az)) * states[0] + s(az) * g(an),)
+
+    return step
+
+
+def min_lstm(g: Callable[[Array], Array]) -> Step:
+    """Normalised."""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> States:
+        af, ai, an = np.split(input_side(x, p), 3)
+        f, i = s(af), s(ai)
+        return (f / (f + i) * states[0] + i / (f + i) * g(an),)
+
+    return step
+
+
+def sru(g: Callable[[Array], Array]) -> Step:
+    """16.3, with u3 for the highway whatever the sizes."""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> States:
+        c_prev = states[1]
+        u0, u1, u2, u3 = np.split(p["weight_ih"] @ x, 4)
+        v_f, v_r = np.split(p["weight_v"], 2)
+        b_f, b_r = np.split(p.get("bias_ih", np.zeros(2 * len(c_prev))), 2)
+        f, r = s(u1 + v_f * c_prev + b_f), s(u2 + v_r * c_prev + b_r)
+        c = f * c_prev + (1 - f) * u0
+        return r * g(c) + (1 - r) * u3, c
+
+    return step
+
+
 # ------------------------------------------------------------------------------------------------------- registry
 
 CELLS["rnn_tanh"] = Cell(rnn(tanh), blocks=1)
@@ -166,6 +268,33 @@ for _step, _blocks in ((lstm, 4), (lstm_coupled, 3), (lstm_f_from_i, 3)):
     CELLS[_name + "_peephole"] = replace(CELLS[_name], peepholes=_blocks - 1)
     CELLS[_name + "_projected"] = replace(CELLS[_name], projected=True)
     CELLS[_name + "_peephole_projected"] = replace(CELLS[_name + "_peephole"], projected=True)
+
+ONE_BIAS = ("bias_ih",)
+FACTORS = (("weight_mx", 1, "input"), ("weight_mh", 1, "hidden"))
+for _name, _multiplicative in (
+    ("multiplicative_lstm", multiplicative_lstm("standard")),
+    ("multiplicative_lstm_paper", multiplicative_lstm("paper")),
+    ("multiplicative_lstm_paper_output", multiplicative_lstm("paper", "output")),
+):
+    CELLS[_name] = Cell(_multiplicative, 4, states=2, biases=ONE_BIAS, more=FACTORS, taped=9)
+for _orders in ((0,), (1,), (2,), (0, 1), (0, 1, 2)):
+    CELLS["differential_" + "".join(map(str, _orders))] = Cell(
+        differential(*_orders),
+        4,
+        states=2 + max(_orders),
+        more=(("weight_dos", 3 * len(_orders), "one"),),
+        taped=6 + max(_orders),
+    )
+_alone = Cell(relu, 0, recurrent=False, biases=ONE_BIAS)  # type: ignore[arg-type]
+for _f in (relu, tanh):
+    _more = (("weight_u", 1, "one"),)
+    CELLS[f"indrnn_{_f.__name__}"] = replace(_alone, step=indrnn(_f), blocks=1, more=_more, taped=2)
+for _g, _suffix in ((identity, ""), (positive, "_positive")):
+    CELLS["min_gru" + _suffix] = replace(_alone, step=min_gru(_g), blocks=2, taped=3)
+    CELLS["min_lstm" + _suffix] = replace(_alone, step=min_lstm(_g), blocks=3, taped=5)
+for _g, _suffix in ((identity, ""), (tanh, "_tanh")):
+    _more = (("weight_v", 2, "one"),)
+    CELLS["sru" + _suffix] = replace(_alone, step=sru(_g), blocks=4, states=2, bias_blocks=2, more=_more, taped=6)
 
 
 # -------------------------------------------------------------------------------------------------- the sequence
@@ -187,10 +316,15 @@ def shapes(
     for layer in range(layers):
         for suffix in ("", "_reverse")[:directions]:
             end = f"_l{layer}{suffix}"
-            result["weight_ih" + end] = (rows, directions * output if layer else input_size)
-            result["weight_hh" + end] = (rows, output)
-            if bias:
-                result["bias_ih" + end] = result["bias_hh" + end] = (rows,)
+            columns = {"input": directions * output if layer else input_size, "hidden": hidden_size}
+            result["weight_ih" + end] = (rows, columns["input"])
+            if kind.recurrent:
+                result["weight_hh" + end] = (rows, output)
+            for name in kind.biases if bias else ():
+                result[name + end] = ((kind.bias_blocks or kind.blocks) * hidden_size,)
+            for name, blocks, width in kind.more:
+                size = blocks * hidden_size
+                result[name + end] = (size,) if width == "one" else (size, columns[width])
             if kind.peepholes:
                 result["weight_peep" + end] = (kind.peepholes * hidden_size,)
             if kind.projected:
@@ -222,8 +356,8 @@ def run(
     steps, batch, _ = below.shape
     layers = sum(name.startswith("weight_ih_l") and not name.endswith("_reverse") for name in params)
     suffixes = ("", "_reverse")[: 2 if "weight_ih_l0_reverse" in params else 1]
-    output = params["weight_hh_l0"].shape[1]
-    hidden = params["weight_hr_l0"].shape[1] if "weight_hr_l0" in params else output
+    hidden = len(params["weight_ih_l0"]) // CELLS[cell].blocks
+    output = len(params["weight_hr_l0"]) if "weight_hr_l0" in params else hidden
     sizes = [output] + [hidden] * (CELLS[cell].states - 1)
     initial = state or [np.zeros((layers * len(suffixes), batch, size)) for size in sizes]
     final = tuple(np.array(h, np.float64) for h in initial)

@@ -14,7 +14,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from reference import CELLS, Array, Constants, Params, States, input_side, peep, recurrent_side, relu, s, tanh
+from reference import (
+    CELLS,
+    Array,
+    Constants,
+    Params,
+    States,
+    identity,
+    input_side,
+    peep,
+    positive,
+    recurrent_side,
+    relu,
+    s,
+    tanh,
+)
 
 Pulled = tuple[Array, States, dict[str, Array]]  # gradients of x, of the states before the step, of the parameters
 Pullback = Callable[[States], Pulled]
@@ -169,6 +183,183 @@ def gru(reset: str, update: str) -> Step:
     return step
 
 
+# --------------------------------------------------------------------------------------------- multiplicative LSTM
+
+
+def multiplicative_lstm(form: str, bias_at: str = "candidate") -> Step:
+    def step(x: Array, states: States, p: Params, constants: Constants) -> tuple[States, Pullback]:
+        h_prev, c_prev = states
+        u, v = x @ p["weight_mx"].T, h_prev @ p["weight_mh"].T
+        m = u * v
+        b = blocks(p.get("bias_ih", np.zeros(4 * h_prev.shape[-1])), 4)
+        b_h = b[2] if bias_at == "output" else 0 * b[2]
+        ai, af, ag, ao = blocks(x @ p["weight_ih"].T + m @ p["weight_hh"].T, 4)
+        i, f, o = s(ai + b[0]), s(af + b[1]), s(ao + b[3])
+        ag = ag + (b[2] - b_h)
+        g = ag if form == "paper" else tanh(ag)
+        c = f * c_prev + i * g
+        h = tanh(c * o + b_h) if form == "paper" else o * tanh(c)
+
+        def pull(after: States) -> Pulled:
+            dh, dc_next = after
+            if form == "paper":
+                k = dh * (1 - h**2)
+                do, dc, slope = k * c, dc_next + k * o, np.ones_like(g)
+            else:
+                k = np.zeros_like(dh)
+                do, dc, slope = dh * tanh(c), dc_next + dh * o * (1 - tanh(c) ** 2), 1 - g**2
+            dai, daf, dag = dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * slope
+            dao = do * o * (1 - o)
+            da = pack(dai, daf, dag, dao)
+            dm = da @ p["weight_hh"]
+            du, dv = dm * v, dm * u
+            dp = {
+                "weight_ih": da.T @ x,
+                "weight_hh": da.T @ m,
+                "weight_mx": du.T @ x,
+                "weight_mh": dv.T @ h_prev,
+            }
+            if "bias_ih" in p:
+                dp["bias_ih"] = pack(dai, daf, k if bias_at == "output" else dag, dao).sum(0)
+            return da @ p["weight_ih"] + du @ p["weight_mx"], (dv @ p["weight_mh"], dc * f), dp
+
+        return (h, c), pull
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------------ differential RNN
+
+
+def differential(*orders: int) -> Step:
+    """e[n] is the gradient of the n-th difference after the step, before[n] of the one before it."""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> tuple[States, Pullback]:
+        h_prev, *d = states
+        q = p["weight_dos"].reshape(len(orders), 3, -1)
+        ai, af, ag, ao = blocks(input_side(x, p) + recurrent_side(h_prev, p), 4)
+        i = s(ai + sum(q[k, 0] * d[n] for k, n in enumerate(orders)))
+        f = s(af + sum(q[k, 1] * d[n] for k, n in enumerate(orders)))
+        g = tanh(ag)
+        new = [f * d[0] + i * g]
+        for old in d[:-1]:
+            new.append(new[-1] - old)
+        o = s(ao + sum(q[k, 2] * new[n] for k, n in enumerate(orders)))
+        tc = tanh(new[0])
+
+        def pull(after: States) -> Pulled:
+            dh, *rest = after
+            e, before = [np.array(part) for part in rest], [np.zeros_like(dh) for _ in rest]
+            dao = dh * tc * o * (1 - o)
+            for k, n in enumerate(orders):
+                e[n] += q[k, 2] * dao
+            e[0] += dh * o * (1 - tc**2)
+            for n in range(len(d) - 1, 0, -1):
+                e[n - 1] += e[n]
+                before[n - 1] -= e[n]
+            dai, daf, dag = e[0] * g * i * (1 - i), e[0] * d[0] * f * (1 - f), e[0] * i * (1 - g**2)
+            before[0] += e[0] * f
+            dq = []
+            for k, n in enumerate(orders):
+                before[n] += q[k, 0] * dai + q[k, 1] * daf
+                dq += [(dai * d[n]).sum(0), (daf * d[n]).sum(0), (dao * new[n]).sum(0)]
+            dx, first, dp = tail(pack(dai, daf, dag, dao), x, h_prev, p)
+            return dx, (*first, *before), dp | {"weight_dos": pack(*dq)}
+
+        return (o * tc, *new), pull
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------ element-wise recurrences
+
+
+def input_tail(da: Array, x: Array, p: Params) -> tuple[Array, dict[str, Array]]:
+    """TAIL without h(t-1)."""
+    dp = {"weight_ih": da.T @ x}
+    return da @ p["weight_ih"], dp | ({"bias_ih": da.sum(0)} if "bias_ih" in p else {})
+
+
+def indrnn(f: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Step:
+    def step(x: Array, states: States, p: Params, constants: Constants) -> tuple[States, Pullback]:
+        (h_prev,) = states
+        h = f(input_side(x, p) + p["weight_u"] * h_prev)
+
+        def pull(after: States) -> Pulled:
+            da = after[0] * slope(h)
+            dx, dp = input_tail(da, x, p)
+            return dx, (da * p["weight_u"],), dp | {"weight_u": (da * h_prev).sum(0)}
+
+        return (h,), pull
+
+    return step
+
+
+def positive_slope(a: Array) -> Array:
+    return np.where(a >= 0, 1.0, s(a) * (1 - s(a)))
+
+
+def min_gru(g: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Step:
+    def step(x: Array, states: States, p: Params, constants: Constants) -> tuple[States, Pullback]:
+        (h_prev,) = states
+        az, an = blocks(input_side(x, p), 2)
+        z, n = s(az), g(an)
+
+        def pull(after: States) -> Pulled:
+            (dh,) = after
+            dx, dp = input_tail(pack(dh * (n - h_prev) * z * (1 - z), dh * z * slope(an)), x, p)
+            return dx, (dh * (1 - z),), dp
+
+        return ((1 - z) * h_prev + z * n,), pull
+
+    return step
+
+
+def min_lstm(g: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Step:
+    def step(x: Array, states: States, p: Params, constants: Constants) -> tuple[States, Pullback]:
+        (h_prev,) = states
+        af, ai, an = blocks(input_side(x, p), 3)
+        f, i, n = s(af), s(ai), g(an)
+        share = f / (f + i)
+
+        def pull(after: States) -> Pulled:
+            (dh,) = after
+            e = dh * (h_prev - n) * share * (1 - share)
+            da = pack(e * (1 - f), -e * (1 - i), dh * (1 - share) * slope(an))
+            dx, dp = input_tail(da, x, p)
+            return dx, (dh * share,), dp
+
+        return (share * h_prev + (1 - share) * n,), pull
+
+    return step
+
+
+def sru(g: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Step:
+    """`slope` is g', written in g(c)."""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> tuple[States, Pullback]:
+        h_prev, c_prev = states
+        u0, u1, u2, u3 = blocks(x @ p["weight_ih"].T, 4)
+        v_f, v_r = blocks(p["weight_v"], 2)
+        b_f, b_r = blocks(p.get("bias_ih", np.zeros(2 * c_prev.shape[-1])), 2)
+        f, r = s(u1 + v_f * c_prev + b_f), s(u2 + v_r * c_prev + b_r)
+        c = f * c_prev + (1 - f) * u0
+
+        def pull(after: States) -> Pulled:
+            dh, dc = after
+            dc = dc + dh * r * slope(g(c))
+            daf, dar = dc * (c_prev - u0) * f * (1 - f), dh * (g(c) - u3) * r * (1 - r)
+            da = pack(dc * (1 - f), daf, dar, dh * (1 - r))
+            dp = {"weight_ih": da.T @ x, "weight_v": pack(daf * c_prev, dar * c_prev).sum(0)}
+            if "bias_ih" in p:
+                dp["bias_ih"] = pack(daf, dar).sum(0)
+            return da @ p["weight_ih"], (np.zeros_like(h_prev), dc * f + v_f * daf + v_r * dar), dp
+
+        return (r * g(c) + (1 - r) * u3, c), pull
+
+    return step
+
+
 # ------------------------------------------------------------------------------------------------------- registry
 
 STEPS: dict[str, Step] = {
@@ -183,6 +374,16 @@ STEPS: dict[str, Step] = {
 for _name, _coupled in (("lstm", None), ("lstm_coupled", "i_from_f"), ("lstm_f_from_i", "f_from_i")):
     for _suffix in ("", "_peephole", "_projected", "_peephole_projected"):
         STEPS[_name + _suffix] = lstm(_coupled)
+STEPS["multiplicative_lstm"] = multiplicative_lstm("standard")
+STEPS["multiplicative_lstm_paper"] = multiplicative_lstm("paper")
+STEPS["multiplicative_lstm_paper_output"] = multiplicative_lstm("paper", "output")
+for _orders in ((0,), (1,), (2,), (0, 1), (0, 1, 2)):
+    STEPS["differential_" + "".join(map(str, _orders))] = differential(*_orders)
+STEPS["indrnn_relu"] = indrnn(relu, lambda h: np.asarray(h > 0, np.float64))
+STEPS["indrnn_tanh"] = indrnn(tanh, lambda h: 1 - h**2)
+STEPS["sru"], STEPS["sru_tanh"] = sru(identity, np.ones_like), sru(tanh, lambda g: 1 - g**2)
+for _g, _slope, _suffix in ((identity, np.ones_like, ""), (positive, positive_slope, "_positive")):
+    STEPS["min_gru" + _suffix], STEPS["min_lstm" + _suffix] = min_gru(_g, _slope), min_lstm(_g, _slope)
 
 
 # -------------------------------------------------------------------------------------------------- the sequence
@@ -262,8 +463,8 @@ def gradients(
     valid = np.full(batch, steps) if lengths is None else np.array(lengths, np.int64)
     layers = sum(name.startswith("weight_ih_l") and not name.endswith("_reverse") for name in params)
     suffixes = ("", "_reverse")[: 2 if "weight_ih_l0_reverse" in params else 1]
-    output = params["weight_hh_l0"].shape[1]
-    hidden = params["weight_hr_l0"].shape[1] if "weight_hr_l0" in params else output
+    hidden = len(params["weight_ih_l0"]) // CELLS[cell].blocks
+    output = len(params["weight_hr_l0"]) if "weight_hr_l0" in params else hidden
     shapes = [(layers * len(suffixes), batch, size) for size in [output] + [hidden] * (CELLS[cell].states - 1)]
 
     def filled(given: Sequence[NDArray[Any] | None] | None) -> States:

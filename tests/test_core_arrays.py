@@ -163,7 +163,7 @@ def spoil(change: Callable[[list[Any]], None]) -> list[Any]:
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(given: list[Any], words: str) -> None:
-    options: tuple[Any, ...] = ([np.inf], "full", [], [0.0] * 4)
+    options: tuple[Any, ...] = ([np.inf], "full", [], [0.0] * 6)
     _core.Network("lstm_projected", "float32", I, H, O, 2, 1, params(), *options)
     with pytest.raises(ValueError, match=words):
         _core.Network("lstm_projected", "float32", I, H, O, 2, 1, given, *options)
@@ -193,4 +193,4 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match=r"rows|threads"):
             good.stream(batch, False, threads, None)
     with pytest.raises(ValueError, match="cell"):
-        _core.Network("nonesuch", "float32", I, H, O, 2, 1, params(), [], "full", [], [0.0] * 4)
+        _core.Network("nonesuch", "float32", I, H, O, 2, 1, params(), [], "full", [], [0.0] * 6)

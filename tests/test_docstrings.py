@@ -23,6 +23,7 @@ from recurra import (
     stream,
     tape,
     training,
+    variants,
 )
 from recurra.training import losses, optimisers, truncated
 
@@ -43,6 +44,7 @@ MODULES: Any = (
     losses,
     optimisers,
     truncated,
+    variants,
 )
 NAMES = {"np": np, "recurra": recurra, "functional": functional, "training": training}
 EXAMPLES = [

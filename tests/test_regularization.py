@@ -20,6 +20,8 @@ RATES: tuple[dict[str, Any], ...] = (
 
 
 def layer_of(cell: str, hidden: int = 5, **options: Any) -> recurra.Recurrent:
+    if not CELLS[cell].recurrent:
+        options.pop("recurrent_dropout", None)
     return recurra.Recurrent(cell, 3, hidden, proj_size=3 if CELLS[cell].projected else 0, seed=1, **options)
 
 
@@ -148,23 +150,29 @@ def test_variational_dropout_has_one_mask_for_a_whole_sequence() -> None:
         np.testing.assert_allclose(y[step], np.where(kept, (4 / 3) ** (step + 1), 0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("cell", ("rnn_tanh", "gru", "lstm", "gru_reset_before", "lstm_peephole"))
+ZONED = ["rnn_tanh", "gru", "lstm", "gru_reset_before", "lstm_peephole", "lstm_projected", "sru", "min_gru"]
+ZONED += ["multiplicative_lstm", "multiplicative_lstm_paper_output", "differential_1", "differential_012"]
+
+
+@pytest.mark.parametrize("cell", ZONED)
 def test_zoneout_keeps_old_values_or_takes_new_ones(cell: str) -> None:
-    rates = (0.3, 0.6) if cell.startswith("lstm") else 0.3
+    all_rates = (0.3, 0.6, 0.2, 0.5)[: CELLS[cell].states]
+    rates = all_rates if len(all_rates) > 1 else 0.3
     layer, plain = layer_of(cell, 40, zoneout=rates), layer_of(cell, 40)
     x = np.broadcast_to(random(1, 1, 3), (1, 3000, 3)).astype(np.float32)
     old = [
-        np.broadcast_to(random(1, 1, 40, seed=k), (1, 3000, 40)).astype(np.float32)
-        for k in range(len(states(layer(x)[1])))
+        np.broadcast_to(random(*part.shape[::2], seed=k)[:, None], part.shape).astype(np.float32)
+        for k, part in enumerate(states(layer(x)[1]))
     ]
     state = old[0] if len(old) == 1 else tuple(old)
     zoned, new = states(layer.forward(x, state, rng=0)[1]), states(plain(x, state)[1])
     expected = states(layer(x, state)[1])
-    for part, before, after, mean, rate in zip(zoned, old, new, expected, (0.3, 0.6), strict=False):
+    for part, before, after, mean, rate in zip(zoned, old, new, expected, all_rates, strict=True):
         kept = part == before
         assert (kept | (part == after)).all()
         assert kept.mean() == pytest.approx(rate, abs=0.01)
-        np.testing.assert_allclose(part.mean(1), mean[:, 0], atol=0.03)  # the expectation is what a call computes
+        deviations = 4 * (rate * (1 - rate) / 3000) ** 0.5 * np.abs(after - before) + 1e-5
+        assert (np.abs(part.mean(1) - mean[:, 0]) < deviations[:, 0]).all()  # the expectation is what a call computes
         np.testing.assert_allclose(mean, rate * before + (1 - rate) * after, rtol=1e-5, atol=1e-6)
 
 
@@ -201,6 +209,15 @@ BAD: tuple[tuple[str, dict[str, Any], Any], ...] = (
 def test_bad_rates_are_refused(name: str, options: dict[str, Any], error: Any) -> None:
     with pytest.raises(error, match=name):
         recurra.LSTM(3, 5, **options)
+
+
+@pytest.mark.parametrize("cell", sorted(name for name in CELLS if not CELLS[name].recurrent))
+def test_there_is_no_dropout_of_a_product_that_is_none(cell: str) -> None:
+    with pytest.raises(ValueError, match=f"recurrent_dropout: expected 0 for cell '{cell}'.*got 0.1"):
+        recurra.Recurrent(cell, 3, 5, recurrent_dropout=0.1)
+    params = recurra.Recurrent(cell, 3, 5).state_dict()
+    with pytest.raises(ValueError, match=f"recurrent_dropout: expected 0 for cell '{cell}'.*got 0.1"):
+        recurra.functional.pack(cell, params, regularization=recurra.functional.Regularization(0.0, 0.1))
 
 
 def test_a_pair_of_rates_is_for_lstms() -> None:

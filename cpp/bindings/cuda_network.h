@@ -180,7 +180,7 @@ inline void define_cuda_network(py::module_& m) {
   py::class_<PyCudaNetwork>(m, "Network", "Weights of a stack of layers on a GPU.")
       .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
                        int64_t output_size, int layers, int directions, const std::vector<double>& constants,
-                       const std::array<double, 4>& rates, int device, const std::string& engine, bool allow_tf32) {
+                       const std::array<double, 6>& rates, int device, const std::string& engine, bool allow_tf32) {
              NetworkConfig c;
              c.cell = cell;
              c.input_size = input_size;
@@ -189,7 +189,7 @@ inline void define_cuda_network(py::module_& m) {
              c.layers = layers;
              c.directions = directions;
              c.constants = constants;
-             c.regularization = {rates[0], rates[1], rates[2], rates[3]};
+             c.regularization = {rates[0], rates[1], {rates[2], rates[3], rates[4], rates[5]}};
              const cuda::Options options = cuda_options(dtype, device, engine, allow_tf32);
              const py::gil_scoped_release compiling;
              return std::make_unique<PyCudaNetwork>(c, options);

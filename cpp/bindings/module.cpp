@@ -241,9 +241,10 @@ py::dict cells() {
   for (const recurra::CellInfo& cell : recurra::cells()) {
     py::list params;
     for (const auto& p : cell.params) params.append(py::make_tuple(p.name, p.blocks, p.rows, p.cols, p.is_bias));
-    all[py::str(cell.name)] = py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states,
-                                       py::arg("params") = params, py::arg("constants") = cell.constants,
-                                       py::arg("projected") = cell.projected, py::arg("unit_range") = cell.unit_range);
+    all[py::str(cell.name)] =
+        py::dict(py::arg("gates") = cell.gates, py::arg("states") = cell.states, py::arg("params") = params,
+                 py::arg("constants") = cell.constants, py::arg("projected") = cell.projected,
+                 py::arg("unit_range") = cell.unit_range, py::arg("recurrent_product") = cell.recurrent_product);
   }
   return all;
 }
@@ -296,7 +297,8 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
       "The compiled engine. recurra._arrays has checked and normalised everything, but for what call and step take; what comes "
       "here all the same and does not fit is refused.";
 
-  m.def("cells", cells, "The table of cells: name -> gates, states, params, constants, projected, unit_range.");
+  m.def("cells", cells,
+        "The table of cells: name -> gates, states, params, constants, projected, unit_range, recurrent_product.");
   m.def("config", config, "What was chosen on this machine.");
   m.def("limits", limits, py::arg("threads"), py::arg("sizes_kib") = std::vector<int>(),
         "What this machine can do at best on one thread, and what so many threads read together: GFLOP/s and GB/s. Takes some "
@@ -353,11 +355,13 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
       .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
                        int64_t output_size, int layers, int directions, const std::vector<std::vector<OptionalArray>>& params,
                        const std::vector<double>& constants, const std::string& precision, std::vector<int> kept,
-                       const std::array<double, 4>& regularization) {
+                       const std::array<double, 6>& regularization) {
              NetworkConfig config = config_of(cell, input_size, hidden_size, output_size, layers, directions, constants);
              config.precision = precision_named(precision);
              config.kept = std::move(kept);
-             config.regularization = {regularization[0], regularization[1], regularization[2], regularization[3]};
+             config.regularization = {regularization[0],
+                                      regularization[1],
+                                      {regularization[2], regularization[3], regularization[4], regularization[5]}};
              return PyNetwork(dtype, config, params);
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),

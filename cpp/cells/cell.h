@@ -2,7 +2,8 @@
 //
 // A step runs the cell's phases in order. A phase is one recurrent product and one pointwise function:
 //   chains   every pre-activation is a chain of fused multiply-adds: bias, then the input product, then the recurrent one;
-//   source   what the recurrent product multiplies: h(t-1) in the first phase, the previous phase's result afterwards;
+//   source   what the recurrent product multiplies: h(t-1) in the first phase, the previous phase's result afterwards; the
+//            first phase may do without one (its count is 0), and its pointwise function alone then reads h(t-1);
 //   result   what the pointwise function returns: the source of the next phase, or h(t) from the last one.
 #pragma once
 
@@ -11,7 +12,9 @@ namespace recurra {
 // A size that is known only when a layer is made. `output` is the width of h: the projection when there is one.
 enum class Dim { one, input, hidden, output };
 
-constexpr int kMaxChains = 4;
+constexpr int kMaxChains = 4;   // registers of the kernels hold them
+constexpr int kMaxVectors = 9;  // memory does
+constexpr int kMaxStates = 4;
 constexpr int kMaxPhases = 2;
 
 // A short compile-time list; only for the tables below.
@@ -50,7 +53,8 @@ struct Constant {
   double value = 0;
 };
 
-// Gate blocks first .. first+count-1 of `weight` (and of `bias`, when not null); block first+g adds to chain[g].
+// Gate blocks first .. first+count-1 of `weight` (and of `bias`, when not null); block first+g adds to chain[g]. Without a
+// weight it is a bias only, and chain[g] = chains + v stands for vector v of the phase.
 struct Product {
   const char* weight = nullptr;
   const char* bias = nullptr;
@@ -66,13 +70,18 @@ struct Phase {
   Dim units = Dim::hidden;        // how many units the phase computes
   const char* vectors = nullptr;  // parameter holding per-unit vectors (peepholes), vector_count of them
   int vector_count = 0;
-  bool unit_range = false;  // the result lies in -1 .. 1 when h(t-1) does; int8 then knows its scale beforehand
+  bool unit_range = false;   // the result lies in -1 .. 1 when h(t-1) does; int8 then knows its scale beforehand
+  bool sets_states = false;  // of the states beside h; one phase sets them all
+  Product bias = {};         // blocks of a bias that are not those of a product
+  // Its code is that of all phases with such products, save the pointwise function, for single rows too. That costs 5 % of
+  // the smallest steps and saves 10 KB of each instruction set.
+  bool shares_code = false;
 };
 
 struct Spec {
-  const char* gates = "";  // one letter per gate block, in packed order
-  List<Param, 8> params;   // each block of each is of one product, or the vectors of one phase: backward writes it once
-  List<State, 4> states;   // states[0] is h, as wide as the output; the others are as wide as `hidden`
+  const char* gates = "";          // one letter per gate block, in packed order
+  List<Param, 8> params;           // each block of each is of one product, or the vectors of one phase: backward writes it once
+  List<State, kMaxStates> states;  // states[0] is h, as wide as the output; the others are as wide as `hidden`
   List<Constant, 2> constants;
   int kept = 0;   // per-unit values handed from one phase to a later one of the same step
   int saved = 0;  // per-unit values that a step with a tape keeps for backward, beside its states
@@ -90,7 +99,7 @@ struct Spec {
 // step, saved(i), vector(i), constant(i); d_state(i) is the gradient of a state after the step, set_d_state(i, v) sets that of
 // the state before it; add_d_h(v) adds what reaches h(t-1) past the chains; d_kept(i) / set_d_kept(i, v) hand gradients to an
 // earlier phase; set_d_vector(i, v) is this unit's share of a per-unit vector's gradient.
-// Only a phase of `hidden` units may use states, kept and saved values.
+// Only a phase of `hidden` units may use states, kept and saved values, and only the one that sets states may read them.
 template <class... P>
 struct Pointwise {
   static constexpr List<Phase, kMaxPhases> phases() { return List<Phase, kMaxPhases>({P::phase...}); }

@@ -107,7 +107,7 @@ template <class P, int kept, int saved>
 struct GruBase {
   using Phases = P;
   static constexpr Spec spec() {
-    return {"rzn", gate_params(3), List<State, 4>({State{"h", Dim::output}}), {}, kept, saved, Phases::phases()};
+    return {"rzn", gate_params(3), List<State, kMaxStates>({State{"h", Dim::output}}), {}, kept, saved, Phases::phases()};
   }
 };
 

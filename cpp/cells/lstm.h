@@ -27,6 +27,7 @@ struct LstmGates {
                                   Dim::hidden,
                                   peephole ? "weight_peep" : nullptr,
                                   peephole ? gates - 1 : 0,
+                                  true,
                                   true};
 
   template <class V, class Unit>
@@ -103,7 +104,7 @@ struct Lstm {
     constexpr const char* letters[] = {"ifgo", "fgo", "igo"};
     Spec s = {letters[int(coupling)],
               gate_params(Gates::gates),
-              List<State, 4>({State{"h", Dim::output}, State{"c", Dim::hidden}}),
+              List<State, kMaxStates>({State{"h", Dim::output}, State{"c", Dim::hidden}}),
               List<Constant, 2>({Constant{"cell_clip", __builtin_inf()}}),
               0,
               4,

@@ -65,7 +65,7 @@ template <class F>
 struct Rnn {
   using Phases = Pointwise<RnnUpdate<F>>;
   static constexpr Spec spec() {
-    return {"h", gate_params(1), List<State, 4>({State{"h", Dim::output}}), {}, 0, 1, Phases::phases()};
+    return {"h", gate_params(1), List<State, kMaxStates>({State{"h", Dim::output}}), {}, 0, 1, Phases::phases()};
   }
 };
 

@@ -2,6 +2,7 @@
 
 template <class T>
 struct AffineBlock {
+  using ManyRows = AffineBlock;
   static constexpr int chains = 1, summed = 1, parts = 4;
   using Weights = FullWeights;
   struct Shape {

@@ -48,6 +48,7 @@ void backward(const BackwardCall<T>& call) {
 // TransposedCall, in blocks like those of a phase with one chain.
 template <class T>
 struct TransposedBlock {
+  using ManyRows = TransposedBlock;
   static constexpr int chains = 1, summed = 1;
   using Shape = BlockShape<chains>;
   using Weights = FullWeights;

@@ -138,7 +138,7 @@ RECURRA_FN void add_in_place(Vec<T> (&acc)[1][1][C], const T* x, const T* weight
   constexpr int U = Vec<T>::lanes;
   const ptrdiff_t first = ptrdiff_t(tile) * U, valid = units - first < U ? units - first : U;
   const T* rows[product.count];
-  for (int g = 0; g < product.count; ++g) rows[g] = weight + ((product.first + g) * units + first) * columns;
+  for (int g = 0; g < product.count; ++g) rows[g] = weight + (g * units + first) * columns;
   ptrdiff_t k = 0;
   if (valid == U) {
     k = add_blocks<4, Gates>(acc, x, rows, columns, k);
@@ -151,16 +151,17 @@ RECURRA_FN void add_in_place(Vec<T> (&acc)[1][1][C], const T* x, const T* weight
     }
 }
 
-template <class P, class T>
+template <class F, class T>
 void step_in_place(const InPlaceCall<T>& given) {
-  using Block = PhaseBlock<P, T, FullWeights>;
+  constexpr Phase phase = F::phase;
   const PhaseCall<T>& call = given.phase;
   for (int tile = call.tile_begin; tile < call.tile_end; ++tile) {
-    Vec<T> acc[1][1][Block::chains];
+    Vec<T> acc[1][1][phase.chains];
     start<0>(acc, call.tiles, tile, Panel<const T>(), 0);
-    if constexpr (P::phase.input.count > 0)
-      add_in_place<InputOf<P>>(acc, call.x.rows[0], given.input, call.tiles.input_size, call.tiles.units, tile);
-    add_in_place<RecurrentOf<P>>(acc, call.source.rows[0], given.recurrent, call.tiles.source_size, call.tiles.units, tile);
-    Block::template finish<false>(call, 0, 1, tile, 1, acc[0]);
+    if constexpr (phase.input.count > 0)
+      add_in_place<InputOf<F>>(acc, call.x.rows[0], given.input, call.tiles.input_size, call.tiles.units, tile);
+    if constexpr (phase.recurrent.count > 0)
+      add_in_place<RecurrentOf<F>>(acc, call.source.rows[0], given.recurrent, call.tiles.source_size, call.tiles.units, tile);
+    FormBlock<F, T, FullWeights>::finish(call, 0, tile, acc);
   }
 }

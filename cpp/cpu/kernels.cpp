@@ -71,14 +71,25 @@ constexpr bool well_formed(const Phase& phase) {
     if (phase.input.chain[g] != g) return false;
   for (int g = 0; g < phase.recurrent.count; ++g)
     if (phase.recurrent.chain[g] >= phase.chains) return false;
-  return phase.chains <= kMaxChains && phase.input.count <= phase.chains;
+  if (!phase.recurrent.count && phase.input.count != phase.chains) return false;
+  return phase.chains <= kMaxChains && phase.input.count <= phase.chains && phase.vector_count <= kMaxVectors;
+}
+
+template <class P, class T, class W>
+constexpr void (*run_of())(const PhaseCall<T>&) {
+  if constexpr (!P::phase.recurrent.count)
+    return sweep_inputs<P::phase.input.count, T, W>;
+  else if constexpr (P::phase.shares_code)
+    return sweep<FormBlock<FormOf<P>, T, W>, PhaseCall<T>>;
+  else
+    return sweep<PhaseBlock<P, T, W>, PhaseCall<T>>;
 }
 
 template <class W, class T, class... P>
 constexpr void set_phases(KernelTable<T>& k, int cell, Pointwise<P...>) {
   static_assert((well_formed(P::phase) && ...), "a cell's phase breaks the contract of cells/cell.h");
   int phase = 0;
-  ((k.phase[cell][phase++] = sweep<PhaseBlock<P, T, W>, PhaseCall<T>>), ...);
+  ((k.phase[cell][phase++] = run_of<P, T, W>()), ...);
 }
 
 template <class W, class T>
@@ -97,7 +108,9 @@ constexpr KernelTable<T> table_of() {
 template <class T, class... P>
 constexpr void set_in_place(Kernels<T>& k, int cell, Pointwise<P...>) {
   int phase = 0;
-  ((k.in_place[cell][phase++] = step_in_place<P, T>), ...);
+  ((k.in_place[cell][phase++] = step_in_place<FormOf<P>, T>), ...);
+  phase = 0;
+  ((k.finish[cell][phase][0] = finish<P, false, T>, k.finish[cell][phase++][1] = finish<P, true, T>), ...);
 }
 
 template <class T, class... P>

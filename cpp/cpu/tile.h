@@ -81,10 +81,27 @@ struct PlainGates {
   static constexpr Product product() { return input_gates(0, gates); }
 };
 
-// One phase of one step, with weights stored as W.
-template <class P, class T, class W>
-struct PhaseBlock {
-  static constexpr int chains = P::phase.chains, summed = P::phase.recurrent.count;  // summed: those that a product adds to
+// What a phase's block of rows is made of: its products, whatever the cell does with the chains.
+template <int all_chains, int inputs, int recurrents, int... chain>
+struct Form {
+  static constexpr Phase phase = {input_gates(0, inputs), {"", nullptr, 0, recurrents, {chain...}}, all_chains};
+};
+
+template <class P>
+struct FormOfPhase {
+  static constexpr const Phase& p = P::phase;
+  static constexpr int chain(int g) { return g < p.recurrent.count ? p.recurrent.chain[g] : 0; }
+  using type = Form<p.chains, p.input.count, p.recurrent.count, chain(0), chain(1), chain(2), chain(3)>;
+};
+template <class P>
+using FormOf = typename FormOfPhase<P>::type;
+static_assert(kMaxChains == 4, "FormOf names each");
+
+// One phase of one step, with weights stored as W. Phases of one form share the code: the cell is what `finish` points to.
+template <class F, class T, class W>
+struct FormBlock {
+  using ManyRows = FormBlock;
+  static constexpr int chains = F::phase.chains, summed = F::phase.recurrent.count;  // summed: those that a product adds to
   using Shape = BlockShape<chains>;
   using Weights = W;
 
@@ -94,56 +111,87 @@ struct PhaseBlock {
   }
 
   template <int R, int N>
-  static void run(const PhaseCall<T>& call, int row, int tile) {
-    constexpr Phase phase = P::phase;
+  static RECURRA_FN void sum(Vec<T> (&acc)[N][R][chains], const PhaseCall<T>& call, int row, int tile) {
+    constexpr Phase phase = F::phase;
     const Tiles<T>& tiles = call.tiles;
-    // Written in the batch's order, which no hardware prefetcher predicts when lengths differ (2 to 3 % there).
-    if (R > 1 && call.y.base)
-      for (int r = row; r < row + R; ++r)
-        for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
-    Vec<T> acc[N][R][chains];
     start<phase.input.count>(acc, tiles, tile, call.before, row);
-    const bool ahead = prefetches_ahead<PhaseBlock>(call);
+    const bool ahead = prefetches_ahead<FormBlock>(call);
     if constexpr (phase.input.count > 0)
       if (!call.before.base)
-        W::template add<InputOf<P>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size, ahead);
-    W::template add<RecurrentOf<P>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size, ahead);
+        W::template add<InputOf<F>>(acc, call.x, row, tiles, tile, tiles.input_at, tiles.input_size, ahead);
+    if constexpr (phase.recurrent.count > 0)
+      W::template add<RecurrentOf<F>>(acc, call.source, row, tiles, tile, tiles.recurrent_at, tiles.source_size, ahead);
+  }
 
-    // A small layer's step is one chain of dependent operations: sending the sums through memory is 5 % of it.
-    if constexpr (R == 1 && N == 1)
-      if (!call.saved.base) return finish_unit<false>(call, row, tile, acc[0][0]);
-    Vec<T> spilled[N * R][chains];
+  template <int R, int N>
+  static RECURRA_FN void finish(const PhaseCall<T>& call, int row, int tile, const Vec<T> (&acc)[N][R][chains]) {
+    constexpr int U = Vec<T>::lanes;
+    alignas(sizeof(Vec<T>)) T spilled[N * R * chains * U];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-        for (int c = 0; c < chains; ++c) spilled[n * R + r][c] = acc[n][r][c];
-    (call.saved.base ? finish<true> : finish<false>)(call, row, R, tile, N, spilled);
+        for (int c = 0; c < chains; ++c) acc[n][r][c].store(spilled + ((n * R + r) * chains + c) * U);
+    call.finish[call.saved.base != nullptr](call, row, R, tile, N, spilled);
   }
 
-  template <bool saves>
-  static RECURRA_FN void finish_unit(const PhaseCall<T>& call, int row, int tile, const Vec<T> (&chain)[chains]) {
-    constexpr int U = Vec<T>::lanes;
-    const ptrdiff_t at = ptrdiff_t(tile) * U;
-    Unit<T, saves> unit{call, row, at, call.tiles.base + tile * call.tiles.size + chains * U};
-    const Vec<T> result = P::forward(chain, unit);
-    result.store(call.result[row] + at);
-    if (call.y.base) result.store(call.y[row] + at, call.tiles.units - at);
+  template <int R, int N>
+  static void run(const PhaseCall<T>& call, int row, int tile) {
+    // Written in the batch's order, which no hardware prefetcher predicts when lengths differ (2 to 3 % there).
+    if (R > 1 && call.y.base)
+      for (int r = row; r < row + R; ++r)
+        for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
+    Vec<T> acc[N][R][chains];
+    sum(acc, call, row, tile);
+    finish(call, row, tile, acc);
   }
+};
 
-  // The cell on the chains of a block; out of line, so that its code exists twice rather than for every R and N.
-  template <bool saves>
-  static __attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row, int rows, int tile, int tiles,
-                                                        const Vec<T> (*spilled)[chains]) {
-    for (int t = tile; t < tile + tiles; ++t)
-      for (int r = row; r < row + rows; ++r, ++spilled) finish_unit<saves>(call, r, t, *spilled);
+template <class P, bool saves, class T, class V>
+RECURRA_FN void finish_unit(const PhaseCall<T>& call, int row, int tile, const V* chain) {
+  constexpr int chains = P::phase.chains, U = V::lanes;
+  const ptrdiff_t at = ptrdiff_t(tile) * U;
+  Unit<T, saves> unit{call, row, at, call.tiles.base + tile * call.tiles.size + chains * U};
+  const V result = P::forward(chain, unit);
+  result.store(call.result[row] + at);
+  if (call.y.base) result.store(call.y[row] + at, call.tiles.units - at);
+}
+
+// The cell on the chains of a block; out of line, so that its code exists twice rather than for every R and N.
+template <class P, bool saves, class T>
+__attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row, int rows, int tile, int tiles,
+                                               const T* spilled) {
+  constexpr int chains = P::phase.chains, U = Vec<T>::lanes;
+  for (int t = tile; t < tile + tiles; ++t)
+    for (int r = row; r < row + rows; ++r, spilled += chains * U) {
+      Vec<T> chain[chains];
+#pragma GCC unroll 8
+      for (int c = 0; c < chains; ++c) chain[c] = Vec<T>::load(spilled + c * U);
+      finish_unit<P, saves>(call, r, t, chain);
+    }
+}
+
+// A single row's tiles, the cell among them.
+template <class P, class T, class W>
+struct PhaseBlock : FormBlock<FormOf<P>, T, W> {
+  using ManyRows = FormBlock<FormOf<P>, T, W>;
+
+  template <int R, int N>
+  static void run(const PhaseCall<T>& call, int row, int tile) {
+    Vec<T> acc[N][R][ManyRows::chains];
+    ManyRows::sum(acc, call, row, tile);
+    // A small layer's step is one chain of dependent operations: sending the sums through memory is 5 % of it.
+    if constexpr (R == 1 && N == 1)
+      if (!call.saved.base) return finish_unit<P, false>(call, row, tile, acc[0][0]);
+    ManyRows::finish(call, row, tile, acc);
   }
 };
 
 // Bias plus input product, kept for later steps.
 template <int gates, class T, class W>
 struct InputBlock {
+  using ManyRows = InputBlock;
   static constexpr int chains = gates, summed = gates;
   using Shape = BlockShape<chains>;
   using Weights = W;
@@ -223,13 +271,18 @@ RECURRA_FN void sweep_row(const Call& call) {
 }
 
 template <class Block, class Call>
-__attribute__((noinline)) void sweep_all(const Call& call) {
+__attribute__((noinline)) void sweep_rows(const Call& call) {
   constexpr int N = Block::Shape::tiles;
-  if (call.rows == 1) return sweep_row<Block>(call);
   const bool backwards = goes_backwards<Block>(call);
   int begin = call.tile_begin, end = call.tile_end;
   for (; begin + N <= end; backwards ? end -= N : begin += N) run_tiles<Block, N>(call, backwards ? end - N : begin);
   for (; begin < end; ++begin) run_tiles<Block, 1>(call, begin);
+}
+
+template <class Block, class Call>
+__attribute__((noinline)) void sweep_all(const Call& call) {
+  if (call.rows == 1) return sweep_row<Block>(call);
+  sweep_rows<typename Block::ManyRows>(call);
 }
 
 template <class Block, class Call>
@@ -242,4 +295,37 @@ __attribute__((noinline)) void sweep_one(const Call& call) {
 template <class Block, class Call>
 void sweep(const Call& call) {
   call.rows == 1 && call.tile_end - call.tile_begin == 1 ? sweep_one<Block>(call) : sweep_all<Block>(call);
+}
+
+// A phase without a recurrent product: the input product goes through memory, where it may have come from an earlier call.
+template <int gates, class T, class W>
+void sweep_inputs(const PhaseCall<T>& call) {
+  constexpr int U = Vec<T>::lanes, many_tiles = 8, many_rows = 2 * InputBlock<gates, T, W>::Shape::max_rows;
+  constexpr int room = many_rows < many_tiles ? many_tiles : many_rows;
+  const Finish<T> finish = call.finish[call.saved.base != nullptr];
+  const int tiles_at_once = call.rows == 1 ? many_tiles : 1;
+  alignas(sizeof(Vec<T>)) T chains[room * gates * U];
+  for (int tile = call.tile_begin, tiles; tile < call.tile_end; tile += tiles) {
+    tiles = call.tile_end - tile < tiles_at_once ? call.tile_end - tile : tiles_at_once;
+    for (int row = 0, rows; row < call.rows; row += rows) {
+      const ptrdiff_t at = ptrdiff_t(tile) * gates * U;
+      if (call.before.base) {
+        rows = 1;
+        finish(call, row, rows, tile, tiles, call.before[row] + at);
+        continue;
+      }
+      rows = call.rows - row < many_rows ? call.rows - row : many_rows;
+      InputCall<T> input;
+      input.tiles = call.tiles;
+      input.tile_begin = tile;
+      input.tile_end = tile + tiles;
+      input.rows = rows;
+      input.x = {{call.x.rows.base, call.x.rows.offset + row}, {}, call.x.scale};
+      if (call.x.reduced.base) input.x.reduced = {call.x.reduced[row], call.x.reduced.stride};
+      if (call.x.scale) input.x.scale += row;
+      input.out = {chains - at, gates * U};
+      sweep<InputBlock<gates, T, W>>(input);
+      finish(call, row, rows, tile, tiles, chains);
+    }
+  }
 }

@@ -40,7 +40,7 @@ void each_parameter(const Network::Data& net, int layer, int p, int direction, c
     a.first = part.first;
     a.count = part.count;
     for (int g = 0; g < part.count; ++g)  // the recurrent product's slots are its blocks; vectors lie behind the chains
-      a.slot[g] = recurrent ? g : part.kind == Kind::vectors ? part.chain[g] : slot_of(phase, part.chain[g]);
+      a.slot[g] = recurrent ? g : part.chain[g] < phase.chains ? slot_of(phase, part.chain[g]) : part.chain[g];
     a.packed = of_direction(rows, direction, input || recurrent ? matrix_size : net.number_size).data;
     use(part.param, a, input || recurrent);
   });
@@ -98,6 +98,7 @@ void Products::input(const PhaseWeights& w, const Phase& phase, const PhaseShape
 
 void Products::recurrent(const PhaseWeights& w, const Phase& phase, const PhaseShape& shape, const Rows& source, int64_t m,
                          const Rows& input, const Rows& out) const {
+  if (!phase.recurrent.count) return;
   const int64_t n = int64_t(phase.recurrent.count) * shape.units;
   if (engine == Engine::cublas)
     return blas->gemm(
@@ -119,6 +120,7 @@ void Products::recurrent(const PhaseWeights& w, const Phase& phase, const PhaseS
 
 void Products::to_source(const PhaseWeights& w, const Phase& phase, const PhaseShape& shape, const Rows& da, int64_t m,
                          bool add, const Rows& out) const {
+  if (!phase.recurrent.count) return;
   const int64_t k = int64_t(phase.recurrent.count) * shape.units;
   const Rows part = from(da, 0, int64_t(recurrent_slot(phase)) * shape.units, launch.net.weight_size);
   if (engine == Engine::cublas)
@@ -153,6 +155,7 @@ void Products::to_input(const PhaseWeights& w, const Phase& phase, const PhaseSh
 
 void Products::outer(const Outer& order, const PhaseShape& shape, const Rows& da, int slot, int count, const Rows& x,
                      int64_t columns, int64_t rows, bool add, const Rows& out) const {
+  if (!count) return;
   const int64_t m = int64_t(count) * shape.units;
   const Rows part = from(da, 0, int64_t(slot) * shape.units, launch.net.weight_size);
   if (engine == Engine::cublas)
@@ -223,10 +226,8 @@ Steps Call::steps() const {
 }
 
 Seeded Call::seeded(int layer, int first_direction) const {
-  const Regularization& r = net.config.regularization;
-  return {{r.dropout, r.recurrent_dropout, r.zoneout_h, r.zoneout_c},
-          draws ? reinterpret_cast<const uint64_t*>(header.seed) : nullptr,
-          layer * net.directions() + first_direction};
+  return {recurra::detail::rates_of(net.config.regularization),
+          draws ? reinterpret_cast<const uint64_t*>(header.seed) : nullptr, layer * net.directions() + first_direction};
 }
 
 const void* Call::input_rows(const std::vector<LayerRows>& layers, int layer) const {

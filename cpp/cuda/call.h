@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/record.h"
 #include "grids.h"
 #include "network.h"
 

@@ -94,8 +94,7 @@ StepArguments Stream::Live::arguments(int before, int layer, int p) const {
   a.phase.result = result;
   a.phase.kept = kept;
   for (int i = 0; i < net.spec.constants.size; ++i) a.phase.constants[i] = net.config.constants[size_t(i)];
-  const Regularization& r = net.config.regularization;
-  a.phase.noise.rates = {r.dropout, r.recurrent_dropout, r.zoneout_h, r.zoneout_c};
+  a.phase.noise.rates = recurra::detail::rates_of(net.config.regularization);
   a.x_is_weight = layer == 0;
   if (layer) a.x = {of_direction(h[1 - before], layer - 1, size).data, 0, net.config.output_size, 1, 0};
   a.input = weights.input.data;

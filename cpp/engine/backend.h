@@ -77,9 +77,17 @@ struct Tiles {
   int units = 0;  // valid ones; the last tile is filled up with zeros
 };
 
+template <class T>
+struct PhaseCall;
+
+// The cell on chains that lie in memory, [tile][row][chain][lane]: of rows row .. row + rows - 1 and as many tiles.
+template <class T>
+using Finish = void (*)(const PhaseCall<T>&, int row, int rows, int tile, int tiles, const T* chains);
+
 // One phase of one step: rows 0 .. rows-1, unit tiles tile_begin .. tile_end-1.
 template <class T>
 struct PhaseCall {
+  const Finish<T>* finish = nullptr;  // without and with values saved
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
   bool backwards = false;  // the order in which tiles are visited may alternate from step to step
@@ -102,8 +110,8 @@ struct PhaseCall {
 template <class T>
 struct InPlaceCall {
   PhaseCall<T> phase;
-  const T* input = nullptr;      // [gate blocks * units, input_size]
-  const T* recurrent = nullptr;  // [gate blocks * units, source_size]
+  const T* input = nullptr;      // the phase's own gate blocks: [blocks * units, input_size]
+  const T* recurrent = nullptr;  // [blocks * units, source_size]
 };
 
 // Bias plus input product of many rows at once: out[row][tile][gate][lane].
@@ -224,7 +232,7 @@ struct ReduceCall {
 
 template <class T>
 struct KernelTable {
-  void (*phase[kCells][kMaxPhases])(const PhaseCall<T>&) = {};
+  void (*phase[kCells][kMaxPhases])(const PhaseCall<T>&) = {};      // which needs `finish` of the same phase in the call
   void (*input_product[kMaxChains + 1])(const InputCall<T>&) = {};  // by number of gates
 };
 
@@ -232,6 +240,7 @@ template <class T>
 struct Kernels {
   int lanes = 0;  // units per tile
   KernelTable<T> by_precision[kPrecisions];
+  Finish<T> finish[kCells][kMaxPhases][2] = {};
   void (*in_place[kCells][kMaxPhases])(const InPlaceCall<T>&) = {};
   // For training, in full precision.
   void (*backward[kCells][kMaxPhases])(const BackwardCall<T>&) = {};

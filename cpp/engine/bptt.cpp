@@ -63,8 +63,8 @@ void Bptt<T>::deal() {
     deal.panel(d_kept_, spec.kept * hidden, rows);
     deal.panel(d_result_, record_.stride, rows);
     for (Panel<T>* panel : {&mask_, &d_masked_}) deal.panel(*panel, record_.stride, regularizer_.masked_rows(rows));
-    deal.panel(past_.h, record_.stride, regularizer_.zoned_rows(0, rows));
-    deal.panel(past_.states, record_.state_width, regularizer_.zoned_rows(1, rows));
+    deal.panel(past_.h, record_.stride, regularizer_.zoned_h_rows(rows));
+    deal.panel(past_.states, record_.state_width, regularizer_.zoned_state_rows(rows));
     for (int b = 0; b < 2; ++b) deal.panel(between_[b], output, c.layers > b + 1 ? record_.x.steps * rows : 0);
     deal.take(tables_, workers_ * (2 * int64_t(rows) + 3 * chunk_rows_));
     if (counting) memory_ = model_.spare->take(deal.used);
@@ -205,6 +205,7 @@ void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
   call.constants = model_.constants.data();
   for (size_t p = 0; p < da_.size(); ++p) {
     const PackedPhase<T>& phase = pass.packed->phases[p];
+    call.finish = phase.finish;
     call.tiles = phase.tiles;
     call.tile_begin = int(share(phase.tile_count, worker));
     call.tile_end = int(share(phase.tile_count, worker + 1));

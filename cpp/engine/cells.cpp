@@ -24,7 +24,7 @@ std::string text(Dim dim) {
 std::vector<CellInfo> describe() {
   std::vector<CellInfo> all;
   for (const Named& entry : table) {
-    CellInfo info{entry.name, entry.spec.gates, {}, {}, {}, false, false};
+    CellInfo info{entry.name, entry.spec.gates, {}, {}, {}, false, false, false};
     for (int i = 0; i < entry.spec.params.size; ++i) {
       const Param& p = entry.spec.params[i];
       info.params.push_back({p.name, p.blocks, text(p.rows), text(p.cols), p.is_bias});
@@ -41,6 +41,7 @@ std::vector<CellInfo> describe() {
     const Phase& last = entry.spec.phases[entry.spec.phases.size - 1];
     info.projected = last.units == Dim::output;
     info.unit_range = last.unit_range;
+    info.recurrent_product = entry.spec.phases[0].recurrent.count > 0;
     all.push_back(info);
   }
   return all;

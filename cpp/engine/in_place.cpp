@@ -32,7 +32,7 @@ constexpr double kWorthWakingInPlace = 1e6;  // multiply-adds: they take half as
 template <class T>
 struct StepInPlace<T>::Plan {
   struct Part {  // a phase
-    int input, input_bias, recurrent, recurrent_bias, vectors;
+    int input, input_bias, recurrent, recurrent_bias, bias, vectors;
     ptrdiff_t units, source_size;
     int tiles;
     ptrdiff_t header;  // numbers of a tile's biases and vectors
@@ -49,7 +49,8 @@ struct StepInPlace<T>::Plan {
         info(cells()[size_t(number)]),
         backend(recurra::backend()) {
     const Regularization& r = config.regularization;
-    if (config.precision != Precision::full || r.recurrent_dropout > 0 || r.zoneout_h > 0 || r.zoneout_c > 0)
+    if (config.precision != Precision::full || r.recurrent_dropout > 0 ||
+        std::any_of(std::begin(r.zoneout), std::end(r.zoneout), [](double rate) { return rate > 0; }))
       throw std::invalid_argument("in place: expected full precision and no regularization");
     if (int(config.constants.size()) != spec.constants.size)
       throw std::invalid_argument("constants: wrong number for this cell");
@@ -64,8 +65,8 @@ struct StepInPlace<T>::Plan {
       const ptrdiff_t units = phase.units == Dim::output ? config.output_size : config.hidden_size;
       parts.push_back({number_of(spec, phase.input.weight), number_of(spec, phase.input.bias),
                        number_of(spec, phase.recurrent.weight), number_of(spec, phase.recurrent.bias),
-                       number_of(spec, phase.vectors), units, source, int(padded(units) / lanes),
-                       ptrdiff_t(phase.chains + phase.vector_count) * lanes});
+                       number_of(spec, phase.bias.bias), number_of(spec, phase.vectors), units, source,
+                       int(padded(units) / lanes), ptrdiff_t(phase.chains + phase.vector_count) * lanes});
       headers = std::max(headers, parts.back().header * parts.back().tiles);
       source = units;
     }
@@ -100,6 +101,7 @@ struct StepInPlace<T>::Plan {
       std::fill_n(tile, part.header, T(0));
       detail::add_bias(tile, param(part.input_bias), phase.input, units);
       detail::add_bias(tile, param(part.recurrent_bias), phase.recurrent, units);
+      detail::add_bias(tile, param(part.bias), phase.bias, units);
       if (phase.vectors)
         detail::pack_product(Precision::full, tile + phase.chains * lanes, param(part.vectors), vectors, 1, units);
     }
@@ -118,13 +120,17 @@ struct StepInPlace<T>::Plan {
       call.tile_begin = part.tiles * rank / size;
       call.tile_end = part.tiles * (rank + 1) / size;
       make_headers(s.headers, phase, part, params, call.tile_begin, call.tile_end);
-      given.input = part.input < 0 ? nullptr : params[part.input];
-      given.recurrent = params[part.recurrent];
+      const auto blocks = [&](int i, const Product& product, ptrdiff_t columns) {
+        return i < 0 ? nullptr : params[i] + product.first * part.units * columns;
+      };
+      given.input = blocks(part.input, phase.input, input_size(layer));
+      given.recurrent = blocks(part.recurrent, phase.recurrent, part.source_size);
       call.tiles.base = s.headers;
       call.tiles.size = part.header;
       call.tiles.input_size = input_size(layer);
       call.tiles.source_size = part.source_size;
       call.tiles.units = int(part.units);
+      call.finish = kernels<T>(backend).finish[number][p];
       call.rows = 1;
       call.x.rows = {x, &kNoOffset};
       call.h = {s.h + lane * stride, &kNoOffset};

@@ -63,11 +63,14 @@ void check_config(const NetworkConfig& c, const CellInfo& cell) {
   if (c.layers > 1) expect_size("directions * output_size", c.directions * c.output_size, int8);
   expect(c.constants.size() == cell.constants.size(), "constants", std::to_string(cell.constants.size()), c.constants.size());
   const Regularization& r = c.regularization;
-  for (const auto& [name, chance] : {std::pair{"dropout", r.dropout},
-                                     {"recurrent_dropout", r.recurrent_dropout},
-                                     {"zoneout_h", r.zoneout_h},
-                                     {"zoneout_c", r.zoneout_c}})
-    expect(chance >= 0 && chance <= 1, name, "a number in 0 .. 1", chance);
+  const auto expect_chance = [&](const std::string& name, double chance) {
+    expect(chance >= 0 && chance <= 1, name.c_str(), "a number in 0 .. 1", chance);
+  };
+  expect_chance("dropout", r.dropout);
+  expect_chance("recurrent_dropout", r.recurrent_dropout);
+  for (int s = 0; s < kMaxStates; ++s) expect_chance("zoneout[" + std::to_string(s) + "]", r.zoneout[s]);
+  expect(cell.recurrent_product || r.recurrent_dropout == 0, "recurrent_dropout",
+         "0 for cell '" + cell.name + "', which has no recurrent product", r.recurrent_dropout);
 }
 
 template <class T>
@@ -120,10 +123,11 @@ void Model<T>::lay_out(PackedLayer<T>& packed, int layer) const {
     out.inputs = phase.input.count;
     out.source_in_unit_range = spec->phases[p ? p - 1 : spec->phases.size - 1].unit_range;
     out.run = table.phase[number][p];
+    out.finish = kernels<T>(*backend).finish[number][p];
     out.input_product = table.input_product[phase.input.count];
     out.tiles.units = int(width(phase.units, layer));
     out.tiles.input_size = phase.input.count ? input_size(layer) : 0;
-    out.tiles.source_size = width(source, layer);
+    out.tiles.source_size = phase.recurrent.count ? width(source, layer) : 0;
     out.tiles.input_at = int64_t(phase.chains + phase.vector_count) * lanes;
     out.tiles.recurrent_at = out.tiles.input_at + product_size(precision, out.tiles.input_size, phase.input.count, lanes);
     out.tiles.size = out.tiles.recurrent_at + product_size(precision, out.tiles.source_size, phase.recurrent.count, lanes);
@@ -143,13 +147,14 @@ void Model<T>::lay_out(PackedLayer<T>& packed, int layer) const {
 
 // A tile's products, where they lie in it, and of how many columns.
 template <class T>
-std::array<TileProduct, 3> Model<T>::products_of(const PackedLayer<T>& packed, int p) const {
+std::array<TileProduct, 4> Model<T>::products_of(const PackedLayer<T>& packed, int p) const {
   const Phase& phase = spec->phases[p];
   const Tiles<T>& tiles = packed.phases[size_t(p)].tiles;
   const Product vectors = {phase.vectors, nullptr, 0, phase.vector_count, {0, 1, 2, 3}};
   return {{{vectors, phase.chains * ptrdiff_t(lanes), Precision::full, 1},
            {phase.input, tiles.input_at, packed.precision, tiles.input_size},
-           {phase.recurrent, tiles.recurrent_at, packed.precision, tiles.source_size}}};
+           {phase.recurrent, tiles.recurrent_at, packed.precision, tiles.source_size},
+           {phase.bias, 0, Precision::full, 0}}};
 }
 
 // Every parts-th tile: use(tile, its phase, its units).
@@ -186,7 +191,8 @@ void Model<T>::pack(PackedLayer<T>& packed, int layer, std::vector<const T*> giv
       std::fill_n(tile, units.valid() < lanes ? tiles.size : tiles.input_at, T(0));  // what is added to, or left out
       for (const TileProduct& part : products_of(packed, p)) {
         add_bias(tile, params.find(part.product.bias), part.product, units);
-        pack_product(part.precision, tile + part.at, params.find(part.product.weight), part.product, part.columns, units);
+        if (const T* weight = params.find(part.product.weight))
+          pack_product(part.precision, tile + part.at, weight, part.product, part.columns, units);
       }
     });
   };

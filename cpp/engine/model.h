@@ -70,6 +70,7 @@ struct PackedPhase {
   int inputs = 0;
   bool source_in_unit_range = false;
   void (*run)(const PhaseCall<T>&) = nullptr;
+  const Finish<T>* finish = nullptr;
   void (*input_product)(const InputCall<T>&) = nullptr;
 };
 
@@ -126,7 +127,7 @@ struct Model {
  private:
   void lay_out(PackedLayer<T>& packed, int layer) const;
   void pack(PackedLayer<T>& packed, int layer, std::vector<const T*> params) const;
-  std::array<TileProduct, 3> products_of(const PackedLayer<T>& packed, int phase) const;
+  std::array<TileProduct, 4> products_of(const PackedLayer<T>& packed, int phase) const;
   template <class Use>
   void each_tile(const PackedLayer<T>& packed, int part, int parts, const Use& use) const;
   TransposedLayer<T> transpose(const PackedLayer<T>& packed) const;

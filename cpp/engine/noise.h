@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cells/cell.h"
+
 namespace recurra {
 namespace detail {
 
@@ -25,7 +27,7 @@ struct Draw {
 class Noise {
  public:
   struct Rates {  // recurra::Regularization
-    double dropout = 0, recurrent_dropout = 0, zoneout_h = 0, zoneout_c = 0;
+    double dropout = 0, recurrent_dropout = 0, zoneout[kMaxStates] = {};
   };
 
   Noise() = default;
@@ -55,7 +57,7 @@ class Noise {
 
   // Some units of a state keep their old value; outside of training, all keep that share of it.
   Draw zoneout(int state, size_t lane, int64_t caller_row, int64_t step) const {
-    return draw(state ? Kind::zoneout_c : Kind::zoneout_h, lane, caller_row, step, rate(state));
+    return draw(Kind(int(Kind::zoneout) + state), lane, caller_row, step, rate(state));
   }
   template <class T>
   T zoned(const Draw& hit, int state, int64_t i, T now, T old) const {
@@ -98,14 +100,14 @@ class Noise {
   }
 
  private:
-  enum class Kind : uint64_t { between, recurrent, zoneout_h, zoneout_c };
+  enum class Kind : uint64_t { between, recurrent, zoneout };  // zoneout + s: of state s
 
   Draw draw(Kind kind, size_t lane, int64_t row, int64_t step, double rate) const {
     const auto join = [](uint64_t key, uint64_t part) { return Draw::mix(key ^ Draw::mix(part + 0x632be59bd9b4e019u)); };
     const uint64_t key = Draw::mix(seed_ + 0x9e3779b97f4a7c15u * (uint64_t(kind) + 1));
     return {join(join(join(key, lane), uint64_t(row)), uint64_t(step)), uint64_t(rate * 9007199254740992.0)};  // 2^53
   }
-  double rate(int state) const { return state ? rates_.zoneout_c : rates_.zoneout_h; }
+  double rate(int state) const { return rates_.zoneout[state]; }
 
   Rates rates_;
   bool trains_ = false;

@@ -11,9 +11,9 @@ namespace detail {
 struct Part {
   enum class Kind { input, recurrent, bias, vectors };
   Kind kind;
-  int param;                   // in the cell's list
-  int first, count;            // blocks of the parameter
-  int chain[kMaxChains] = {};  // that each adds to; of vectors, which are gathered behind the chains: chains + v
+  int param;                    // in the cell's list
+  int first, count;             // blocks of the parameter
+  int chain[kMaxVectors] = {};  // that each adds to; of vectors, which are gathered behind the chains: chains + v
 };
 
 // use(part) for each part of a phase.
@@ -31,7 +31,7 @@ void each_part(const Spec& spec, const Phase& phase, const Use& use) {
   const Product &input = phase.input, &recurrent = phase.recurrent;
   part(Part::Kind::input, input.weight, input.first, input.count, of(input));
   part(Part::Kind::recurrent, recurrent.weight, recurrent.first, recurrent.count, of(recurrent));
-  for (const Product* product : {&input, &recurrent})
+  for (const Product* product : {&input, &recurrent, &phase.bias})
     part(Part::Kind::bias, product->bias, product->first, product->count, of(*product));
   part(Part::Kind::vectors, phase.vectors, 0, phase.vector_count, [&](int v) { return phase.chains + v; });
 }

@@ -10,8 +10,15 @@
 namespace recurra {
 namespace detail {
 
+inline Noise::Rates rates_of(const Regularization& r) {
+  Noise::Rates rates{r.dropout, r.recurrent_dropout, {}};
+  static_assert(sizeof rates.zoneout == sizeof r.zoneout, "a rate for each state");
+  std::copy_n(r.zoneout, kMaxStates, rates.zoneout);
+  return rates;
+}
+
 inline Noise noise_of(const Regularization& r, const uint64_t* seed) {
-  return {{r.dropout, r.recurrent_dropout, r.zoneout_h, r.zoneout_c}, seed != nullptr, seed ? *seed : 0};
+  return {rates_of(r), seed != nullptr, seed ? *seed : 0};
 }
 
 // Which of all rows one of several workers has, longest first too. Where all rows run equally long it is a block of them: what

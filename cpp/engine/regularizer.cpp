@@ -8,10 +8,24 @@ namespace detail {
 template <class T>
 Regularizer<T>::Regularizer(const Noise& noise, const Model<T>& model)
     : noise_(noise),
+      spec_(model.spec),
       lanes_(model.lanes),
       hidden_(model.padded_hidden()),
-      stride_(std::max(hidden_, ptrdiff_t(model.padded_output()))),
-      state_width_(ptrdiff_t(model.spec->states.size - 1) * hidden_) {}
+      stride_(std::max(hidden_, ptrdiff_t(model.padded_output()))) {}
+
+template <class T>
+bool Regularizer<T>::zones_states() const {
+  for (int s = 1; s < spec_->states.size; ++s)
+    if (noise_.zones_out(s)) return true;
+  return false;
+}
+
+template <class T>
+template <class Use>
+void Regularizer<T>::each_state(size_t phase, const Use& use) const {
+  for (int s = 1; spec_->phases[int(phase)].sets_states && s < spec_->states.size; ++s)
+    if (noise_.zones_out(s)) use(s, (s - 1) * hidden_);
+}
 
 template <class T>
 void Regularizer<T>::draw_masks(const Panel<T>& mask, size_t lane, const CallerRows& rows) const {
@@ -25,21 +39,22 @@ void Regularizer<T>::mask_row(T* to, const T* mask, const T* h, int64_t size) co
 
 template <class T>
 void Regularizer<T>::keep_old(const PhaseCall<T>& call, size_t phase, const Panel<T>& old_states) const {
-  if (phase || !noise_.zones_out(1)) return;
   const ptrdiff_t begin = call.tile_begin * lanes_, end = call.tile_end * lanes_;
-  for (int r = 0; r < call.rows; ++r)
-    for (ptrdiff_t at = 0; at < state_width_; at += hidden_)
+  each_state(phase, [&](int, ptrdiff_t at) {
+    for (int r = 0; r < call.rows; ++r)
       std::copy(call.states[r] + at + begin, call.states[r] + at + end, old_states[r] + at + begin);
+  });
 }
 
-// The first phase makes the other states, the last one h.
+// The last phase makes h.
 template <class T>
 void Regularizer<T>::zone_out(const PhaseCall<T>& call, size_t phase, bool last, const Panel<T>& old_states, size_t lane,
                               const CallerRows& rows, int64_t step) const {
   const ptrdiff_t begin = call.tile_begin * lanes_, end = std::min<ptrdiff_t>(call.tile_end * lanes_, call.tiles.units);
-  for (int r = 0; phase == 0 && noise_.zones_out(1) && r < call.rows; ++r)
-    for (ptrdiff_t at = 0; at < state_width_; at += hidden_)
-      noise_.zone_out(call.new_states[r] + at, old_states[r] + at, begin, end, 1, lane, rows[r], step);
+  each_state(phase, [&](int s, ptrdiff_t at) {
+    for (int r = 0; r < call.rows; ++r)
+      noise_.zone_out(call.new_states[r] + at, old_states[r] + at, begin, end, s, lane, rows[r], step);
+  });
   for (int r = 0; last && noise_.zones_out(0) && r < call.rows; ++r) {
     noise_.zone_out(call.result[r], call.h[r], begin, end, 0, lane, rows[r], step);
     if (call.y[r] != call.result[r])
@@ -60,9 +75,10 @@ void Regularizer<T>::divide(BackwardCall<T>& call, size_t phase, const Place<T>&
     }
     call.dy = {};
   }
-  for (int r = 0; phase == 0 && noise_.zones_out(1) && r < call.rows; ++r)
-    for (ptrdiff_t at = 0; at < state_width_; at += hidden_)
-      noise_.zone_out_backward(call.d_states[r] + at, past.states[r] + at, begin, end, 1, lane, rows[r], step);
+  each_state(phase, [&](int s, ptrdiff_t at) {
+    for (int r = 0; r < call.rows; ++r)
+      noise_.zone_out_backward(call.d_states[r] + at, past.states[r] + at, begin, end, s, lane, rows[r], step);
+  });
 }
 
 template <class T>
@@ -70,9 +86,10 @@ void Regularizer<T>::reunite(const BackwardCall<T>& call, size_t phase, const Pl
   const ptrdiff_t begin = call.tile_begin * lanes_, end = call.tile_end * lanes_;
   for (int r = 0; call.last && noise_.zones_out(0) && r < call.rows; ++r)
     for (ptrdiff_t i = begin; i < end; ++i) call.d_h[r][i] = call.d_h[r][i] + past.h[r][i];
-  for (int r = 0; phase == 0 && noise_.zones_out(1) && r < call.rows; ++r)
-    for (ptrdiff_t at = 0; at < state_width_; at += hidden_)
+  each_state(phase, [&](int, ptrdiff_t at) {
+    for (int r = 0; r < call.rows; ++r)
       for (ptrdiff_t i = at + begin; i < at + end; ++i) call.d_states[r][i] = call.d_states[r][i] + past.states[r][i];
+  });
 }
 
 template class Regularizer<float>;

@@ -22,7 +22,7 @@ class Regularizer {
 
   bool drops_recurrent() const { return noise_.drops_recurrent(); }
   bool drops_between() const { return noise_.drops_between(); }
-  bool zones_out() const { return noise_.zones_out(0) || noise_.zones_out(1); }
+  bool zones_out() const { return noise_.zones_out(0) || zones_states(); }
 
   // The recurrent product's vector under variational dropout, mask[r] * h[r]; the masks stay the same for all of a sequence.
   void draw_masks(const Panel<T>& mask, size_t lane, const CallerRows& rows) const;
@@ -47,11 +47,18 @@ class Regularizer {
 
   // Rows of memory that are needed: none for what is switched off.
   int64_t masked_rows(int64_t rows) const { return noise_.drops_recurrent() ? rows : 0; }
-  int64_t zoned_rows(int state, int64_t rows) const { return noise_.zones_out(state) ? rows : 0; }
+  int64_t zoned_h_rows(int64_t rows) const { return noise_.zones_out(0) ? rows : 0; }
+  int64_t zoned_state_rows(int64_t rows) const { return zones_states() ? rows : 0; }
 
  private:
+  bool zones_states() const;  // any of those beside h
+  // use(its number, where it lies in a row) for each state beside h that is zoned out, if this is the phase that sets them.
+  template <class Use>
+  void each_state(size_t phase, const Use& use) const;
+
   Noise noise_;
-  ptrdiff_t lanes_, hidden_, stride_, state_width_;
+  const Spec* spec_;
+  ptrdiff_t lanes_, hidden_, stride_;
 };
 
 }  // namespace detail

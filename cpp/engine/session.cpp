@@ -112,7 +112,7 @@ void Session<T>::deal(int64_t batch) {
     states_.deal(deal);
     for (int d = 0; d < c.directions; ++d) {
       deal.panel(scratch_[d].kept, ptrdiff_t(m.spec->kept) * hidden, batch);
-      deal.panel(scratch_[d].old_states, states_.width(), regularizer_.zoned_rows(1, batch));
+      deal.panel(scratch_[d].old_states, states_.width(), regularizer_.zoned_state_rows(batch));
       for (int p = 0; p < m.spec->phases.size; ++p) {
         const PackedPhase<T>& phase = m.layers[0].phases[p];
         deal.panel(scratch_[d].before[p], ptrdiff_t(phase.tile_count) * phase.inputs * m.lanes, before_rows);
@@ -265,6 +265,7 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
 // What is the same in all steps of a phase, for all of its tiles.
 template <class T>
 void Session<T>::prepare(const PackedPhase<T>& phase, const Scratch& scratch, PhaseCall<T>& call) const {
+  call.finish = phase.finish;
   call.tiles = phase.tiles;
   call.tile_begin = 0;
   call.tile_end = phase.tile_count;

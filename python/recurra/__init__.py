@@ -32,6 +32,7 @@ from .layers import GRU, LSTM, RNN, Recurrent
 from .match import MatchLSTM
 from .stream import Stream
 from .tape import Gradients, Tape
+from .variants import SRU, DifferentialRNN, IndRNN, MinGRU, MinLSTM, MultiplicativeLSTM
 
 _core.limit_memory(machine_memory())
 
@@ -41,13 +42,19 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SRU",
+    "DifferentialRNN",
     "Embedding",
     "FrequencyTimeLSTM",
     "Generated",
     "Gradients",
+    "IndRNN",
     "InitialState",
     "Linear",
     "MatchLSTM",
+    "MinGRU",
+    "MinLSTM",
+    "MultiplicativeLSTM",
     "Recurrent",
     "Stream",
     "Tape",

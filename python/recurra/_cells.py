@@ -35,12 +35,15 @@ class Sizes(NamedTuple):
 
 
 class Regularization(NamedTuple):
-    """Probabilities, each in 0..1; for their meaning see `Recurrent`."""
+    """Probabilities, each in 0..1; for their meaning see `Recurrent`. zoneout_c is that of the second state, c in an
+    LSTM; zoneout_third and zoneout_fourth are for cells with as many."""
 
     dropout: float = 0.0
     recurrent_dropout: float = 0.0
     zoneout_h: float = 0.0
     zoneout_c: float = 0.0
+    zoneout_third: float = 0.0
+    zoneout_fourth: float = 0.0
 
 
 class Cell(NamedTuple):
@@ -53,6 +56,7 @@ class Cell(NamedTuple):
     constants: list[tuple[str, float]]
     projected: bool
     unit_range: bool
+    recurrent_product: bool
 
     def layer_shapes(self, sizes: Sizes, layer: int) -> dict[str, tuple[int, ...]]:
         """Parameter names, without layer and direction, and shapes in one direction of a layer."""
@@ -102,13 +106,19 @@ class Cell(NamedTuple):
 
     def regularization(self, dropout: Any, recurrent_dropout: Any, zoneout: Any) -> Regularization:
         """The chances that the options of `Recurrent` stand for."""
+        names = [name for name, _ in self.states]
         if not isinstance(zoneout, tuple):
-            rates = (chance("zoneout", zoneout),) * 2
-        elif len(zoneout) == len(self.states) == 2:
-            rates = (chance("zoneout of h", zoneout[0]), chance("zoneout of c", zoneout[1]))
+            rates = [chance("zoneout", zoneout)] * len(names)
+        elif len(zoneout) == len(names):
+            rates = [chance(f"zoneout of {name}", rate) for name, rate in zip(names, zoneout, strict=True)]
         else:
-            raise ValueError(f"zoneout: expected a number for cell {self.name!r}, got {zoneout!r}")
-        return Regularization(chance("dropout", dropout), chance("recurrent_dropout", recurrent_dropout), *rates)
+            wanted = f"a number or a tuple ({', '.join(names)})" if len(names) > 1 else "a number"
+            raise ValueError(f"zoneout: expected {wanted} for cell {self.name!r}, got {zoneout!r}")
+        recurrent_dropout = chance("recurrent_dropout", recurrent_dropout)
+        if recurrent_dropout and not self.recurrent_product:
+            expected = f"0 for cell {self.name!r}, which has no recurrent product"
+            raise ValueError(f"recurrent_dropout: expected {expected}, got {recurrent_dropout}")
+        return Regularization(chance("dropout", dropout), recurrent_dropout, *rates)
 
 
 # Kept, because a training loop asks at every step.
@@ -164,3 +174,42 @@ def rnn_cell(nonlinearity: Any) -> str:
 def lstm_constants(cell_clip: float | None) -> dict[str, float]:
     """The LSTM constants that the options stand for."""
     return {} if cell_clip is None else {"cell_clip": cell_clip}
+
+
+def multiplicative_lstm_cell(form: Any, bias_at: Any) -> str:
+    """The multiplicative LSTM that these options stand for."""
+    name = "multiplicative_lstm" + choice("form", form, {"standard": "", "paper": "_paper"})
+    at_output = choice("bias_at", bias_at, {"candidate": "", "output": "_output"})
+    if at_output and form != "paper":
+        raise ValueError(f"bias_at: expected 'candidate' with form={form!r}, got {bias_at!r}")
+    return name + at_output
+
+
+def differential_cell(orders: Any, diagonal: Any) -> str:
+    """The differential RNN whose gates see differences of these orders."""
+    if not flag("diagonal", diagonal):
+        raise ValueError("diagonal: expected True, vectors; matrices are not implemented, got False")
+    return choice("orders", orders, {o: "differential_" + "".join(map(str, o)) for o in DIFFERENTIAL_ORDERS})
+
+
+DIFFERENTIAL_ORDERS = ((0,), (1,), (2,), (0, 1), (0, 1, 2))
+
+
+def indrnn_cell(nonlinearity: Any) -> str:
+    """The IndRNN with this nonlinearity."""
+    return choice("nonlinearity", nonlinearity, {kind: f"indrnn_{kind}" for kind in ("relu", "tanh")})
+
+
+def min_gru_cell(candidate: Any) -> str:
+    """The minGRU with this candidate."""
+    return choice("candidate", candidate, {"linear": "min_gru", "positive": "min_gru_positive"})
+
+
+def min_lstm_cell(candidate: Any) -> str:
+    """The minLSTM with this candidate."""
+    return choice("candidate", candidate, {"linear": "min_lstm", "positive": "min_lstm_positive"})
+
+
+def sru_cell(nonlinearity: Any) -> str:
+    """The SRU with this nonlinearity."""
+    return choice("nonlinearity", nonlinearity, {"identity": "sru", "tanh": "sru_tanh"})

@@ -18,12 +18,13 @@ T = TypeVar("T")
 
 def inferred(cell: Cell, params: Mapping[str, Any], gpu: int | None) -> tuple[Sizes, np.dtype[Any]]:
     """What names and shapes say about the network; whether they all agree `checked_parameters` finds out."""
-    for name in ("weight_ih_l0", "weight_hh_l0"):
+    needed = ["weight_ih_l0"] + ["weight_hh_l0"] * cell.recurrent_product
+    for name in needed:
         if name not in params:
             raise ValueError(f"params: expected {name} among the names, got {_listed(params)}")
-    (weight_ih, dtype), (weight_hh, _) = (
-        _shape_and_dtype(f"params {name}", detached(params[name]), gpu) for name in ("weight_ih_l0", "weight_hh_l0")
-    )
+    found = [_shape_and_dtype(f"params {name}", detached(params[name]), gpu) for name in needed]
+    weight_ih, dtype = found[0]
+    weight_hh = found[-1][0]
     gates = len(cell.gates)
     if len(weight_ih) != 2 or 0 in weight_ih or weight_ih[0] % gates:
         expected = f"shape [{gates}*H, I] for {cell.name!r}"

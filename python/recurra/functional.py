@@ -31,7 +31,20 @@ import numpy as np
 from ._arrays import as_array, check_distinct, detached
 from ._arrays import unwrapped as unwrapped
 from ._arrays import wrapped as wrapped
-from ._cells import CELLS, Regularization, gru_cell, lstm_cell, lstm_constants, rnn_cell
+from ._cells import (
+    CELLS,
+    Regularization,
+    differential_cell,
+    gru_cell,
+    indrnn_cell,
+    lstm_cell,
+    lstm_constants,
+    min_gru_cell,
+    min_lstm_cell,
+    multiplicative_lstm_cell,
+    rnn_cell,
+    sru_cell,
+)
 from ._options import mapping
 from .packed import Packed, pack
 
@@ -42,7 +55,22 @@ if TYPE_CHECKING:
     from .packed import State
     from .tape import Tape
 
-__all__ = ["Packed", "Regularization", "forward", "gru", "lstm", "pack", "rnn", "run"]
+__all__ = [
+    "Packed",
+    "Regularization",
+    "differential_rnn",
+    "forward",
+    "gru",
+    "indrnn",
+    "lstm",
+    "min_gru",
+    "min_lstm",
+    "multiplicative_lstm",
+    "pack",
+    "rnn",
+    "run",
+    "sru",
+]
 
 
 def run(
@@ -166,6 +194,139 @@ def rnn(
     ((100, 8, 64), (1, 8, 64))
     """
     packed = _packed(rnn_cell(nonlinearity), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def multiplicative_lstm(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: tuple[Input, Input] | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Input | None = None,
+    batch_first: bool = False,
+    form: str = "standard",
+    bias_at: str = "candidate",
+) -> tuple[Array, tuple[Array, Array]]:
+    """Multiplicative LSTM over whole sequences; returns (output, state). Equations, options:
+    `recurra.MultiplicativeLSTM`; shapes: the module.
+
+    >>> params = recurra.MultiplicativeLSTM(12, 64).state_dict()
+    >>> y, (h, c) = functional.multiplicative_lstm(np.zeros((100, 8, 12), "float32"), params)
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
+    packed = _packed(multiplicative_lstm_cell(form, bias_at), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def differential_rnn(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: tuple[Input, ...] | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Input | None = None,
+    batch_first: bool = False,
+    orders: tuple[int, ...] = (1,),
+) -> tuple[Array, tuple[Array, ...]]:
+    """Differential RNN over whole sequences; returns (output, state). Equations, options:
+    `recurra.DifferentialRNN`; shapes: the module.
+
+    >>> params = recurra.DifferentialRNN(12, 64).state_dict()
+    >>> y, (h, d0, d1) = functional.differential_rnn(np.zeros((100, 8, 12), "float32"), params)
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
+    packed = _packed(differential_cell(orders, True), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def indrnn(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: Input | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Input | None = None,
+    batch_first: bool = False,
+    nonlinearity: str = "relu",
+) -> tuple[Array, Array]:
+    """IndRNN over whole sequences; returns (output, h). Equations, options:
+    `recurra.IndRNN`; shapes: the module.
+
+    >>> params = recurra.IndRNN(12, 64).state_dict()
+    >>> y, h = functional.indrnn(np.zeros((100, 8, 12), "float32"), params)
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
+    packed = _packed(indrnn_cell(nonlinearity), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def min_gru(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: Input | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Input | None = None,
+    batch_first: bool = False,
+    candidate: str = "linear",
+) -> tuple[Array, Array]:
+    """minGRU over whole sequences; returns (output, h). Equations, options:
+    `recurra.MinGRU`; shapes: the module.
+
+    >>> params = recurra.MinGRU(12, 64).state_dict()
+    >>> y, h = functional.min_gru(np.zeros((100, 8, 12), "float32"), params)
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
+    packed = _packed(min_gru_cell(candidate), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def min_lstm(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: Input | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Input | None = None,
+    batch_first: bool = False,
+    candidate: str = "linear",
+) -> tuple[Array, Array]:
+    """minLSTM over whole sequences; returns (output, h). Equations, options:
+    `recurra.MinLSTM`; shapes: the module.
+
+    >>> params = recurra.MinLSTM(12, 64).state_dict()
+    >>> y, h = functional.min_lstm(np.zeros((100, 8, 12), "float32"), params)
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
+    packed = _packed(min_lstm_cell(candidate), params, out)
+    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+
+
+def sru(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: tuple[Input, Input] | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    out: Input | None = None,
+    batch_first: bool = False,
+    nonlinearity: str = "identity",
+) -> tuple[Array, tuple[Array, Array]]:
+    """SRU over whole sequences; returns (output, state). Equations, options:
+    `recurra.SRU`; shapes: the module.
+
+    >>> params = recurra.SRU(12, 64).state_dict()
+    >>> y, (h, c) = functional.sru(np.zeros((100, 8, 12), "float32"), params)
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+    """
+    packed = _packed(sru_cell(nonlinearity), params, out)
     return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
 
 

@@ -31,7 +31,7 @@ __all__ = ["Recurrent"]
 
 
 class Recurrent(Fixed):
-    """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM and GRU translate their options to a cell.
+    """A stack of layers of one cell, any of `recurra.cells()`. RNN, LSTM, GRU and others translate options to a cell.
 
         >>> layer = recurra.Recurrent("gru_reset_before_write", 12, 64, num_layers=2)
         >>> y, h = layer(np.zeros((100, 8, 12), "float32"))
@@ -58,10 +58,11 @@ class Recurrent(Fixed):
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
         recurrent_dropout: variational dropout: probability that in training a number of h(t-1) counts as 0 in the
             recurrent product, the same numbers at all steps of a sequence (Gal, Ghahramani 2016, arXiv:1512.05287).
-            With reset="before" that is the product of the gates; the candidate's r * h is not masked.
-        zoneout: probability that in training a unit keeps its old state in a step; a number for all states, or for
-            LSTMs a pair (of h, of c). Without rng, and in calls and streams, each unit keeps that share of its old
-            state, the expectation (Krueger et al. 2017, arXiv:1606.01305).
+            With reset="before" that is the product of the gates; the candidate's r * h is not masked. Cells without a
+            recurrent product have none.
+        zoneout: probability that in training a unit keeps its old state in a step; a number for all states, or a tuple
+            of one for each, for LSTMs (of h, of c). Without rng, and in calls and streams, each unit keeps that share
+            of its old state, the expectation (Krueger et al. 2017, arXiv:1606.01305).
             What `forward` leaves out at random depends on the seed, the layer, the step and the row's number in the
             batch: a row that is run alone has the masks of row 0.
         dtype: float32 or float64, of parameters, inputs and outputs. On a GPU also float16 or "bfloat16", of inputs and
@@ -89,7 +90,7 @@ class Recurrent(Fixed):
     batch_first: bool
     dropout: float
     recurrent_dropout: float
-    zoneout: float | tuple[float, float]
+    zoneout: float | tuple[float, ...]
     bidirectional: bool
     proj_size: int
     constants: dict[str, float] | None
@@ -115,7 +116,7 @@ class Recurrent(Fixed):
         *,
         constants: Mapping[str, float] | None = None,
         recurrent_dropout: float = 0.0,
-        zoneout: float | tuple[float, float] = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
         device: str = "cpu",
         engine: str = "auto",

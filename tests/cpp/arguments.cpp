@@ -73,8 +73,9 @@ void configs() {
   for (const double chance : {-0.1, 1.1, std::nan("")}) {
     refused_config("dropout", [&](NetworkConfig& c) { c.regularization.dropout = chance; });
     refused_config("recurrent_dropout", [&](NetworkConfig& c) { c.regularization.recurrent_dropout = chance; });
-    refused_config("zoneout_h", [&](NetworkConfig& c) { c.regularization.zoneout_h = chance; });
-    refused_config("zoneout_c", [&](NetworkConfig& c) { c.regularization.zoneout_c = chance; });
+    for (const int state : {0, 1, 3})
+      refused_config(("zoneout[" + std::to_string(state) + "]").c_str(),
+                     [&](NetworkConfig& c) { c.regularization.zoneout[state] = chance; });
   }
   // Sums of int8 products are 32-bit integers.
   const auto int8 = [](const char* name, int64_t NetworkConfig::* size) {

@@ -103,7 +103,7 @@ class Trial {
                 {}},
         steps_(random_int(1, 80)),
         rows_(random_int(1, 40)) {
-    if (random_int(0, 1)) config_.regularization = {0.3, 0.2, 0.1, 0.2};
+    if (random_int(0, 1)) config_.regularization = {0.3, cell.recurrent_product ? 0.2 : 0, {0.1, 0.2, 0.2, 0.3}};
     config_.output_size = cell.projected ? random_int(1, int(config_.hidden_size) - 1) : config_.hidden_size;
     for (const auto& constant : cell.constants) config_.constants.push_back(random_int(0, 1) ? constant.second : 0.3);
     x_ = random_values<T>(size_t(steps_) * rows_ * config_.input_size);

@@ -237,7 +237,7 @@ void trial(const recurra::CellInfo& cell, bool exact) {
   t.config.layers = int(draw(1, 2));
   t.config.directions = int(draw(1, 2));
   for (const auto& [name, value] : cell.constants) t.config.constants.push_back(chance(0.5) ? 0.4 : value);
-  if (chance(0.4)) t.config.regularization = {0.3, 0.2, 0.1, 0.2};
+  if (chance(0.4)) t.config.regularization = {0.3, cell.recurrent_product ? 0.2 : 0, {0.1, 0.2, 0.2, 0.3}};
   t.steps = draw(0, 6);
   t.rows = chance(0.2) ? draw(60, 70) : draw(0, 5);
   for (int64_t r = 0; r < t.rows && t.steps % 2; ++r) t.lengths.push_back(draw(0, t.steps));

@@ -248,7 +248,7 @@ struct SumArguments {
 struct ParameterArguments {
   int64_t columns;
   int units, first, count, adds;
-  int slot[4];
+  int slot[kMaxVectors];
   void* parameter;  // [block][unit][column], numbers
   void* packed;     // [slot][unit][column]
 };

@@ -76,7 +76,7 @@ inline void carry_over(const PhaseArguments& a, const Here& at) {
     const int64_t k = int64_t(i) * a.units + at.unit;
     row_of<Number>(to, at.row, at.direction)[k] = row_of<Number>(from, at.row, at.direction)[k];
   };
-  if constexpr (p == 0) {
+  if constexpr (PhaseOf<p>::phase.sets_states) {
     RECURRA_UNROLL
     for (int i = 0; i < kStates; ++i) copy(a.states_after, a.states_before, i);
   }
@@ -99,9 +99,9 @@ inline V finish_unit(const PhaseArguments& a, const Here& at, const V* chain) {
     if (!noise.zones_out(state)) return now;
     return noise.zoned(noise.zoneout(state, lane, caller_row, a.step), state, at.unit, now, old);
   };
-  if constexpr (p == 0) {
+  if constexpr (PhaseOf<p>::phase.sets_states) {
     RECURRA_UNROLL
-    for (int i = 0; i < kStates; ++i) unit.set(a.states_after, i, zoned(1, unit.new_states[i], unit.state(i)));
+    for (int i = 0; i < kStates; ++i) unit.set(a.states_after, i, zoned(1 + i, unit.new_states[i], unit.state(i)));
   }
   if constexpr (p < kLast) {
     row_of<Weight>(a.result, at.row, at.direction)[at.unit] = narrowed(result.v);
@@ -197,23 +197,23 @@ inline void backward_unit(const BackwardArguments& a, const Here& at) {
 
   V d_result = unit.value(p == kLast ? a.d_h : a.d_result, 0), past_h(0), past_states[kStates + 1];
   if (p == kLast && a.dy.data) d_result = d_result + unit.value(a.dy, 0);
-  const bool zones_h = p == kLast && noise.zones_out(0), zones_states = p == 0 && noise.zones_out(1);
+  const bool zones_h = p == kLast && noise.zones_out(0);
   if (zones_h) past_h = divide(0, d_result);
-  if constexpr (p == 0) {
+  if constexpr (P::phase.sets_states) {
     RECURRA_UNROLL
     for (int i = 0; i < kStates; ++i) {
       unit.d_states[i] = unit.value(a.d_states, i);
-      if (zones_states) past_states[i] = divide(1, unit.d_states[i]);
+      if (noise.zones_out(1 + i)) past_states[i] = divide(1 + i, unit.d_states[i]);
     }
   }
   V da[chains];
   P::backward(d_result, da, unit);
   RECURRA_UNROLL
   for (int c = 0; c < chains; ++c) unit.set_da(places.slot[c], da[c]);
-  if constexpr (p == 0) {
+  if constexpr (P::phase.sets_states) {
     RECURRA_UNROLL
     for (int i = 0; i < kStates; ++i)
-      unit.set(a.d_states, i, zones_states ? unit.d_states[i] + past_states[i] : unit.d_states[i]);
+      unit.set(a.d_states, i, noise.zones_out(1 + i) ? unit.d_states[i] + past_states[i] : unit.d_states[i]);
   }
   // Only what a phase of `hidden` units has to say of h(t-1) is of these units; another one's is nothing.
   V d_h = p == kLast ? unit.direct : unit.value(a.d_h, 0) + unit.direct;

@@ -53,6 +53,7 @@ struct CellInfo {
   std::vector<std::pair<std::string, double>> constants;    // name, default
   bool unit_range;                                          // h stays in -1 .. 1
   bool projected;                                           // h is narrower than the other states
+  bool recurrent_product;                                   // of h with a matrix
 };
 
 const std::vector<CellInfo>& cells();
@@ -104,9 +105,8 @@ enum class Precision { full, bfloat16, int8 };
 struct Regularization {
   double dropout = 0;  // in training: that a number passed from layer to layer becomes 0
   double recurrent_dropout =
-      0;                 // in training: that a number of h(t-1) counts as 0 in recurrent products, in all steps of a row
-  double zoneout_h = 0;  // that a unit keeps its old h in a step; outside of training, its share of the old h
-  double zoneout_c = 0;  // the same for the other states
+      0;                   // in training: that a number of h(t-1) counts as 0 in recurrent products, in all steps of a row
+  double zoneout[4] = {};  // by state: that a unit keeps its old value in a step; outside of training, the old one's share
 };
 
 struct NetworkConfig {

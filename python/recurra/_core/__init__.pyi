@@ -93,7 +93,7 @@ class Network:
     """
     Packed weights of a stack of layers; immutable.
     """
-    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, kept: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(4)"]) -> None:
+    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, kept: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(6)"]) -> None:
         """
         params[layer * directions + direction] in the order of the cell's table, None for an absent bias.
         """
@@ -122,7 +122,7 @@ class Network:
         ...
 def cells() -> dict:
     """
-    The table of cells: name -> gates, states, params, constants, projected, unit_range.
+    The table of cells: name -> gates, states, params, constants, projected, unit_range, recurrent_product.
     """
 def config() -> dict:
     """
