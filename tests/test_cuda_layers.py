@@ -206,7 +206,7 @@ def test_parameters_stay_as_they_were_given(cell: str, number: str) -> None:
     want = layer.state_dict()
     assert list(there.state_dict()) == list(want)
     assert_same_bits(there.state_dict(), want)
-    assert_same_bits(there.weight_hh_l1, layer.weight_hh_l1)
+    assert_same_bits(there.weight_ih_l1, layer.weight_ih_l1)
     assert there.parameter_count == layer.parameter_count
     assert_same_bits(there.to("cpu", dtype=dtype).state_dict(), want)
     with pytest.raises(ValueError, match="read-only"):

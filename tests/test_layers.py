@@ -302,7 +302,7 @@ def test_results_have_the_documented_shapes_and_dtypes(cell: str) -> None:
     for directions in (1, 2):
         layer = Problem(cell, 3, 5, 1, 1, proj, 2, directions, dtype="float64").layer()
         first = Problem(cell, 3, 5, 1, 1, proj, 2, directions, dtype="float64").layer(batch_first=True)
-        sizes = [proj or 5, 5][: CELLS[cell].states]
+        sizes = [proj or 5] + [5] * (CELLS[cell].states - 1)
         for steps, batch in ((4, 2), (1, 1), (4, 0), (0, 2), (0, 0)):
             output, state = layer(data(steps, batch, dtype="float64"))
             assert output.shape == (steps, batch, directions * sizes[0])

@@ -116,8 +116,8 @@ def test_a_reduced_step_is_a_float64_step_of_rounded_matrices_and_vectors(cell: 
     h[..., 0] = 1
     if precision == "bfloat16":
         h = bfloat16(h)
-    c = random(1, rows, layer.hidden_size, seed=2)
-    states = (h, c) if "lstm" in cell else (h,)
+    others = (random(1, rows, layer.hidden_size, seed=1 + k) for k in range(1, reference.CELLS[cell].states))
+    states = (h, *others)
     y, _ = layer.quantize(precision)(x, states if len(states) > 1 else h)
     step = reference.CELLS[cell].step
     rounded = rounding(x[0]).astype(np.float64)
@@ -126,7 +126,7 @@ def test_a_reduced_step_is_a_float64_step_of_rounded_matrices_and_vectors(cell: 
         for row in range(rows)
     ]
     # A second phase rounds its source too, by at most half a unit of a number below 1.
-    second = {"_projected": "weight_hr", "gru_reset_before": "weight_hh"}
+    second = {"_projected": "weight_hr", "gru_reset_before": "weight_hh", "multiplicative": "weight_hh"}
     inner = [exact[weight] for part, weight in second.items() if part in cell]
     allowed = 2e-6 + sum(np.abs(w).sum(-1).max() * 0.5 * ulp for w in inner)
     np.testing.assert_allclose(y[0], np.stack(expected), rtol=0, atol=allowed)

@@ -44,7 +44,7 @@ def test_steps_match_the_oracle(cell: str, dtype: str) -> None:
 def test_shapes_with_and_without_a_batch_axis(cell: str) -> None:
     problem = make(cell)
     layer, x = problem.layer(), problem.x()
-    output, sizes = (problem.proj_size or 17), [problem.proj_size or 17, 17][: CELLS[cell].states]
+    output, sizes = (problem.proj_size or 17), [problem.proj_size or 17] + [17] * (CELLS[cell].states - 1)
     for batch in (None, 1, 2):
         stream, axes = layer.stream(batch), () if batch is None else (batch,)
         some = x[:, 0] if batch is None else x[:, :batch]

@@ -187,6 +187,18 @@ PARTICULAR: dict[str, Make] = {
     "recurra.functional.rnn params": lambda: recurra.RNN(N, H, seed=0).state_dict(),
     "GRU.load_state_dict state_dict": lambda: recurra.GRU(N, H, seed=0).state_dict(),
     "RNN.load_state_dict state_dict": lambda: recurra.RNN(N, H, seed=0).state_dict(),
+    **{
+        key: lambda kind=kind: kind(N, H, seed=0).state_dict()
+        for name, kind in (
+            ("multiplicative_lstm", recurra.MultiplicativeLSTM),
+            ("differential_rnn", recurra.DifferentialRNN),
+            ("indrnn", recurra.IndRNN),
+            ("min_gru", recurra.MinGRU),
+            ("min_lstm", recurra.MinLSTM),
+            ("sru", recurra.SRU),
+        )
+        for key in (f"recurra.functional.{name} params", f"{kind.__name__}.load_state_dict state_dict")
+    },
     "Linear.load_state_dict state_dict": lambda: recurra.Linear(N, H, seed=0).state_dict(),
     "Embedding.load_state_dict state_dict": lambda: recurra.Embedding(7, N, seed=0).state_dict(),
     "FrequencyTimeLSTM.load_state_dict state_dict": lambda: frequency_time().state_dict(),
@@ -363,6 +375,7 @@ RIGHT: dict[str, set[str]] = {
     "cell_clip": POSITIVE - {"1e-60"} | {"inf", "None"},
     "constants": {"None", "empty mapping"},
     "coupled": FLAG,
+    "diagonal": FLAG - {"False"},
     "forget_bias": POSITIVE | {"0", "-1", "-0.5", "-(2**70)", "None"},
     "grads": {"empty mapping", "empty list", "empty tuple"},  # nothing to clip
     "params": {"empty mapping"},  # of an optimiser

@@ -124,7 +124,7 @@ struct FormBlock {
   }
 
   template <int R, int N>
-  static RECURRA_FN void finish(const PhaseCall<T>& call, int row, int tile, const Vec<T> (&acc)[N][R][chains]) {
+  static RECURRA_FN void spill(const PhaseCall<T>& call, int row, int tile, const Vec<T> (&acc)[N][R][chains], Finish<T> use) {
     constexpr int U = Vec<T>::lanes;
     alignas(sizeof(Vec<T>)) T spilled[N * R * chains * U];
 #pragma GCC unroll 8
@@ -133,7 +133,7 @@ struct FormBlock {
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
         for (int c = 0; c < chains; ++c) acc[n][r][c].store(spilled + ((n * R + r) * chains + c) * U);
-    call.finish[call.saved.base != nullptr](call, row, R, tile, N, spilled);
+    use(call, row, R, tile, N, spilled);
   }
 
   template <int R, int N>
@@ -144,7 +144,7 @@ struct FormBlock {
         for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
     Vec<T> acc[N][R][chains];
     sum(acc, call, row, tile);
-    finish(call, row, tile, acc);
+    spill(call, row, tile, acc, call.finish[call.saved.base != nullptr]);
   }
 };
 
@@ -184,7 +184,7 @@ struct PhaseBlock : FormBlock<FormOf<P>, T, W> {
     // A small layer's step is one chain of dependent operations: sending the sums through memory is 5 % of it.
     if constexpr (R == 1 && N == 1)
       if (!call.saved.base) return finish_unit<P, false>(call, row, tile, acc[0][0]);
-    ManyRows::finish(call, row, tile, acc);
+    ManyRows::spill(call, row, tile, acc, call.saved.base ? finish<P, true, T> : finish<P, false, T>);
   }
 };
 

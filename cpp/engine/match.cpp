@@ -197,6 +197,7 @@ class Match<T>::Walk {
   void advance(int64_t step, int rows) {
     const Panel<T> h = mine(places_.h, places_.state(step)), c = mine(places_.c, places_.state(step));
     PhaseCall<T> call;
+    call.finish = phase_.finish;
     call.tiles = phase_.tiles;
     call.tile_end = phase_.tile_count;
     call.rows = rows;
