@@ -225,3 +225,187 @@ class GraphNetwork(Fixed):
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, value or shape.
     """
+
+    cell: str
+    input_size: int
+    hidden_size: int
+    slots: int
+    dtype: np.dtype[Any]
+    state_names: tuple[str, ...]
+    _options: dict[str, Any]
+    _parameters: dict[str, Array]
+    _core: _core.GraphNetwork
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        params: Mapping[str, Input],
+        *,
+        slots: int = 2,
+        dtype: DTypeLike | None = None,
+        dimensions: Sequence[str] | None = None,
+        priority: Sequence[bool] | None = None,
+        form: str = "paper",
+    ) -> None:
+        options = _cell_options(cell, input_size, hidden_size, slots, dimensions, priority, form)
+        states, described = _core.graph_cell(**options)
+        given = mapping("params", params)
+        if dtype is None:
+            dtype = next((getattr(array, "dtype", None) for array in given.values()), "float32")
+        numbers = float_dtype("dtype" if given else "params", dtype)
+        needed = {name: tuple(shape) for name, shape, optional in described if name in given or not optional}
+        checked = checked_parameters("params", given, needed, lambda name, value, shape: _copied(name, value, numbers, shape))
+        with memory_for("params"):
+            core = _core.GraphNetwork(**options, dtype=numbers.name, params=[checked.get(name) for name, *_ in described])
+        self.__dict__.update(cell=cell, input_size=options["input_size"], hidden_size=options["hidden_size"])
+        self.__dict__.update(slots=options["slots"], dtype=numbers, state_names=tuple(states))
+        self.__dict__.update(_options=options, _parameters=checked, _core=core)
+
+    @staticmethod
+    def shapes(
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        *,
+        slots: int = 2,
+        dimensions: Sequence[str] | None = None,
+        priority: Sequence[bool] | None = None,
+        form: str = "paper",
+    ) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all parameters that a network with these arguments may have."""
+        options = _cell_options(cell, input_size, hidden_size, slots, dimensions, priority, form)
+        return {name: tuple(shape) for name, shape, _ in _core.graph_cell(**options)[1]}
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The parameters' names to copies."""
+        return {name: array.copy() for name, array in self._parameters.items()}
+
+    def __call__(
+        self, x: Input | None, graph: Graph, given: Sequence[Input | None] | None = None
+    ) -> tuple[Array, ...]:
+        """The states of every row, [N, H] each, in the order of `state_names`; those of given rows are theirs.
+
+        Args:
+            x: [X, I], of the network's dtype, X at least `graph.inputs`; None when the graph has no sources.
+            graph: rows, predecessors and sources.
+            given: the states of the given rows, [G, H] each; None for zero.
+
+        Raises:
+            TypeError, ValueError: wrong dtype or shape, or a graph that does not suit the cell.
+        """
+        states, _ = self._run(x, graph, given, None)
+        return states
+
+    def forward(
+        self, x: Input | None, graph: Graph, given: Sequence[Input | None] | None = None, *, recompute: bool = False
+    ) -> tuple[tuple[Array, ...], GraphTape]:
+        """As a call, with a tape for backward; x is copied.
+
+        Args:
+            x, graph, given: as of a call.
+            recompute: keep the states alone, and compute the gates again in backward: the same bits from less memory.
+        """
+        states, tape = self._run(x, graph, given, flag("recompute", recompute))
+        assert tape is not None
+        return states, tape
+
+    def _run(
+        self, x: Any, graph: Graph, given: Any, recompute: bool | None
+    ) -> tuple[tuple[Array, ...], GraphTape | None]:
+        if not isinstance(graph, Graph):
+            raise TypeError(f"graph: expected a Graph, got {type(graph).__name__}")
+        if (graph.children is not None) != (self.slots == 0):
+            raise ValueError(f"graph: expected one with {'children' if self.slots == 0 else 'slots'} for {self.cell!r}")
+        if graph.slots != self.slots:
+            raise ValueError(f"graph: expected {self.slots} slots, got {graph.slots}")
+        inputs = self._inputs(x, graph)
+        states = self._checked_states("given", given, graph.given)
+        out = [empty(f"state {name}", (graph.rows, self.hidden_size), self.dtype) for name in self.state_names]
+        with memory_for("graph"):
+            tape = self._core.forward(inputs, graph._core, states, out, recompute)
+        return tuple(out), None if tape is None else GraphTape(self, graph, None if x is None else len(inputs), tape)
+
+    def _inputs(self, x: Any, graph: Graph) -> Array:
+        if x is None:
+            if graph.inputs:
+                raise ValueError(f"x: expected an array, since the graph takes {graph.inputs} rows of it, got None")
+            return np.empty((0, self.input_size), self.dtype)
+        if not self.input_size or not any(name.startswith("weight_ih") for name in self._parameters):
+            raise ValueError("x: expected None for a network without weight_ih, got an array")
+        array = contiguous(check("x", x, self.dtype, ("X", self.input_size)))
+        if len(array) < graph.inputs:
+            raise ValueError(f"x: expected at least {graph.inputs} rows, as the graph's source says, got {len(array)}")
+        return array
+
+    def _checked_states(self, name: str, values: Any, rows: int) -> list[Array | None]:
+        if values is None:
+            return [None] * len(self.state_names)
+        if not isinstance(values, (tuple, list)) or len(values) != len(self.state_names):
+            raise TypeError(f"{name}: expected a tuple ({', '.join(self.state_names)})")
+        return [
+            None if value is None else contiguous(check(f"{name} {state}", value, self.dtype, (rows, self.hidden_size)))
+            for state, value in zip(self.state_names, values, strict=True)
+        ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self._options, self._parameters, self.dtype)
+
+    def __repr__(self) -> str:
+        return f"GraphNetwork({self.cell!r}, {self.input_size}, {self.hidden_size}, slots={self.slots}, {self.dtype})"
+
+
+class GraphTape:
+    """What `GraphNetwork.forward` keeps for `backward`, which may be called again.
+
+    Attributes:
+        nbytes: memory it holds.
+    """
+
+    __slots__ = ("_graph", "_inputs", "_network", "_tape")
+
+    def __init__(self, network: GraphNetwork, graph: Graph, inputs: int | None, tape: _core.GraphTape) -> None:
+        self._network, self._graph, self._inputs, self._tape = network, graph, inputs, tape
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the tape holds, in bytes."""
+        return self._tape.nbytes
+
+    def backward(self, d_states: Sequence[Input | None], *, input_grad: bool = True) -> GraphGradients:
+        """Gradients of a loss from those of the rows' states.
+
+        Args:
+            d_states: dL/d states of every row, [N, H] each in the order of `state_names`; None for zero. Those of given
+                rows reach the given states.
+            input_grad: whether to compute the gradient of x.
+
+        Raises:
+            TypeError, ValueError: wrong shape or dtype.
+        """
+        network, graph = self._network, self._graph
+        from_states = network._checked_states("d_states", d_states, graph.rows)
+        dx = None
+        if flag("input_grad", input_grad) and self._inputs is not None:
+            dx = empty("gradient of x", (self._inputs, network.input_size), network.dtype)
+        given = [np.empty((graph.given, network.hidden_size), network.dtype) for _ in network.state_names]
+        params = {name: np.empty_like(array) for name, array in network._parameters.items()}
+        with memory_for("backward"):
+            self._tape.backward(from_states, dx, given, [params.get(name) for name in network._names()])
+        return GraphGradients(dx, tuple(given), params)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a GraphTape cannot be copied or pickled")
+
+    def __repr__(self) -> str:
+        return f"GraphTape({self._network.cell!r}, {self.nbytes} bytes)"
+
+
+def _remade(options: dict[str, Any], parameters: dict[str, Array], dtype: np.dtype[Any]) -> GraphNetwork:
+    return GraphNetwork(params=parameters, dtype=dtype, **options)
+
+
+def _copied(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    return np.array(check(f"params {name}", value, dtype, shape), order="C")
