@@ -1,4 +1,4 @@
-"""Multiplicative LSTM, differential RNN and element-wise recurrences: options, and limits where they are others."""
+"""The multiplicative LSTM, differential RNNs, element-wise recurrences: options, and limits where they are others."""
 
 from __future__ import annotations
 
