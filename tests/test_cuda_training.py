@@ -58,7 +58,9 @@ def as_reference(gradients: Any) -> Any:
 @ALL_CELLS
 def test_gradients_of_every_cell_are_the_oracles(cell: str, number: str, engine: str) -> None:
     clip = 0.4 if cell.startswith("lstm") else None
-    case = Case(sized(cell, cell_clip=clip, seed=5, layers=1 if number.endswith("16") else 2))
+    # With seed 5 bfloat16 rounds a pre-activation of these to the other side of G's kink.
+    seed = 6 if cell.endswith("_positive") else 5
+    case = Case(sized(cell, cell_clip=clip, seed=seed, layers=1 if number.endswith("16") else 2))
     if number != "float64":  # numbers that are also those of the smaller type
         case = replace(case, problem=replace(case.problem, dtype="float32"))
     layer = case.layer()
