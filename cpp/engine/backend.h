@@ -186,10 +186,10 @@ struct AffineCall {
   Panel<T> y;  // unpadded
 };
 
-// Attention of one row over `words` words, with sums over units and numbers in as many parts on every machine, hence arrays that
-// are filled up with zeros to whole parts: score[j] = weight . tanh(keys[j] + query), alpha = softmax(score),
-// context = the sum over words, ascending, of alpha[j] values[j]. Backward, from the gradient of the context, writes that of the
-// query and adds to those of keys, values and weight.
+// Attention of one row over `words` words, with sums over units and numbers in as many parts on every machine, hence arrays
+// that are filled up with zeros to whole parts: score[j] = weight . tanh(keys[j] + query), alpha = softmax(score), context =
+// the sum over words, ascending, of alpha[j] values[j]. Backward, from the gradient of the context, writes that of the query
+// and adds to those of keys, values and weight.
 constexpr int kAttentionParts = 16;
 
 template <class T>
