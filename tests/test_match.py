@@ -144,7 +144,7 @@ def test_large_scores_do_not_overflow() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("given_gradients", ["both", "d_outputs", "d_last"])
 def test_gradients_are_slopes(shared: bool, given_gradients: str) -> None:
-    problem = Problem(shared=shared)
+    problem = Problem(2, 3, 2, 3, 3, 3, (3, 0, 2), (3, 2, 0), shared)
     layer, (premise, hypothesis), (d_outputs, d_last) = problem.layer(), problem.pair(), problem.upstream()
     upstream = {"d_outputs": d_outputs, "d_last": d_last}
     upstream = {name: array for name, array in upstream.items() if given_gradients in ("both", name)}

@@ -29,16 +29,16 @@ class CheckedMatch {
   void backward(const Arrays& arrays, const OptionalArray& record, const OptionalLengths& word_counts,
                 const OptionalLengths& lengths, bool reverse, const Arrays& gradients) const {
     const MatchCall<T> call = checked(arrays, record, word_counts, lengths, reverse);
-    check_count("gradients", 7, gradients.size());
     const int64_t B = call.rows, S = call.steps, W = call.words + 1, H = match_.size(), A = match_.units();
-    MatchGradients<T> to;
-    to.dy = data<T>("dy", gradients[0], {S, B, H}, Layout::whole, Use::read);
-    to.d_values = data<T>("d_values", gradients[1], {W, B, H}, Layout::whole, Use::write);
-    to.d_keys = data<T>("d_keys", gradients[2], {W, B, A}, Layout::whole, Use::write);
-    to.d_chains = data<T>("d_chains", gradients[3], {S, B, A}, Layout::whole, Use::write);
-    to.d_joined = data<T>("d_joined", gradients[4], {S, B, 2 * H}, Layout::whole, Use::write);
-    to.d_gates = data<T>("d_gates", gradients[5], {S, B, 4 * H}, Layout::whole, Use::write);
-    to.d_weight = data<T>("d_weight", gradients[6], {A}, Layout::whole, Use::write);
+    const auto all = pointers("gradients", gradients,
+                              {{"dy", {S, B, H}, Use::read},
+                               {"d_values", {W, B, H}, Use::write},
+                               {"d_keys", {W, B, A}, Use::write},
+                               {"d_chains", {S, B, A}, Use::write},
+                               {"d_joined", {S, B, 2 * H}, Use::write},
+                               {"d_gates", {S, B, 4 * H}, Use::write},
+                               {"d_weight", {A}, Use::write}});
+    const MatchGradients<T> to = {all[0], all[1], all[2], all[3], all[4], all[5], all[6]};
     until_signal(std::max(2 * match_.multiplications(S, B, call.words), kWorthReleasing),
                  [&](const Stop& stop) { match_.backward(call, to, stop); });
   }
@@ -58,24 +58,37 @@ class CheckedMatch {
 
   MatchCall<T> checked(const Arrays& arrays, const OptionalArray& record, const OptionalLengths& word_counts,
                        const OptionalLengths& lengths, bool reverse) const {
-    check_count("arrays", 6, arrays.size());
-    const int64_t H = match_.size(), A = match_.units();
+    if (arrays.size() != 6 || arrays[0].ndim() != 3 || arrays[2].ndim() != 3 || !arrays[0].shape(0))
+      throw py::value_error("values, queries: expected six arrays, three axes, and the NULL word at least");
+    const int64_t W = arrays[0].shape(0), B = arrays[0].shape(1), S = arrays[2].shape(0), H = match_.size(), A = match_.units();
+    const auto all = pointers("arrays", arrays,
+                              {{"values", {W, B, H}, Use::read},
+                               {"keys", {W, B, A}, Use::read},
+                               {"queries", {S, B, A}, Use::read},
+                               {"joined", {S, B, 2 * H}, Use::write},
+                               {"y", {S, B, H}, Use::write},
+                               {"alpha", {S, B, W}, Use::write}});
     MatchCall<T> call;
-    call.values = data<T>("values", arrays[0], {kAny, kAny, H}, Layout::whole, Use::read);
-    const int64_t W = arrays[0].shape(0), B = arrays[0].shape(1);
-    if (!W) throw py::value_error("values: expected the NULL word at least");
-    call.keys = data<T>("keys", arrays[1], {W, B, A}, Layout::whole, Use::read);
-    call.queries = data<T>("queries", arrays[2], {kAny, B, A}, Layout::whole, Use::read);
-    const int64_t S = arrays[2].shape(0);
-    call.joined = data<T>("joined", arrays[3], {S, B, 2 * H}, Layout::whole, Use::write);
-    call.y = data<T>("y", arrays[4], {S, B, H}, Layout::whole, Use::write);
-    call.alpha = data<T>("alpha", arrays[5], {S, B, W}, Layout::whole, Use::write);
+    call.values = all[0], call.keys = all[1], call.queries = all[2], call.joined = all[3], call.y = all[4], call.alpha = all[5];
     call.record = optional<T>("record", record, {match_.record_size(S, B)}, Use::write);
     call.steps = S, call.rows = B, call.words = W - 1;
     call.reverse = reverse;
     call.word_counts = counts("word_counts", word_counts, B, call.words);
     call.lengths = counts("lengths", lengths, B, S);
     return call;
+  }
+
+  struct Expected {
+    const char* name;
+    std::vector<int64_t> shape;
+    Use use;
+  };
+  static std::vector<T*> pointers(const char* title, const Arrays& arrays, const std::vector<Expected>& expected) {
+    check_count(title, expected.size(), arrays.size());
+    std::vector<T*> all;
+    for (size_t i = 0; i < arrays.size(); ++i)
+      all.push_back(data<T>(expected[i].name, arrays[i], expected[i].shape, Layout::whole, expected[i].use));
+    return all;
   }
 
   static const int64_t* counts(const char* name, const OptionalLengths& given, int64_t rows, int64_t most) {

@@ -349,50 +349,45 @@ double Match<T>::multiplications(int64_t steps, int64_t rows, int64_t words) con
   return double(steps) * double(rows) * (lstm_->multiplications() + double(size_) * double(units_) + double(words + 1) * word);
 }
 
+// Forward, or backward if there are gradients to write.
 template <class T>
-void Match<T>::forward(const MatchCall<T>& call, const Stop& stop) const {
+void Match<T>::run(const MatchCall<T>& call, const MatchGradients<T>* gradients, const Stop& stop) const {
   const RowOrder sorted(call.rows, call.steps, call.lengths);
   const int64_t live = call.record ? 0 : call.rows * (4 * lstm_->padded_hidden() + filled_units_);
   const Buffer<T> memory(size_t(live), false);
   const Places places(*this, call, call.record ? call.record : memory.data());
+  const Buffer<T> d_weights(gradients ? size_t(call.rows * filled_units_) : 0);  // of w, [row of the caller]
+  if (gradients) lstm_->transposed();
   TeamLease team(multiplications(call.steps, call.rows, call.words) < kWorthWaking ? 1 : num_threads());
-  std::vector<std::unique_ptr<Walk>> walks;
-  for (int w = 0; w < team.size(); ++w)
-    walks.push_back(std::make_unique<Walk>(*this, call, places, sorted,
-                                           RowShare(int(call.rows), sorted.lengths.empty(), w, team.size()), false));
+  std::vector<std::unique_ptr<Walk>> walks(static_cast<size_t>(team.size()));
+  for (int w = 0; w < team.size(); ++w) {
+    const RowShare share(int(call.rows), sorted.lengths.empty(), w, team.size());
+    walks[size_t(w)] = std::make_unique<Walk>(*this, call, places, sorted, share, gradients != nullptr);
+  }
   Stopper stopper(stop);
   auto job = [&](int rank) {
     const Environment environment(*lstm_->backend);
-    walks[size_t(rank)]->forward(stopper);
+    gradients ? walks[size_t(rank)]->backward(*gradients, d_weights.data(), stopper) : walks[size_t(rank)]->forward(stopper);
   };
   team.run(job);
   stopper.check();
+  if (!gradients) return;
+  const Environment environment(*lstm_->backend);
+  T* const sum = gradients->d_weight;
+  std::fill_n(sum, units_, T(0));
+  for (int64_t b = 0; b < call.rows; ++b)
+    for (int64_t a = 0; a < units_; ++a) sum[a] = sum[a] + d_weights.data()[b * filled_units_ + a];
+}
+
+template <class T>
+void Match<T>::forward(const MatchCall<T>& call, const Stop& stop) const {
+  run(call, nullptr, stop);
 }
 
 template <class T>
 void Match<T>::backward(const MatchCall<T>& call, const MatchGradients<T>& gradients, const Stop& stop) const {
   expect(call.record, "record: expected that of forward, got null");
-  const RowOrder sorted(call.rows, call.steps, call.lengths);
-  const Places places(*this, call, call.record);
-  Buffer<T> d_weights(size_t(call.rows * filled_units_));  // [row of the caller]
-  lstm_->transposed();
-  TeamLease team(2 * multiplications(call.steps, call.rows, call.words) < kWorthWaking ? 1 : num_threads());
-  std::vector<std::unique_ptr<Walk>> walks;
-  for (int w = 0; w < team.size(); ++w)
-    walks.push_back(std::make_unique<Walk>(*this, call, places, sorted,
-                                           RowShare(int(call.rows), sorted.lengths.empty(), w, team.size()), true));
-  Stopper stopper(stop);
-  auto job = [&](int rank) {
-    const Environment environment(*lstm_->backend);
-    walks[size_t(rank)]->backward(gradients, d_weights.data(), stopper);
-  };
-  team.run(job);
-  stopper.check();
-  const Environment environment(*lstm_->backend);
-  std::fill_n(gradients.d_weight, units_, T(0));
-  for (int64_t b = 0; b < call.rows; ++b)
-    for (int64_t a = 0; a < units_; ++a)
-      gradients.d_weight[a] = gradients.d_weight[a] + d_weights.data()[b * filled_units_ + a];
+  run(call, &gradients, stop);
 }
 
 template class Match<float>;

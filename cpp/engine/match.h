@@ -58,6 +58,7 @@ class Match {
  private:
   struct Places;
   class Walk;
+  void run(const MatchCall<T>& call, const MatchGradients<T>* gradients, const Stop& stop) const;
 
   int64_t size_, units_, filled_size_, filled_units_;
   std::shared_ptr<const detail::Model<T>> lstm_;
