@@ -4,6 +4,7 @@
 // GatheredCall, in blocks like those of a phase with one chain.
 template <class T>
 struct GatheredBlock {
+  using ManyRows = GatheredBlock;
   static constexpr int chains = 1, summed = 1;
   using Shape = BlockShape<chains>;
   using Weights = FullWeights;
