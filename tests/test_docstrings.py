@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import functional, heads, layers, packed, recurrent, stream, tape, training
+from recurra import functional, graph, heads, layers, packed, recurrent, stream, tape, training
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
@@ -19,6 +19,7 @@ MODULES: Any = (
     packed,
     recurrent,
     layers,
+    graph,
     heads,
     stream,
     tape,

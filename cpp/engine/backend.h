@@ -207,8 +207,8 @@ struct GraphCall {
   ptrdiff_t units = 0;
   int slots = 0, memories = 0, option = 0;
   T scale = 1;
-  const T* vectors = nullptr;  // [vector][units], null for none
-  Panel<T> chains;             // [chain][units] a row; a function's values for backward take the place of its chains
+  const T* vectors = nullptr;       // [vector][units], null for none
+  Panel<T> chains;                  // [chain][units] a row; a function's values for backward take the place of its chains
   Rows<const T> before[kMaxSlots];  // [state][units] a row
   Panel<T> states;                  // likewise
   // Children of row r: numbers first[r] - first[0] .. first[r + 1] - first[0] - 1 of these.
