@@ -133,14 +133,14 @@ def grid(
                 m[d] = sigmoid(f) * before[d][n + d] + sigmoid(i) * np.tanh(g)
                 h[d] = np.tanh(sigmoid(o) * m[d]) if form == "paper" else sigmoid(o) * np.tanh(m[d])
             else:
-                h[d] = {"identity": lambda v: v, "tanh": np.tanh, "relu": lambda v: np.maximum(v, 0)}[dimensions[d]](a)
+                h[d] = {"identity": a, "tanh": np.tanh(a), "relu": np.maximum(a, 0)}[dimensions[d]]
         if not turn:
             seen = [seen[d] if priority[d] else h[d] for d in range(n)]
     return (*h, *m)
 
 
 def run(
-    cell: str, p: dict[str, Array], x: Array | None, graph: Any, given: list[Array], hidden: int, **options: Any
+    cell: str, p: dict[str, Array], x: Any, graph: Any, given: list[Array], hidden: int, **options: Any
 ) -> list[Array]:
     """The states of every row, each computed when a row first needs it."""
     step = globals()[cell]

@@ -125,7 +125,7 @@ def test_gradients_are_central_differences_of_the_equations(cell: str, slots: in
     problem = Problem(cell, slots, options, hidden=3)
     _, tape = problem.network.forward(problem.x, problem.graph, problem.given)
     found = tape.backward(problem.d_states)
-    pairs = [(problem.params[name], gradient) for name, gradient in found.params.items()]
+    pairs: list[tuple[Array, Array]] = [(problem.params[name], gradient) for name, gradient in found.params.items()]
     pairs += list(zip(problem.given, found.given, strict=True))
     if problem.x is not None:
         pairs.append((problem.x, found.x))

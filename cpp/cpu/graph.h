@@ -6,7 +6,9 @@ template <class T>
 struct GatheredBlock {
   using ManyRows = GatheredBlock;
   static constexpr int chains = 1, summed = 1;
-  using Shape = BlockShape<chains>;
+  struct Shape {
+    static constexpr int single_row_tiles = 4, tiles = 4, max_rows = BlockShape<1>::max_rows;
+  };
   using Weights = FullWeights;
   struct Plain {
     Rows<const T> rows;
@@ -70,8 +72,9 @@ struct GraphNode {
   RECURRA_FN void set_child_direct(int k, Vec<T> v) const { store(call.child_direct[child(k)], 0, v); }
 };
 
+// Small rather than fast: products take most of the time, and there are 36 of these for every instruction set.
 template <class P, bool forward, class T>
-__attribute__((flatten)) void graph_function(const GraphCall<T>& call) {
+__attribute__((flatten, optimize("Os"))) void graph_function(const GraphCall<T>& call) {
   for (int row = 0; row < call.rows; ++row)
     for (ptrdiff_t at = call.begin; at < call.end; at += Vec<T>::lanes) {
       GraphNode<T> node{call, row, at};

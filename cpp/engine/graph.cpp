@@ -254,7 +254,7 @@ std::shared_ptr<const GraphRecord<T>> GraphNetwork<T>::forward(const T* x, int64
     barrier.wait(rank);
     for (size_t f = 0; f + 1 < rows->fronts.size(); ++f) {
       divide_rows(rows->fronts[f], rows->fronts[f + 1], model.multiplications, worker, barrier,
-                  [&](int64_t first, int count, GraphShare share, const auto& sync) {
+                  [&](int64_t first, int count, GraphShare share, const GraphMeeting& sync) {
                     GraphStep<T> step{*record, first, count, {}, {}, {}, sums + rank * kGraphRows * units};
                     const int64_t own = share.parts > 1 ? 0 : rank;
                     step.chains = spare ? Panel<T>{chains[own * kGraphRows], chains.stride}

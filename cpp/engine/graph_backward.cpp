@@ -70,14 +70,14 @@ class GraphBackward {
     barrier_.wait(rank);
     for (size_t f = rows_.fronts.size() - 1; f-- > 0;) {
       divide_rows(rows_.fronts[f], rows_.fronts[f + 1], 2 * model_.multiplications, worker, barrier_,
-                  [&](int64_t first, int count, GraphShare share, const auto& sync) {
+                  [&](int64_t first, int count, GraphShare share, const GraphMeeting& sync) {
                     pull(first, count, share, sync);
                     step(first, count, rank, share, sync);
                   });
       barrier_.wait(rank);
     }
     divide_rows(0, rows_.given, 2 * model_.multiplications, worker, barrier_,
-                [&](int64_t first, int count, GraphShare share, const auto& sync) { pull(first, count, share, sync); });
+                [&](int64_t first, int count, GraphShare share, const GraphMeeting& sync) { pull(first, count, share, sync); });
     barrier_.wait(rank);
     finish_states(worker);
     if (dx_) inputs(worker);
@@ -122,8 +122,7 @@ class GraphBackward {
   }
 
   // What the rows that these precede hold for them.
-  template <class Sync>
-  void pull(int64_t first, int count, GraphShare share, const Sync& sync) {
+  void pull(int64_t first, int count, GraphShare share, const GraphMeeting& sync) {
     const GraphSpec& spec = model_.spec;
     for (int64_t r = first + share.begin(count); r < first + share.end(count); ++r) {
       T* const d = d_states_[r];
@@ -161,8 +160,7 @@ class GraphBackward {
   }
 
   // From the gradients of states to those of chains.
-  template <class Sync>
-  void step(int64_t first, int count, int rank, GraphShare share, const Sync& sync) {
+  void step(int64_t first, int count, int rank, GraphShare share, const GraphMeeting& sync) {
     const GraphSpec& spec = model_.spec;
     const int64_t at = first - rows_.given, child = rows_.lists() ? rows_.first[size_t(first)] : 0;
     GraphStep<T> step{record_, first, count, {}, {}, {}, sums_ + rank * kGraphRows * units()};

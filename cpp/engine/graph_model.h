@@ -55,6 +55,15 @@ struct GraphShare {
   int64_t end(int64_t count) const { return count * (rank + 1) / parts; }
 };
 
+// Where workers wait for each other; nowhere without a barrier.
+struct GraphMeeting {
+  Barrier* barrier = nullptr;
+  int rank = 0;
+  void operator()() const {
+    if (barrier) barrier->wait(rank);
+  }
+};
+
 // Calls work(first row, rows, share, sync) for every chunk of rows first .. end-1 that a worker has a part in: many rows are
 // divided among workers; of few rows the columns are, and then workers meet wherever `sync` is called.
 template <class Work>
@@ -62,11 +71,11 @@ void divide_rows(int64_t first, int64_t end, double multiplications, GraphShare 
   const int64_t count = end - first;
   const bool by_rows = count >= kRowsPerWorker * worker.parts || count > kGraphRows;
   const bool by_columns = !by_rows && multiplications * double(count) >= kWorthBarrier * worker.parts;
-  if (by_columns) return work(first, int(count), worker, [&] { barrier.wait(worker.rank); });
+  if (by_columns) return work(first, int(count), worker, GraphMeeting{&barrier, worker.rank});
   const int64_t from = by_rows ? first + worker.begin(count) : first;
   const int64_t to = by_rows ? first + worker.end(count) : worker.rank ? first : end;
   for (int64_t row = from; row < to; row += kGraphRows)
-    work(row, int(std::min<int64_t>(kGraphRows, to - row)), GraphShare{}, [] {});
+    work(row, int(std::min<int64_t>(kGraphRows, to - row)), GraphShare{}, GraphMeeting{});
 }
 
 template <class T>
@@ -97,15 +106,13 @@ struct GraphStep {
   Panel<T> states;                // where its states go
   T* sums;                        // [kGraphRows, H], this worker's own
 
-  template <class Sync>
-  void forward(GraphShare share, const Sync& sync) const;
+  void forward(GraphShare share, const GraphMeeting& sync) const;
 
   GraphCall<T> call(const GraphPhase& phase, GraphShare share, ptrdiff_t (&before)[kMaxSlots][kGraphRows]) const;
 
  private:
-  template <class Sync>
   void product(const GraphProduct& product, const typename GraphModel<T>::Packed& packed, GraphShare share,
-               const Sync& sync) const;
+               const GraphMeeting& sync) const;
 };
 
 // The sum of the children's h of row r.
@@ -134,9 +141,8 @@ void run_gathered(const GraphModel<T>& model, const Tiles<T>& tiles, int64_t inp
 }
 
 template <class T>
-template <class Sync>
 void GraphStep<T>::product(const GraphProduct& product, const typename GraphModel<T>::Packed& packed, GraphShare share,
-                           const Sync& sync) const {
+                           const GraphMeeting& sync) const {
   const GraphModel<T>& model = *record.model;
   const GraphRows& rows = *record.rows;
   const GraphSource& source = product.source;
@@ -214,8 +220,7 @@ GraphCall<T> GraphStep<T>::call(const GraphPhase& phase, GraphShare share, ptrdi
 }
 
 template <class T>
-template <class Sync>
-void GraphStep<T>::forward(GraphShare share, const Sync& sync) const {
+void GraphStep<T>::forward(GraphShare share, const GraphMeeting& sync) const {
   const GraphModel<T>& model = *record.model;
   for (int64_t r = share.begin(count); r < share.end(count); ++r)
     std::copy_n(model.bias.data(), model.chain_width(), chains[r]);
