@@ -50,7 +50,7 @@ class Settings:
     hidden: int = 32
     batch: int = 64
     rate: float = 5e-3
-    epochs: int = 9
+    epochs: int = 7
     seed: int = 0
 
 
