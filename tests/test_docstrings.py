@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import functional, heads, layers, packed, recurrent, stream, tape, training
+from recurra import forest, functional, heads, layers, packed, recurrent, stream, tape, training
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
@@ -18,6 +18,7 @@ MODULES: Any = (
     functional,
     packed,
     recurrent,
+    forest,
     layers,
     heads,
     stream,

@@ -24,6 +24,7 @@ from . import _core, functional
 from ._arrays import machine_memory
 from ._cells import CELLS
 from ._options import integer
+from .forest import Forest
 from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
@@ -38,6 +39,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Embedding",
+    "Forest",
     "Gradients",
     "Linear",
     "Recurrent",
