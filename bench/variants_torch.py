@@ -1,0 +1,157 @@
+"""Tree-LSTMs as one writes them in PyTorch: node by node, and all nodes of one height at a time.
+
+Both take a forest, x [N, I] (None for kind "s_lstm"), the (h, c) of leaves [L, H] or None, and the parameters of a
+`recurra.TreeLSTM` as tensors; both return h and c [N, H], through which PyTorch differentiates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+import recurra
+
+Params = Mapping[str, Tensor]
+States = tuple[Tensor, Tensor]
+
+
+def parameters(layer: Any) -> dict[str, Tensor]:
+    """Those of a TreeLSTM, to be trained."""
+    return {name: torch.tensor(array).requires_grad_() for name, array in layer.state_dict().items()}
+
+
+def node_by_node(kind: str, forest: recurra.Forest, x: Tensor | None, leaf_states: States | None, p: Params) -> States:
+    """A loop over nodes, children first."""
+    step = {"child_sum": _child_sum_node, "n_ary": _n_ary_node, "s_lstm": _s_lstm_node}[kind]
+    offsets, children = forest.offsets.tolist(), forest.children.tolist()
+    leaf_at = {node: at for at, node in enumerate(forest.leaves.tolist())}
+    h: list[Tensor] = []
+    c: list[Tensor] = []
+    for node in range(forest.num_nodes):
+        if leaf_states is not None and node in leaf_at:
+            states = leaf_states[0][leaf_at[node]], leaf_states[1][leaf_at[node]]
+        else:
+            below = children[offsets[node] : offsets[node + 1]]
+            states = step(None if x is None else x[node], [h[k] for k in below], [c[k] for k in below], p)
+        h.append(states[0])
+        c.append(states[1])
+    return torch.stack(h), torch.stack(c)
+
+
+def _child_sum_node(x: Tensor | None, h: list[Tensor], c: list[Tensor], p: Params) -> States:
+    w = _from_input(x, p)
+    ui, uf, ug, uo = p["weight_hh"].chunk(4)
+    wi, wf, wg, wo = w.chunk(4)
+    if not h:
+        return _output(torch.sigmoid(wi) * torch.tanh(wg), torch.sigmoid(wo))
+    h_sum = torch.stack(h).sum(0)
+    ai, ag, ao = linear(h_sum, torch.cat((ui, ug, uo))).chunk(3)
+    f = torch.sigmoid(wf + linear(torch.stack(h), uf))
+    cell = torch.sigmoid(wi + ai) * torch.tanh(wg + ag) + (f * torch.stack(c)).sum(0)
+    return _output(cell, torch.sigmoid(wo + ao))
+
+
+def _n_ary_node(x: Tensor | None, h: list[Tensor], c: list[Tensor], p: Params) -> States:
+    places = len(p["weight_hh"])
+    a = p["bias"] if x is None else p["bias"] + _to_each_child(linear(x, p["weight_ih"]), places)
+    for weight, h_k in zip(p["weight_hh"], h, strict=False):
+        a = a + linear(h_k, weight)
+    ai, *af, ag, ao = a.chunk(places + 3)
+    cell = torch.sigmoid(ai) * torch.tanh(ag)
+    for af_k, c_k in zip(af, c, strict=False):
+        cell = cell + torch.sigmoid(af_k) * c_k
+    return _output(cell, torch.sigmoid(ao))
+
+
+def _s_lstm_node(x: Tensor | None, h: list[Tensor], c: list[Tensor], p: Params) -> States:
+    places, size = len(p["weight_hh"]), p["weight_co"].shape[0]
+    a = p["bias"]
+    seen = torch.zeros((places + 1) * size, dtype=a.dtype)
+    for weight, from_cell, h_k, c_k in zip(p["weight_hh"], p["weight_ch"], h, c, strict=False):
+        a, seen = a + linear(h_k, weight), seen + linear(c_k, from_cell)
+    ai, *af = (a[: len(seen)] + seen).chunk(places + 1)
+    ag, ao = a[len(seen) :].chunk(2)
+    cell = torch.sigmoid(ai) * torch.tanh(ag)
+    for af_k, c_k in zip(af, c, strict=False):
+        cell = cell + torch.sigmoid(af_k) * c_k
+    return _output(cell, torch.sigmoid(ao + linear(cell, p["weight_co"])))
+
+
+def by_height(kind: str, forest: recurra.Forest, x: Tensor | None, leaf_states: States | None, p: Params) -> States:
+    """A loop over heights; the rows of a height are gathered from those below."""
+    step: Callable[..., States] = {"child_sum": _child_sum_rows, "n_ary": _places_rows, "s_lstm": _places_rows}[kind]
+    size = p["weight_hh"].shape[-1]
+    h, c = (torch.zeros(1, size, dtype=p["weight_hh"].dtype) for _ in range(2))  # row 0: an absent child
+    row_of = torch.zeros(forest.num_nodes, dtype=torch.long)
+    fronts, order = forest.fronts.tolist(), torch.tensor(forest.order)
+    row_of[order] = torch.arange(1, forest.num_nodes + 1)
+    for level, (start, end) in enumerate(zip(fronts[:-1], fronts[1:], strict=True)):
+        nodes = forest.order[start:end]
+        if level == 0 and leaf_states is not None:
+            rows = leaf_states
+        else:
+            rows = step(None if x is None else x[torch.tensor(nodes)], forest, nodes, row_of, h, c, p)
+        h, c = torch.cat((h, rows[0])), torch.cat((c, rows[1]))
+    return h[row_of], c[row_of]
+
+
+def _child_sum_rows(
+    x: Tensor | None, forest: recurra.Forest, nodes: Any, row_of: Tensor, h: Tensor, c: Tensor, p: Params
+) -> States:
+    w = _from_input(x, p).expand(len(nodes), -1)
+    wi, wf, wg, wo = w.chunk(4, -1)
+    counts = np.diff(forest.offsets)[nodes]
+    if not counts.any():
+        return _output(torch.sigmoid(wi) * torch.tanh(wg), torch.sigmoid(wo))
+    edges = np.concatenate([np.arange(forest.offsets[n], forest.offsets[n + 1]) for n in nodes])
+    owner = torch.tensor(np.repeat(np.arange(len(nodes)), counts))
+    below = row_of[torch.tensor(forest.children[edges])]
+    h_k, c_k = h[below], c[below]
+    ui, uf, ug, uo = p["weight_hh"].chunk(4)
+    nothing = torch.zeros(len(nodes), h.shape[1], dtype=h.dtype)
+    ai, ag, ao = linear(nothing.index_add(0, owner, h_k), torch.cat((ui, ug, uo))).chunk(3, -1)
+    f = torch.sigmoid(wf[owner] + linear(h_k, uf))
+    cell = torch.sigmoid(wi + ai) * torch.tanh(wg + ag) + nothing.index_add(0, owner, f * c_k)
+    return _output(cell, torch.sigmoid(wo + ao))
+
+
+def _places_rows(
+    x: Tensor | None, forest: recurra.Forest, nodes: Any, row_of: Tensor, h: Tensor, c: Tensor, p: Params
+) -> States:
+    """For "n_ary" and "s_lstm": the children side by side, and their weights too."""
+    places, size = len(p["weight_hh"]), h.shape[1]
+    below = torch.zeros(len(nodes), places, dtype=torch.long)
+    for at, node in enumerate(nodes):
+        children = forest.children[forest.offsets[node] : forest.offsets[node + 1]]
+        below[at, : len(children)] = row_of[torch.tensor(children)]
+    h_k, c_k = h[below], c[below]
+    a = p["bias"] if x is None else p["bias"] + _to_each_child(linear(x, p["weight_ih"]), places)
+    a = a + linear(h_k.flatten(1), p["weight_hh"].transpose(0, 1).flatten(1))
+    if "weight_co" in p:
+        seen = linear(c_k.flatten(1), p["weight_ch"].transpose(0, 1).flatten(1))
+        a = torch.cat((a[:, : seen.shape[1]] + seen, a[:, seen.shape[1] :]), -1)
+    gates, ag, ao = torch.sigmoid(a[:, : (places + 1) * size]), a[:, -2 * size : -size], a[:, -size:]
+    f = gates[:, size:].unflatten(1, (places, size))
+    cell = gates[:, :size] * torch.tanh(ag) + (f * c_k).sum(1)
+    if "weight_co" in p:
+        ao = ao + linear(cell, p["weight_co"])
+    return _output(cell, torch.sigmoid(ao))
+
+
+def _from_input(x: Tensor | None, p: Params) -> Tensor:
+    return p["bias"] if x is None else linear(x, p["weight_ih"], p["bias"])
+
+
+def _to_each_child(w: Tensor, places: int) -> Tensor:
+    """Blocks i, f, g, o with f once for each child."""
+    wi, wf, wg, wo = w.chunk(4, -1)
+    return torch.cat((wi, *[wf] * places, wg, wo), -1)
+
+
+def _output(cell: Tensor, o: Tensor) -> States:
+    return o * torch.tanh(cell), cell
