@@ -6,6 +6,7 @@ Both take a forest, x [N, I] (None for kind "s_lstm"), the (h, c) of leaves [L, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,7 +91,7 @@ def by_height(kind: str, forest: recurra.Forest, x: Tensor | None, leaf_states: 
     row_of = torch.zeros(forest.num_nodes, dtype=torch.long)
     fronts, order = forest.fronts.tolist(), torch.tensor(forest.order)
     row_of[order] = torch.arange(1, forest.num_nodes + 1)
-    for level, (start, end) in enumerate(zip(fronts[:-1], fronts[1:], strict=True)):
+    for level, (start, end) in enumerate(itertools.pairwise(fronts)):
         nodes = forest.order[start:end]
         if level == 0 and leaf_states is not None:
             rows = leaf_states

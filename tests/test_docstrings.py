@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import forest, functional, heads, layers, packed, recurrent, stream, tape, training
+from recurra import forest, functional, heads, layers, packed, recurrent, stream, tape, training, trees
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
@@ -23,6 +23,7 @@ MODULES: Any = (
     heads,
     stream,
     tape,
+    trees,
     training,
     losses,
     optimisers,
@@ -36,7 +37,7 @@ EXAMPLES = [
     if test.examples
 ]
 # What a newcomer does not meet: made by what has an example, named tuples, and one line says it all.
-WITHOUT = {"Gradients", "Tape", "Window", "Packed", "Regularization", "functional"}
+WITHOUT = {"Gradients", "Tape", "TreeGradients", "TreeTape", "Window", "Packed", "Regularization", "functional"}
 WITHOUT |= {"cells", "config", "show_config", "get_num_threads", "set_num_threads", "release_memory"}
 
 

@@ -29,6 +29,7 @@ from .heads import Embedding, Linear
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
 from .tape import Gradients, Tape
+from .trees import LeafModule, TreeGradients, TreeLSTM, TreeTape
 
 _core.limit_memory(machine_memory())
 
@@ -41,10 +42,14 @@ __all__ = [
     "Embedding",
     "Forest",
     "Gradients",
+    "LeafModule",
     "Linear",
     "Recurrent",
     "Stream",
     "Tape",
+    "TreeGradients",
+    "TreeLSTM",
+    "TreeTape",
     "cells",
     "config",
     "functional",

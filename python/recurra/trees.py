@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import as_array, check, check_shape, contiguous, require_memory
+from ._arrays import check, contiguous, require_memory
 from ._options import choice, flag, generator, integer, placement, shown
 from ._parameters import checked_parameters
 from .forest import Forest
@@ -91,6 +91,7 @@ class _TreeHead(_Head):
 
     input_size: int
     hidden_size: int
+    _options: dict[str, Any]
 
     def _fix(self, options: dict[str, Any], shapes: dict[str, tuple[int, ...]], device: Any, dtype: Any) -> None:
         """Set the attributes, among them where the layer runs and the shapes of its parameters."""
@@ -182,7 +183,7 @@ class TreeLSTM(_TreeHead):
     parameters.
 
     Args:
-        input_size: I, values a row of x has; 0 for nodes without inputs, whose leaves' states are given. "s_lstm" has 0.
+        input_size: I, values a row of x has; 0, as for "s_lstm", for nodes without inputs, whose leaves are given.
         hidden_size: H.
         kind: "child_sum", "n_ary" or "s_lstm".
         children: K, 1 to 4; None for "child_sum" alone, otherwise 2 by default.
