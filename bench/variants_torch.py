@@ -137,7 +137,7 @@ def _places_rows(
         seen = linear(c_k.flatten(1), p["weight_ch"].transpose(0, 1).flatten(1))
         a = torch.cat((a[:, : seen.shape[1]] + seen, a[:, seen.shape[1] :]), -1)
     gates, ag, ao = torch.sigmoid(a[:, : (places + 1) * size]), a[:, -2 * size : -size], a[:, -size:]
-    f = gates[:, size:].unflatten(1, (places, size))
+    f = gates[:, size:].reshape(-1, places, size)
     cell = gates[:, :size] * torch.tanh(ag) + (f * c_k).sum(1)
     if "weight_co" in p:
         ao = ao + linear(cell, p["weight_co"])

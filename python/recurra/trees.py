@@ -335,10 +335,8 @@ class TreeLSTM(_TreeHead):
         """The gradients without those of the block that `_pack` has added."""
         if self.gate_output:
             return params
-        return {
-            name: np.array(_rows(params[name])[: -self.hidden_size]).reshape(self._shapes[name])
-            for name in self._shapes
-        }
+        hidden = self.hidden_size
+        return {name: np.array(_rows(_rows(params[name])[:-hidden]), order="C") for name in self._shapes}
 
     def _arguments(self, forest: Any, x: Any, leaf_states: Any) -> tuple[Graph, Array | None, Any]:
         if not isinstance(forest, Forest):
