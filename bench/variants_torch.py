@@ -2,11 +2,18 @@
 
 Both take a forest, x [N, I] (None for kind "s_lstm"), the (h, c) of leaves [L, H] or None, and the parameters of a
 `recurra.TreeLSTM` as tensors; both return h and c [N, H], through which PyTorch differentiates.
+
+    python bench/variants_torch.py --threads 2
+
+times a forward and a backward pass of each beside recurra's, and says how far their gradients are apart.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -156,3 +163,95 @@ def _to_each_child(w: Tensor, places: int) -> Tensor:
 
 def _output(cell: Tensor, o: Tensor) -> States:
     return o * torch.tanh(cell), cell
+
+
+def random_forest(trees: int, least: int, most: int, seed: int = 0) -> recurra.Forest:
+    """Binary trees of `least` to `most` nodes (an odd number), their shapes drawn by joining two neighbours."""
+    rng = np.random.default_rng(seed)
+
+    def tree() -> Any:
+        parts: list[Any] = ["x"] * ((int(rng.integers(least, most + 1)) + 1) // 2)
+        while len(parts) > 1:
+            at = int(rng.integers(len(parts) - 1))
+            parts[at : at + 2] = [(parts[at], parts[at + 1])]
+        return parts[0]
+
+    return recurra.Forest.nested([tree() for _ in range(trees)])
+
+
+def multiply_adds(layer: recurra.TreeLSTM, forest: recurra.Forest) -> int:
+    """Of the products of a forward and a backward pass over trees whose leaves are given or fed as the others are."""
+    hidden, edges, nodes = layer.hidden_size, len(forest.children), forest.num_nodes
+    inner = nodes - len(forest.leaves)
+    places = layer.children or 1
+    each = {
+        "child_sum": 3 * inner * hidden**2 + edges * hidden**2,
+        "n_ary": edges * (places + 3) * hidden**2,
+        "s_lstm": edges * (2 * places + 4) * hidden**2 + inner * hidden**2,
+    }
+    return 3 * (each[layer.kind] + 4 * nodes * hidden * layer.input_size)
+
+
+def report(layer: recurra.TreeLSTM, forest: recurra.Forest, turns: int, threads: int) -> None:
+    """Print medians of passes in turns."""
+    rng, given = np.random.default_rng(1), layer.kind == "s_lstm"
+    size, leaves = layer.hidden_size, len(forest.leaves)
+    d_h = rng.standard_normal((forest.num_nodes, size), dtype=np.float32)
+    x = None if given else rng.standard_normal((forest.num_nodes, layer.input_size), dtype=np.float32)
+    states = tuple(rng.standard_normal((2, leaves, size), dtype=np.float32)) if given else None
+    params = parameters(layer)
+
+    def ours() -> dict[str, Any]:
+        _, _, tape = layer.forward(forest, x, states)
+        return tape.backward(d_h).params
+
+    def theirs(run: Callable[..., States]) -> Callable[[], dict[str, Any]]:
+        def passes() -> dict[str, Any]:
+            for tensor in params.values():
+                tensor.grad = None
+            inputs = None if x is None else torch.tensor(x, requires_grad=True)
+            leaf = None if states is None else tuple(torch.tensor(state, requires_grad=True) for state in states)
+            run(layer.kind, forest, inputs, leaf, params)[0].backward(torch.tensor(d_h))
+            return {name: tensor.grad for name, tensor in params.items() if tensor.grad is not None}
+
+        return passes
+
+    contestants = {"recurra": ours, "by height": theirs(by_height), "node by node": theirs(node_by_node)}
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    results = {name: call() for name, call in contestants.items()}  # warms up
+    for _ in range(turns):
+        for name, call in contestants.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    apart = max(
+        float(np.abs(results["recurra"][name] - np.asarray(array)).max() / np.abs(np.asarray(array)).max())
+        for other in ("by height", "node by node")
+        for name, array in results[other].items()
+    )
+    rate = multiply_adds(layer, forest) / seconds["recurra"] / 1e9
+    print(f"{layer!r}, {forest!r}, {threads} threads")
+    for name, value in seconds.items():
+        print(f"  {name:<13} {value * 1e3:9.2f} ms  {value / seconds['recurra']:6.1f} x")
+    print(f"  {rate:.1f} G multiply-adds a second; gradients apart by {apart:.1e} of the largest", flush=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--hidden", type=int, default=128)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    recurra.set_num_threads(options.threads)
+    for nodes in (20, 60, 100):
+        forest = random_forest(32, nodes - 1, nodes)
+        for kind in ("child_sum", "n_ary", "s_lstm"):
+            inputs = 0 if kind == "s_lstm" else options.hidden
+            report(recurra.TreeLSTM(inputs, options.hidden, kind, seed=0), forest, options.turns, options.threads)
+
+
+if __name__ == "__main__":
+    main()
