@@ -211,7 +211,7 @@ def report(layer: recurra.TreeLSTM, forest: recurra.Forest, turns: int, threads:
                 tensor.grad = None
             inputs = None if x is None else torch.tensor(x, requires_grad=True)
             leaf = None if states is None else tuple(torch.tensor(state, requires_grad=True) for state in states)
-            run(layer.kind, forest, inputs, leaf, params)[0].backward(torch.tensor(d_h))
+            torch.autograd.backward(run(layer.kind, forest, inputs, leaf, params)[0], torch.tensor(d_h))
             return {name: tensor.grad for name, tensor in params.items() if tensor.grad is not None}
 
         return passes

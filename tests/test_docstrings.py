@@ -10,17 +10,34 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import forest, functional, heads, layers, packed, recurrent, stream, tape, training, trees
+from recurra import (
+    forest,
+    frequency_time,
+    functional,
+    generation,
+    heads,
+    initial_state,
+    layers,
+    packed,
+    recurrent,
+    stream,
+    tape,
+    training,
+    trees,
+)
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
     recurra,
+    frequency_time,
     functional,
     packed,
     recurrent,
     forest,
     layers,
     heads,
+    generation,
+    initial_state,
     stream,
     tape,
     trees,
@@ -37,7 +54,17 @@ EXAMPLES = [
     if test.examples
 ]
 # What a newcomer does not meet: made by what has an example, named tuples, and one line says it all.
-WITHOUT = {"Gradients", "Tape", "TreeGradients", "TreeTape", "Window", "Packed", "Regularization", "functional"}
+WITHOUT = {
+    "Generated",
+    "Gradients",
+    "Tape",
+    "TreeGradients",
+    "TreeTape",
+    "Window",
+    "Packed",
+    "Regularization",
+    "functional",
+}
 WITHOUT |= {"cells", "config", "show_config", "get_num_threads", "set_num_threads", "release_memory"}
 
 

@@ -34,6 +34,14 @@ def lstm() -> recurra.LSTM:
     return recurra.LSTM(N, H, seed=0)
 
 
+def frequency_time() -> recurra.FrequencyTimeLSTM:
+    return recurra.FrequencyTimeLSTM(N, H, chunk_size=2, overlap=1, frequency_size=4, seed=0)
+
+
+def initial_state() -> recurra.InitialState:
+    return recurra.InitialState(N, lstm(), seed=0)
+
+
 # What can be called
 
 
@@ -52,12 +60,14 @@ OBJECTS: dict[str, Make] = {
     "Packed": lambda: functional.pack("lstm", lstm().state_dict()),
     "Window": lambda: next(training.tbptt(lstm(), f32(T, B, N), T)),
     "Stream": lambda: lstm().stream(B),
+    "FrequencyTimeTape": lambda: frequency_time().forward(f32(T, B, N))[2],
+    "FrequencyTimeStream": lambda: frequency_time().stream(B),
 }
 # Made by the package only, and values that it checks where they are used.
-VALUES = {"Gradients", "Regularization"}
+VALUES = {"Generated", "Gradients", "Regularization"}
 NOT_FOR_CALLERS = {"Packed", "Tape", "Window"} | VALUES
 # Of two, neither of which must be given, one must.
-ALSO_NEEDED = {"Tape.backward": "dy"}
+ALSO_NEEDED = {"Tape.backward": "dy", "FrequencyTimeTape.backward": "dy"}
 # How the package's modules ask each other.
 INTERNAL = {
     "Packed.at",
@@ -163,6 +173,14 @@ PARAMS: dict[str, Make] = {
     "k1": lambda: 2,
     "length": lambda: 2,
     "dpooled": lambda: f32(B, N),
+    "chunk_size": lambda: 2,
+    "overlap": lambda: 1,
+    "frequency_size": lambda: 4,
+    "features": lambda: f32(B, N),
+    "head": lambda: recurra.Linear(H, 7, seed=0),
+    "embedding": lambda: recurra.Embedding(7, N, seed=0),
+    "start": lambda: 1,
+    "max_length": lambda: 3,
 }
 PARTICULAR: dict[str, Make] = {
     "recurra.functional.gru params": lambda: recurra.GRU(N, H, seed=0).state_dict(),
@@ -171,7 +189,10 @@ PARTICULAR: dict[str, Make] = {
     "RNN.load_state_dict state_dict": lambda: recurra.RNN(N, H, seed=0).state_dict(),
     "Linear.load_state_dict state_dict": lambda: recurra.Linear(N, H, seed=0).state_dict(),
     "Embedding.load_state_dict state_dict": lambda: recurra.Embedding(7, N, seed=0).state_dict(),
+    "FrequencyTimeLSTM.load_state_dict state_dict": lambda: frequency_time().state_dict(),
+    "InitialState.load_state_dict state_dict": lambda: initial_state().state_dict(),
     "Stream.step x": lambda: f32(B, N),
+    "FrequencyTimeStream.step x": lambda: f32(B, N),
     "recurra.training.SGD params": lambda: {"w": f32(3)},
     "recurra.training.Adam params": lambda: {"w": f32(3)},
     "SGD params": lambda: {"w": f32(3)},
@@ -327,9 +348,12 @@ CHANCE = {"0", "1.0", "1e-60"}
 POSITIVE = {"1.0", "1e-60", "2**40", "2**70"}
 RIGHT: dict[str, set[str]] = {
     **dict.fromkeys(("backward", "batch_first", "bias", "bidirectional", "input_grad", "peephole", "recompute"), FLAG),
+    "bidirectional_frequency": FLAG,
     **dict.fromkeys(("dropout", "recurrent_dropout", "zoneout"), CHANCE),
-    **dict.fromkeys(("batch", "head", "into", "out", "state", "precision"), NONE),
-    **dict.fromkeys(("horizon", "proj_size", "time_axis"), ZERO),
+    **dict.fromkeys(("batch", "head", "into", "out", "state", "precision", "beams", "first_input", "top_k"), NONE),
+    "end": {"None", "0"},
+    "temperature": POSITIVE | {"None"},
+    **dict.fromkeys(("horizon", "proj_size", "time_axis", "length_penalty", "start"), ZERO),
     **dict.fromkeys(("lr", "momentum"), POSITIVE | {"0"}),
     **dict.fromkeys(("n", "threads", "k1"), COUNT),
     **dict.fromkeys(("k2", "stride"), COUNT | {"None"}),
@@ -395,6 +419,8 @@ def faults(found: list[Target]) -> tuple[list[str], set[tuple[str, str]]]:
 EVERYTHING = [
     *targets(recurra, functional, training),
     *methods("HeadTape", head_tape),
+    *methods("FrequencyTimeTape", OBJECTS["FrequencyTimeTape"]),
+    *methods("FrequencyTimeStream", OBJECTS["FrequencyTimeStream"]),
     target("last_step backward", lambda: pooled(training.last_step)),
     target("max_over_time backward", lambda: pooled(training.max_over_time)),
 ]

@@ -25,7 +25,10 @@ from ._arrays import machine_memory
 from ._cells import CELLS
 from ._options import integer
 from .forest import Forest
+from .frequency_time import FrequencyTimeLSTM
+from .generation import Generated, generate
 from .heads import Embedding, Linear
+from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
 from .tape import Gradients, Tape
@@ -41,7 +44,10 @@ __all__ = [
     "RNN",
     "Embedding",
     "Forest",
+    "FrequencyTimeLSTM",
+    "Generated",
     "Gradients",
+    "InitialState",
     "LeafModule",
     "Linear",
     "Recurrent",
@@ -53,6 +59,7 @@ __all__ = [
     "cells",
     "config",
     "functional",
+    "generate",
     "get_num_threads",
     "release_memory",
     "set_num_threads",
