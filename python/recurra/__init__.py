@@ -30,9 +30,10 @@ from .generation import Generated, generate
 from .heads import Embedding, Linear
 from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
+from .leaf_module import LeafModule
 from .stream import Stream
 from .tape import Gradients, Tape
-from .trees import LeafModule, TreeGradients, TreeLSTM, TreeTape
+from .trees import TreeGradients, TreeLSTM, TreeTape
 
 _core.limit_memory(machine_memory())
 
