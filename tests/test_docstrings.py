@@ -11,6 +11,7 @@ import pytest
 
 import recurra
 from recurra import (
+    forest,
     frequency_time,
     functional,
     generation,
@@ -18,12 +19,14 @@ from recurra import (
     heads,
     initial_state,
     layers,
+    leaf_module,
     match,
     packed,
     recurrent,
     stream,
     tape,
     training,
+    trees,
     variants,
 )
 from recurra.training import losses, optimisers, truncated
@@ -34,14 +37,17 @@ MODULES: Any = (
     functional,
     packed,
     recurrent,
+    forest,
     layers,
     graph,
+    leaf_module,
     heads,
     generation,
     initial_state,
     match,
     stream,
     tape,
+    trees,
     training,
     losses,
     optimisers,
@@ -56,7 +62,17 @@ EXAMPLES = [
     if test.examples
 ]
 # What a newcomer does not meet: made by what has an example, named tuples, and one line says it all.
-WITHOUT = {"Generated", "Gradients", "Tape", "Window", "Packed", "Regularization", "functional"}
+WITHOUT = {
+    "Generated",
+    "Gradients",
+    "Tape",
+    "TreeGradients",
+    "TreeTape",
+    "Window",
+    "Packed",
+    "Regularization",
+    "functional",
+}
 WITHOUT |= {"cells", "config", "show_config", "get_num_threads", "set_num_threads", "release_memory"}
 
 

@@ -24,14 +24,17 @@ from . import _core, functional
 from ._arrays import machine_memory
 from ._cells import CELLS
 from ._options import integer
+from .forest import Forest
 from .frequency_time import FrequencyTimeLSTM
 from .generation import Generated, generate
 from .heads import Embedding, Linear
 from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
+from .leaf_module import LeafModule
 from .match import MatchLSTM
 from .stream import Stream
 from .tape import Gradients, Tape
+from .trees import TreeGradients, TreeLSTM, TreeTape
 from .variants import SRU, DifferentialRNN, IndRNN, MinGRU, MinLSTM, MultiplicativeLSTM
 
 _core.limit_memory(machine_memory())
@@ -45,11 +48,13 @@ __all__ = [
     "SRU",
     "DifferentialRNN",
     "Embedding",
+    "Forest",
     "FrequencyTimeLSTM",
     "Generated",
     "Gradients",
     "IndRNN",
     "InitialState",
+    "LeafModule",
     "Linear",
     "MatchLSTM",
     "MinGRU",
@@ -58,6 +63,9 @@ __all__ = [
     "Recurrent",
     "Stream",
     "Tape",
+    "TreeGradients",
+    "TreeLSTM",
+    "TreeTape",
     "cells",
     "config",
     "functional",
