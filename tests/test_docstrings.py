@@ -10,16 +10,31 @@ import numpy as np
 import pytest
 
 import recurra
-from recurra import functional, heads, layers, packed, recurrent, stream, tape, training
+from recurra import (
+    frequency_time,
+    functional,
+    generation,
+    heads,
+    initial_state,
+    layers,
+    packed,
+    recurrent,
+    stream,
+    tape,
+    training,
+)
 from recurra.training import losses, optimisers, truncated
 
 MODULES: Any = (
     recurra,
+    frequency_time,
     functional,
     packed,
     recurrent,
     layers,
     heads,
+    generation,
+    initial_state,
     stream,
     tape,
     training,
@@ -35,7 +50,7 @@ EXAMPLES = [
     if test.examples
 ]
 # What a newcomer does not meet: made by what has an example, named tuples, and one line says it all.
-WITHOUT = {"Gradients", "Tape", "Window", "Packed", "Regularization", "functional"}
+WITHOUT = {"Generated", "Gradients", "Tape", "Window", "Packed", "Regularization", "functional"}
 WITHOUT |= {"cells", "config", "show_config", "get_num_threads", "set_num_threads", "release_memory"}
 
 

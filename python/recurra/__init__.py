@@ -24,7 +24,10 @@ from . import _core, functional
 from ._arrays import machine_memory
 from ._cells import CELLS
 from ._options import integer
+from .frequency_time import FrequencyTimeLSTM
+from .generation import Generated, generate
 from .heads import Embedding, Linear
+from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
 from .stream import Stream
 from .tape import Gradients, Tape
@@ -38,7 +41,10 @@ __all__ = [
     "LSTM",
     "RNN",
     "Embedding",
+    "FrequencyTimeLSTM",
+    "Generated",
     "Gradients",
+    "InitialState",
     "Linear",
     "Recurrent",
     "Stream",
@@ -46,6 +52,7 @@ __all__ = [
     "cells",
     "config",
     "functional",
+    "generate",
     "get_num_threads",
     "release_memory",
     "set_num_threads",

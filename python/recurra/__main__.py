@@ -81,9 +81,13 @@ def add_demos(demo: argparse.ArgumentParser) -> None:
     )
     text.add_argument("--compare", action="store_true", help="train the same model in PyTorch too")
     names.add_parser("forecast", help="train a forecast of a synthetic series, beside the naive ones")
+    variants = names.add_parser("variants", help="train a variant beside LSTM and GRU: a minute each; lists them")
+    variants.add_argument("variant", nargs="?", metavar="name", help="which one; default: list them")
+    variants.add_argument("--epochs", type=positive, metavar="N", help="epochs of training; default the demo's own")
     for name, parser in names.choices.items():
+        shown = "NAME" if name == "variants" else name
         parser.add_argument(
-            "--plot", type=Path, metavar="FILE", help=f"where to write the plot; default recurra-{name}.png"
+            "--plot", type=Path, metavar="FILE", help=f"where to write the plot; default recurra-{shown}.png"
         )
 
 
@@ -103,6 +107,17 @@ def run_demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         from recurra.demo import vowels
 
         return vowels.run()
+    if name == "variants":
+        from recurra.demo import variants
+
+        if options.variant is None:
+            if options.epochs or options.plot:
+                parser.error("variants: --epochs and --plot need a name")
+            variants.show()
+            return 0
+        name = options.variant
+        if name not in variants.names():
+            parser.error(f"variants: expected one of {', '.join(variants.names())}, got {name!r}")
     from recurra.demo.report import check_plot
 
     path = options.plot or Path(f"recurra-{name}.png")
@@ -110,6 +125,8 @@ def run_demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         check_plot(path)
     except ValueError as error:
         parser.error(f"--plot: {error}")
+    if options.demo == "variants":
+        return variants.load(name).run(path, options.epochs)
     if name == "vowels":
         from recurra.demo import train_vowels
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
-import recurra
 from recurra import training
 
-Layer = recurra.Recurrent | recurra.Linear | recurra.Embedding
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Layer(Protocol):
+    """What has parameters: a recurrent layer, a Linear, an Embedding and so on."""
+
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """Names to copies of the parameters."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Replace them all."""
 
 
 class Updater:

@@ -75,15 +75,20 @@ class Model:
         return nats / (len(codes) - 1) / math.log(2)
 
     def sample(self, alphabet: str, prompt: str, length: int, seed: int, temperature: float = 0.5) -> str:
-        """The prompt and `length` characters more, drawn one by one from a stream."""
-        rng, stream, codes = np.random.default_rng(seed), self.gru.stream(), [alphabet.index(c) for c in prompt]
-        for code in codes[:-1]:
-            stream.step(self.embedding(np.array(code)))
-        for _ in range(length):
-            scores = self.head(stream.step(self.embedding(np.array(codes[-1])))) / temperature
-            # The largest of scores with Gumbel noise is a draw from their softmax.
-            codes.append(int((scores + rng.gumbel(size=scores.shape)).argmax()))
-        return "".join(alphabet[code] for code in codes)
+        """The prompt and `length` characters more, drawn one by one."""
+        codes = np.array([alphabet.index(letter) for letter in prompt])
+        _, state = self.gru(self.embedding(codes[:-1]))
+        written = recurra.generate(
+            self.gru,
+            self.head,
+            self.embedding,
+            start=codes[-1],
+            max_length=length,
+            state=state,
+            temperature=temperature,
+            rng=seed,
+        )
+        return prompt + "".join(alphabet[code] for code in written.tokens)
 
 
 def train(model: Any, text: Text, settings: Settings, name: str = "recurra") -> Curve:
