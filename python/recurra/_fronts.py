@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,6 @@ from ._options import shown
 
 if TYPE_CHECKING:
     from ._arrays import Array
-
-# Orders that layers keep for the next call, and the size, in nodes, of those that they do not.
-_KEPT, _LARGE = 32, 1 << 19
 
 
 class Order(NamedTuple):
@@ -32,19 +28,14 @@ class Order(NamedTuple):
     before: Array
 
 
-def grid_order(shape: tuple[int, ...], sizes: Array | None, flips: tuple[bool, ...]) -> Order:
-    """The order of B samples' nodes; read-only, since it may be kept and returned again.
+def grid_order(shape: tuple[int, ...], sizes: bytes | None, flips: tuple[bool, ...]) -> Order:
+    """The order of B samples' nodes.
 
     Args:
         shape: B, D1, .., DN.
         sizes: [B, N] int64 sizes of the samples, each in the first corner of its D1 x .. x DN; None where all are full.
         flips: for each axis whether it is read backwards, from a sample's own end.
     """
-    make = _made if math.prod(shape) > _LARGE else _kept
-    return make(shape, None if sizes is None else sizes.tobytes(), flips)
-
-
-def _made(shape: tuple[int, ...], sizes: bytes | None, flips: tuple[bool, ...]) -> Order:
     batch, *extent = shape
     dims, count = len(extent), math.prod(shape)
     own = np.tile(extent, (batch, 1)) if sizes is None else np.frombuffer(sizes, np.int64).reshape(batch, dims)
@@ -67,12 +58,7 @@ def _made(shape: tuple[int, ...], sizes: bytes | None, flips: tuple[bool, ...]) 
         rows = np.flatnonzero(steps[axis, order])
         before[axis, rows] = row[nodes[rows] + (stride if flips[axis] else -stride)]
     fronts = np.concatenate([[0], np.cumsum(np.bincount(front))])
-    for array in (nodes, fronts, before):
-        array.flags.writeable = False
     return Order(nodes, fronts, before)
-
-
-_kept = lru_cache(_KEPT)(_made)
 
 
 def checked_sizes(sizes: Any, shape: tuple[int, ...]) -> Array | None:
