@@ -11,12 +11,15 @@ import pytest
 
 import recurra
 from recurra import (
+    _grid_layer,
     frequency_time,
     functional,
     generation,
+    grid_lstm,
     heads,
     initial_state,
     layers,
+    multidimensional,
     packed,
     recurrent,
     stream,
@@ -35,6 +38,9 @@ MODULES: Any = (
     heads,
     generation,
     initial_state,
+    _grid_layer,
+    grid_lstm,
+    multidimensional,
     stream,
     tape,
     training,

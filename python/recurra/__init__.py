@@ -26,9 +26,11 @@ from ._cells import CELLS
 from ._options import integer
 from .frequency_time import FrequencyTimeLSTM
 from .generation import Generated, generate
+from .grid_lstm import GridLSTM
 from .heads import Embedding, Linear
 from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
+from .multidimensional import MultidimensionalLSTM
 from .stream import Stream
 from .tape import Gradients, Tape
 
@@ -44,8 +46,10 @@ __all__ = [
     "FrequencyTimeLSTM",
     "Generated",
     "Gradients",
+    "GridLSTM",
     "InitialState",
     "Linear",
+    "MultidimensionalLSTM",
     "Recurrent",
     "Stream",
     "Tape",
