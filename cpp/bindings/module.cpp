@@ -10,6 +10,7 @@
 #include "arrays.h"
 #include "cuda.h"
 #include "cuda_arrays.h"
+#include "graph.h"
 #include "in_place.h"
 #include "linear.h"
 #include "stream.h"
@@ -374,6 +375,7 @@ PYBIND11_MODULE(engine, m, py::mod_gil_not_used()) {
            "Writes params[layer][number] as it was given; no matrix in reduced precision.")
       .def_property_readonly("weight_bytes", &PyNetwork::weight_bytes);
 
+  define_graph(m);
   define_cuda(m);
   define_cuda_arrays(m);
 }

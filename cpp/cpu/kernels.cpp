@@ -7,6 +7,8 @@
 #include <arm_neon.h>
 #endif
 
+#include "../cells/graph/grid.h"
+#include "../cells/graph/multidimensional.h"
 #include "../engine/backend.h"
 
 #ifdef __FAST_MATH__
@@ -35,6 +37,8 @@ namespace {
 #include "fingerprint.h"
 //
 #include "backward.h"
+//
+#include "graph.h"
 
 // Subnormal numbers count as zero: on many machines each one costs a hundred cycles, so that a fading signal would
 // be slower than a loud one. Rounding is to nearest, whatever the caller has set.
@@ -118,6 +122,16 @@ constexpr Kernels<T> full_kernels() {
   k.transposed = sweep<TransposedBlock<T>, TransposedCall<T>>;
   k.outer = outer<T>;
   k.affine = sweep<AffineBlock<T>, AffineCall<T>>;
+  k.gathered = sweep<GatheredBlock<T>, GatheredCall<T>>;
+  set_graph<GraphFunction::gated, Gated>(k);
+  set_graph<GraphFunction::memory, GatedMemory>(k);
+  set_graph<GraphFunction::output, GatedOutput>(k);
+  set_graph<GraphFunction::child_sum, ChildSum>(k);
+  set_graph<GraphFunction::stable, Mixed<GraphFunction::stable>>(k);
+  set_graph<GraphFunction::leaky, Mixed<GraphFunction::leaky>>(k);
+  set_graph<GraphFunction::leakylp, Mixed<GraphFunction::leakylp>>(k);
+  set_graph<GraphFunction::grid, GridLstm>(k);
+  set_graph<GraphFunction::plain, GridPlain>(k);
   return k;
 }
 

@@ -132,3 +132,10 @@ RECURRA_FN Vec<T> tanh(Vec<T> x) {
   const Vec<T> quotient = numerator / fma(e.scale, e.p, one + e.scale);
   return with_sign(select(far, one + quotient, quotient), x);
 }
+
+// exp(x) for x <= 0.
+template <class T>
+RECURRA_FN Vec<T> exp_below(Vec<T> x) {
+  const ReducedExp<T> e = reduced_exp<-1>(min(Vec<T>(Constants<T>::sigmoid_limit), -x));
+  return fma(e.scale, e.p, e.scale);
+}

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../cells/cells.def"
+#include "../cells/graph/cell.h"
 
 #define RECURRA_INLINE inline __attribute__((always_inline))
 
@@ -186,6 +187,42 @@ struct AffineCall {
   Panel<T> y;  // unpadded
 };
 
+// out[r][k] += the sum over inputs i, ascending, of x[r][i] w[i][k]. Packed as for TransposedCall.
+template <class T>
+struct GatheredCall {
+  Tiles<T> tiles;  // base, size, and units: the number of columns k
+  int tile_begin = 0, tile_end = 0;
+  static constexpr bool backwards = false;
+  int rows = 0;
+  ptrdiff_t inputs = 0;
+  Rows<const T> x;
+  Rows<T> out;
+};
+
+// A pointwise function of a cell of graphs, forward or backward, on units begin .. end-1 of some rows. No row is padded.
+template <class T>
+struct GraphCall {
+  int rows = 0;
+  ptrdiff_t begin = 0, end = 0;
+  ptrdiff_t units = 0;
+  int slots = 0, memories = 0, option = 0;
+  T scale = 1;
+  const T* vectors = nullptr;  // [vector][units], null for none
+  Panel<T> chains;             // [chain][units] a row; a function's values for backward take the place of its chains
+  Rows<const T> before[kMaxSlots];  // [state][units] a row
+  Panel<T> states;                  // likewise
+  // Children of row r: numbers first[r] - first[0] .. first[r + 1] - first[0] - 1 of these.
+  const int64_t* first = nullptr;
+  Rows<const T> child_states;
+  Panel<T> child_chains;
+  // Backward.
+  Panel<T> d_states;
+  Panel<T> da;  // [chain][units] a row
+  Panel<T> d_vectors;
+  Panel<T> direct;  // [number][units] a row
+  Panel<T> child_da, child_direct;
+};
+
 // Rows in the form that Operand has for reduced weights.
 struct ReduceCall {
   int rows = 0;
@@ -213,6 +250,9 @@ struct Kernels {
   void (*transposed)(const TransposedCall<T>&) = nullptr;
   void (*outer)(const OuterCall<T>&) = nullptr;
   void (*affine)(const AffineCall<T>&) = nullptr;
+  void (*gathered)(const GatheredCall<T>&) = nullptr;
+  void (*graph[kGraphFunctions])(const GraphCall<T>&) = {};
+  void (*graph_backward[kGraphFunctions])(const GraphCall<T>&) = {};
 };
 
 struct Backend {

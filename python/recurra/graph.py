@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "GraphGradients", "GraphNetwork", "GraphTape"]
 
 
+_CELLS = (
+    "nary_tree",
+    "child_sum_tree",
+    "s_lstm_tree",
+    "mdlstm",
+    "mdlstm_halved",
+    "mdlstm_stable",
+    "mdlstm_leaky",
+    "mdlstm_leakylp",
+    "time_frequency",
+    "grid",
+)
+_MAX_SLOTS = 4
+
+
 class Graph(Fixed):
     """Rows in fronts, their predecessors and their inputs; checked once, and fixed.
 
@@ -129,8 +144,8 @@ def _slots(before: Any, rows: int) -> Array:
     if not isinstance(before, (list, tuple, np.ndarray)):
         raise TypeError(f"before: expected an array [S, {rows}] of integers, got {type(before).__name__}")
     slots = [_int64(vector(f"before[{s}]", row, rows)) for s, row in enumerate(before)]
-    if not slots:
-        raise ValueError("before: expected at least one slot, got none")
+    if not 0 < len(slots) <= _MAX_SLOTS:
+        raise ValueError(f"before: expected 1 to {_MAX_SLOTS} slots, got {len(slots)}")
     return np.stack(slots)
 
 
@@ -156,7 +171,9 @@ def _check_once(name: str, values: Array, limits: Array | None, kind: str, does:
         raise ValueError(f"{name}: expected {earlier}{least}, got {values[at]} at position {at}")
     used, counts = np.unique(values[values >= 0], return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"{name}: expected every {kind} once at the most, got one that {does} two rows: {used[counts.argmax()]}")
+        raise ValueError(
+            f"{name}: expected every {kind} once at the most, got one that {does} two rows: {used[counts.argmax()]}"
+        )
 
 
 class GraphGradients(NamedTuple):
@@ -174,7 +191,7 @@ class GraphGradients(NamedTuple):
 
 
 class GraphNetwork(Fixed):
-    """A cell with parameters, packed for the CPU; it runs over any graph. Immutable, so many threads may use it at once.
+    """A cell with parameters, packed for the CPU; it runs over any graph. Fixed, so many threads may use it at once.
 
         >>> from recurra.graph import Graph, GraphNetwork
         >>> shapes = GraphNetwork.shapes("nary_tree", 3, 8, slots=2)
@@ -233,6 +250,7 @@ class GraphNetwork(Fixed):
     dtype: np.dtype[Any]
     state_names: tuple[str, ...]
     _options: dict[str, Any]
+    _names: tuple[str, ...]  # of the cell's table
     _parameters: dict[str, Array]
     _core: _core.GraphNetwork
 
@@ -256,12 +274,17 @@ class GraphNetwork(Fixed):
             dtype = next((getattr(array, "dtype", None) for array in given.values()), "float32")
         numbers = float_dtype("dtype" if given else "params", dtype)
         needed = {name: tuple(shape) for name, shape, optional in described if name in given or not optional}
-        checked = checked_parameters("params", given, needed, lambda name, value, shape: _copied(name, value, numbers, shape))
+        checked = checked_parameters(
+            "params", given, needed, lambda name, value, shape: _copied(name, value, numbers, shape)
+        )
         with memory_for("params"):
-            core = _core.GraphNetwork(**options, dtype=numbers.name, params=[checked.get(name) for name, *_ in described])
+            core = _core.GraphNetwork(
+                **options, dtype=numbers.name, params=[checked.get(name) for name, *_ in described]
+            )
         self.__dict__.update(cell=cell, input_size=options["input_size"], hidden_size=options["hidden_size"])
         self.__dict__.update(slots=options["slots"], dtype=numbers, state_names=tuple(states))
         self.__dict__.update(_options=options, _parameters=checked, _core=core)
+        self.__dict__.update(_names=tuple(name for name, *_ in described))
 
     @staticmethod
     def shapes(
@@ -283,9 +306,7 @@ class GraphNetwork(Fixed):
         """The parameters' names to copies."""
         return {name: array.copy() for name, array in self._parameters.items()}
 
-    def __call__(
-        self, x: Input | None, graph: Graph, given: Sequence[Input | None] | None = None
-    ) -> tuple[Array, ...]:
+    def __call__(self, x: Input | None, graph: Graph, given: Sequence[Input | None] | None = None) -> tuple[Array, ...]:
         """The states of every row, [N, H] each, in the order of `state_names`; those of given rows are theirs.
 
         Args:
@@ -393,7 +414,7 @@ class GraphTape:
         given = [np.empty((graph.given, network.hidden_size), network.dtype) for _ in network.state_names]
         params = {name: np.empty_like(array) for name, array in network._parameters.items()}
         with memory_for("backward"):
-            self._tape.backward(from_states, dx, given, [params.get(name) for name in network._names()])
+            self._tape.backward(from_states, dx, given, [params.get(name) for name in network._names])
         return GraphGradients(dx, tuple(given), params)
 
     def __reduce__(self) -> Any:
@@ -403,8 +424,44 @@ class GraphTape:
         return f"GraphTape({self._network.cell!r}, {self.nbytes} bytes)"
 
 
+def _cell_options(
+    cell: Any, input_size: Any, hidden_size: Any, slots: Any, dimensions: Any, priority: Any, form: Any
+) -> dict[str, Any]:
+    """The arguments of the core, checked."""
+    name = choice("cell", cell, {known: known for known in _CELLS})
+    count = 0 if name == "child_sum_tree" else integer("slots", slots)
+    if count > _MAX_SLOTS:
+        raise ValueError(f"slots: expected at most {_MAX_SLOTS}, got {count}")
+    if name == "time_frequency" and count != 2:
+        raise ValueError(f"slots: expected 2 for {name!r}, got {count}")
+    standard = choice("form", form, {"paper": False, "standard": True})
+    if name != "grid":
+        if dimensions is not None or priority is not None or standard:
+            raise ValueError(f"dimensions, priority, form: expected none for {name!r}, they are of 'grid'")
+        kinds, first = [], []
+    else:
+        wanted = {kind: kind for kind in ("lstm", "identity", "tanh", "relu")}
+        kinds = [choice("dimensions", kind, wanted) for kind in (dimensions or ["lstm"] * count)]
+        first = [False] * count if priority is None else [flag("priority", each) for each in priority]
+        if len(kinds) != count or len(first) != count:
+            raise ValueError(
+                f"dimensions, priority: expected {count} each, one a slot, got {len(kinds)} and {len(first)}"
+            )
+    sizes = {"input_size": integer("input_size", input_size, 0), "hidden_size": integer("hidden_size", hidden_size)}
+    for title, size in sizes.items():
+        if size > 1 << 24:
+            raise ValueError(f"{title}: expected at most 2**24, got {size}")
+    return {"cell": name, **sizes, "slots": count, "dimensions": kinds, "priority": first, "standard": standard}
+
+
 def _remade(options: dict[str, Any], parameters: dict[str, Array], dtype: np.dtype[Any]) -> GraphNetwork:
-    return GraphNetwork(params=parameters, dtype=dtype, **options)
+    sizes = {name: options[name] for name in ("input_size", "hidden_size")}
+    sizes["slots"] = options["slots"] or 2
+    of_grid = {}
+    if options["cell"] == "grid":
+        form = "standard" if options["standard"] else "paper"
+        of_grid = {"dimensions": options["dimensions"], "priority": options["priority"], "form": form}
+    return GraphNetwork(options["cell"], params=parameters, dtype=dtype, **sizes, **of_grid)
 
 
 def _copied(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

@@ -1,0 +1,237 @@
+// A cell of graphs with packed weights, and what forward and backward over a graph share.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "../threads/team.h"
+#include "graph.h"
+#include "worth.h"
+
+namespace recurra {
+
+using detail::Buffer;
+using detail::Dealer;
+
+// Rows that go through the phases together: their chains stay in the second-level cache.
+constexpr int kGraphRows = 128;
+
+// An odd number of cache lines (of floats), as in weight_gradients.cpp.
+inline ptrdiff_t odd_width(ptrdiff_t width) { return ((width + 15) / 16 | 1) * 16; }
+
+template <class T>
+struct GraphModel {
+  struct Packed {
+    Tiles<T> forward, backward;  // tiles of outputs, of inputs
+    int64_t inputs = 0, outputs = 0;
+  };
+
+  GraphModel(const GraphConfig& config, const std::vector<const T*>& params);
+
+  const GraphConfig config;
+  const GraphSpec spec = graph_spec(config);
+  const Backend& backend = recurra::backend();
+  const Kernels<T>& kernel = kernels<T>(backend);
+  const int64_t units = config.hidden_size;
+  std::vector<bool> has;                     // of each parameter
+  std::vector<std::vector<Packed>> weights;  // [phase][product]; tiles are null where the parameter is left out
+  Buffer<T> memory, bias, vectors;
+  double multiplications = 0;  // of a row
+
+  int64_t chain_width() const { return spec.chains * units; }
+  int64_t source_width(const GraphSource& source) const {
+    return source.kind == GraphSource::input ? config.input_size : units;
+  }
+  int64_t param_width(const GraphParam& param) const {
+    return param.columns == Dim::input ? config.input_size : param.column_blocks * units;
+  }
+  int64_t tiles(int64_t columns) const { return (columns + kernel.lanes - 1) / kernel.lanes; }
+  bool peepholes() const { return vectors.size() > 0; }
+};
+
+// Which part of rows or columns a worker has.
+struct GraphShare {
+  int rank = 0, parts = 1;
+  int64_t begin(int64_t count) const { return count * rank / parts; }
+  int64_t end(int64_t count) const { return count * (rank + 1) / parts; }
+};
+
+// Calls work(first row, rows, share, sync) for every chunk of rows first .. end-1 that a worker has a part in: many rows are
+// divided among workers; of few rows the columns are, and then workers meet wherever `sync` is called.
+template <class Work>
+void divide_rows(int64_t first, int64_t end, double multiplications, GraphShare worker, Barrier& barrier, const Work& work) {
+  const int64_t count = end - first;
+  const bool by_rows = count >= kRowsPerWorker * worker.parts || count > kGraphRows;
+  const bool by_columns = !by_rows && multiplications * double(count) >= kWorthBarrier * worker.parts;
+  if (by_columns) return work(first, int(count), worker, [&] { barrier.wait(worker.rank); });
+  const int64_t from = by_rows ? first + worker.begin(count) : first;
+  const int64_t to = by_rows ? first + worker.end(count) : worker.rank ? first : end;
+  for (int64_t row = from; row < to; row += kGraphRows)
+    work(row, int(std::min<int64_t>(kGraphRows, to - row)), GraphShare{}, [] {});
+}
+
+template <class T>
+struct GraphRecord {
+  std::shared_ptr<const GraphModel<T>> model;
+  std::shared_ptr<const GraphRows> rows;
+  Buffer<char> memory;
+  int64_t inputs = 0;
+  bool recompute = false;
+  const T* x = nullptr;
+  Panel<T> states;                    // one more row than there are, of zeros: absent predecessors
+  Panel<T> chains;                    // of rows that are not given; after forward, what functions have saved. Null to recompute
+  Panel<T> child_chains;              // of every child
+  ptrdiff_t* child_states = nullptr;  // offsets of the children's states
+
+  GraphRecord(std::shared_ptr<const GraphModel<T>> model, std::shared_ptr<const GraphRows> rows, int64_t inputs, Keep keep);
+  ~GraphRecord() { detail::SpareMemory::of_process().give(std::move(memory)); }
+  GraphRecord(const GraphRecord&) = delete;
+};
+
+// One chunk's way through the phases.
+template <class T>
+struct GraphStep {
+  const GraphRecord<T>& record;
+  int64_t first;
+  int count;
+  Panel<T> chains, child_chains;  // of the chunk
+  Panel<T> states;                // where its states go
+  T* sums;                        // [kGraphRows, H], this worker's own
+
+  template <class Sync>
+  void forward(GraphShare share, const Sync& sync) const;
+
+  GraphCall<T> call(const GraphPhase& phase, GraphShare share, ptrdiff_t (&before)[kMaxSlots][kGraphRows]) const;
+
+ private:
+  template <class Sync>
+  void product(const GraphProduct& product, const typename GraphModel<T>::Packed& packed, GraphShare share,
+               const Sync& sync) const;
+};
+
+// The sum of the children's h of row r.
+template <class T>
+void sum_children(const GraphRecord<T>& record, int64_t row, T* sum) {
+  const int64_t units = record.model->units;
+  std::fill_n(sum, units, T(0));
+  for (int64_t k = record.rows->first[size_t(row)]; k < record.rows->first[size_t(row) + 1]; ++k) {
+    const T* h = record.states.base + record.child_states[k];
+    for (int64_t u = 0; u < units; ++u) sum[u] += h[u];
+  }
+}
+
+template <class T>
+void run_gathered(const GraphModel<T>& model, const Tiles<T>& tiles, int64_t inputs, GraphShare share, int rows,
+                  const Rows<const T>& x, const Rows<T>& out) {
+  GatheredCall<T> call;
+  call.tiles = tiles;
+  call.tile_begin = int(share.begin(model.tiles(tiles.units)));
+  call.tile_end = int(share.end(model.tiles(tiles.units)));
+  call.rows = rows;
+  call.inputs = inputs;
+  call.x = x;
+  call.out = out;
+  if (rows && call.tile_begin < call.tile_end) model.kernel.gathered(call);
+}
+
+template <class T>
+template <class Sync>
+void GraphStep<T>::product(const GraphProduct& product, const typename GraphModel<T>::Packed& packed, GraphShare share,
+                           const Sync& sync) const {
+  const GraphModel<T>& model = *record.model;
+  const GraphRows& rows = *record.rows;
+  const GraphSource& source = product.source;
+  const int64_t units = model.units, at = product.chain * units;
+  ptrdiff_t from[kGraphRows], to[kGraphRows];
+  if (source.kind == GraphSource::child) {
+    const int64_t begin = rows.first[size_t(first)], end = rows.first[size_t(first + count)];
+    for (int64_t r = share.begin(count); r < share.end(count); ++r)
+      for (int64_t k = rows.first[size_t(first + r)]; k < rows.first[size_t(first + r) + 1]; ++k)
+        std::copy_n(chains[r] + at, units, child_chains[k - begin]);
+    sync();
+    for (int64_t k = begin; k < end; k += kGraphRows) {
+      const int some = int(std::min<int64_t>(kGraphRows, end - k));
+      for (int i = 0; i < some; ++i) to[i] = (k - begin + i) * child_chains.stride;
+      run_gathered<T>(model, packed.forward, packed.inputs, share, some, {record.states.base, record.child_states + k},
+                      {child_chains.base, to});
+    }
+    return;
+  }
+  const T* base = record.states.base + source.state * units;
+  int found = 0;
+  for (int r = 0; r < count; ++r) {
+    const size_t row = size_t(first + r);
+    int64_t offset = -1;
+    switch (source.kind) {
+      case GraphSource::input: offset = rows.source[row] < 0 ? -1 : rows.source[row] * model.config.input_size; break;
+      case GraphSource::before: {
+        const int64_t q = rows.before[size_t(source.slot * rows.rows) + row];
+        offset = q < 0 ? -1 : q * record.states.stride;
+        break;
+      }
+      case GraphSource::own: offset = r * states.stride; break;
+      default: offset = rows.first[row] == rows.first[row + 1] ? -1 : r * units;
+    }
+    if (offset < 0) continue;
+    if (source.kind == GraphSource::sum) sum_children(record, int64_t(row), sums + r * units);
+    from[found] = offset;
+    to[found++] = r * chains.stride;
+  }
+  if (source.kind == GraphSource::input) base = record.x;
+  if (source.kind == GraphSource::own) base = states.base + source.state * units;
+  if (source.kind == GraphSource::sum) base = sums;
+  run_gathered<T>(model, packed.forward, packed.inputs, share, found, {base, from}, {chains.base + at, to});
+}
+
+template <class T>
+GraphCall<T> GraphStep<T>::call(const GraphPhase& phase, GraphShare share, ptrdiff_t (&before)[kMaxSlots][kGraphRows]) const {
+  const GraphModel<T>& model = *record.model;
+  const GraphRows& rows = *record.rows;
+  GraphCall<T> call;
+  call.rows = count;
+  call.units = model.units;
+  call.begin = std::min<int64_t>(model.units, share.begin(model.tiles(model.units)) * model.kernel.lanes);
+  call.end = std::min<int64_t>(model.units, share.end(model.tiles(model.units)) * model.kernel.lanes);
+  call.slots = model.spec.slots;
+  call.memories = model.spec.memories;
+  call.option = phase.option;
+  call.scale = T(model.spec.scale);
+  call.vectors = model.peepholes() ? model.vectors.data() : nullptr;
+  call.chains = {chains.base + phase.chain * model.units, chains.stride};
+  for (int s = 0; s < rows.slots; ++s) {
+    for (int r = 0; r < count; ++r) {
+      const int64_t q = rows.before[size_t(s * rows.rows + first + r)];
+      before[s][r] = (q < 0 ? rows.rows : q) * record.states.stride;
+    }
+    call.before[s] = {record.states.base, before[s]};
+  }
+  call.states = states;
+  if (rows.lists()) {
+    call.first = rows.first.data() + first;
+    call.child_states = {record.states.base, record.child_states + *call.first};
+    call.child_chains = child_chains;
+  }
+  return call;
+}
+
+template <class T>
+template <class Sync>
+void GraphStep<T>::forward(GraphShare share, const Sync& sync) const {
+  const GraphModel<T>& model = *record.model;
+  for (int64_t r = share.begin(count); r < share.end(count); ++r)
+    std::copy_n(model.bias.data(), model.chain_width(), chains[r]);
+  sync();
+  ptrdiff_t before[kMaxSlots][kGraphRows];
+  for (int p = 0; p < model.spec.phases.size; ++p) {
+    const GraphPhase& phase = model.spec.phases[p];
+    for (int i = 0; i < phase.products.size; ++i) {
+      const auto& packed = model.weights[size_t(p)][size_t(i)];
+      if (packed.outputs) product(phase.products[i], packed, share, sync);
+      sync();
+    }
+    const GraphCall<T> call = this->call(phase, share, before);
+    if (call.begin < call.end) model.kernel.graph[int(phase.function)](call);
+    sync();
+  }
+}
+
+}  // namespace recurra
