@@ -347,7 +347,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     chain = Graph([0, 1], [[-1]])
     with pytest.raises(ValueError, match="graph: expected 2 slots, got 1"):
         network(None, chain)
-    with pytest.raises(ValueError, match="children"):
+    with pytest.raises(ValueError, match="graph: expected one with slots"):
         network(None, Graph([0, 1], children=([0, 0], [])))
     with pytest.raises(TypeError, match="graph"):
         network(x, None)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import Array, check, contiguous, empty, memory_for, vector
+from ._arrays import check, contiguous, empty, memory_for, vector
 from ._fixed import Fixed
 from ._options import choice, flag, float_dtype, integer, mapping
 from ._parameters import checked_parameters
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike
 
-    from ._arrays import Input
+    from ._arrays import Array, Input
 
 __all__ = ["Graph", "GraphGradients", "GraphNetwork", "GraphTape"]
 
