@@ -27,11 +27,13 @@ from ._options import integer
 from .forest import Forest
 from .frequency_time import FrequencyTimeLSTM
 from .generation import Generated, generate
+from .grid_lstm import GridLSTM
 from .heads import Embedding, Linear
 from .initial_state import InitialState
 from .layers import GRU, LSTM, RNN, Recurrent
 from .leaf_module import LeafModule
 from .match import MatchLSTM
+from .multidimensional import MultidimensionalLSTM
 from .stream import Stream
 from .tape import Gradients, Tape
 from .trees import TreeGradients, TreeLSTM, TreeTape
@@ -52,6 +54,7 @@ __all__ = [
     "FrequencyTimeLSTM",
     "Generated",
     "Gradients",
+    "GridLSTM",
     "IndRNN",
     "InitialState",
     "LeafModule",
@@ -59,6 +62,7 @@ __all__ = [
     "MatchLSTM",
     "MinGRU",
     "MinLSTM",
+    "MultidimensionalLSTM",
     "MultiplicativeLSTM",
     "Recurrent",
     "Stream",

@@ -1,0 +1,207 @@
+"""Multidimensional and Grid LSTMs as one writes them in PyTorch: batched by anti-diagonals, and node by node.
+
+    python bench/variants_torch_grids.py --threads 2
+
+times a forward and a backward pass of each beside recurra's, with the same parameters, and says how far apart they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import recurra
+
+Params = dict[str, torch.Tensor]
+Pairs = tuple[torch.Tensor, torch.Tensor]
+
+
+def multidimensional_node(a: torch.Tensor, h: torch.Tensor, c: torch.Tensor, p: Params) -> Pairs:
+    """(h, c) [n, H] of nodes from their input products a [n, G*H] and their predecessors' h, c [N, n, H]; the standard
+    cell with peepholes."""
+    dims, _, hidden = h.shape
+    peep = p["weight_peep"].reshape(dims + 2, 1, hidden)
+    a = a + h.permute(1, 0, 2).flatten(1) @ p["weight_hh"].permute(1, 0, 2).flatten(1).T
+    ai, *af, ag, ao = a.chunk(dims + 3, -1)
+    i = torch.sigmoid(ai + peep[0] * c.sum(0))
+    f = torch.sigmoid(torch.stack(af) + peep[1:-1] * c)
+    new_c = i * torch.tanh(ag) + (f * c).sum(0)
+    return torch.sigmoid(ao + peep[-1] * new_c) * torch.tanh(new_c), new_c
+
+
+def grid_node(a: torch.Tensor, h: torch.Tensor, c: torch.Tensor, p: Params) -> Pairs:
+    """(h', m') [n, N*H] of nodes from a [n, N*4*H] and their predecessors' pairs [N, n, H]; form "paper"."""
+    dims, count, hidden = h.shape
+    a = a + h.permute(1, 0, 2).flatten(1) @ p["weight_hh_l0"].T
+    i, f, g, o = a.reshape(count, dims, 4, hidden).unbind(2)
+    new_c = torch.sigmoid(f) * c.transpose(0, 1) + torch.sigmoid(i) * torch.tanh(g)
+    return torch.tanh(torch.sigmoid(o) * new_c).flatten(1), new_c.flatten(1)
+
+
+class Cell(NamedTuple):
+    """A node's function, the names of the input's weight and bias, and whether each dimension has a pair of its own."""
+
+    node: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Params], Pairs]
+    weight: str
+    bias: str
+    own_pairs: bool
+
+
+CELLS = {
+    "multidimensional": Cell(multidimensional_node, "weight_ih", "bias", False),
+    "grid": Cell(grid_node, "weight_ih_l0", "bias_l0", True),
+}
+
+
+def of_dimension(cell: Cell, states: torch.Tensor, axis: int, hidden: int) -> torch.Tensor:
+    """The part of a node's states that its successor along an axis reads."""
+    return states[:, axis * hidden : (axis + 1) * hidden] if cell.own_pairs else states
+
+
+def by_fronts(shape: tuple[int, ...]) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+    """For each anti-diagonal of a batch of grids its nodes, and along each axis their predecessors' rows in the one
+    before it; the row past its end stands for the border."""
+    points = [(b, *point) for b in range(shape[0]) for point in itertools.product(*map(range, shape[1:]))]
+    fronts: list[list[tuple[int, ...]]] = [[] for _ in range(sum(shape[1:]) - len(shape) + 2)]
+    for point in points:
+        fronts[sum(point[1:])].append(point)
+    nodes, before = [], []
+    rows: dict[tuple[int, ...], int] = {}
+    for front in fronts:
+        nodes.append(torch.tensor([int(np.ravel_multi_index(point, shape)) for point in front]))
+        before.append(
+            [
+                torch.tensor([rows.get((*p[:axis], p[axis] - 1, *p[axis + 1 :]), len(rows)) for p in front])
+                for axis in range(1, len(shape))
+            ]
+        )
+        rows = {point: row for row, point in enumerate(front)}
+    return nodes, before
+
+
+def run_by_fronts(cell: Cell, x: torch.Tensor, p: Params, hidden: int, plan: Any) -> torch.Tensor:
+    """h of all nodes [nodes, H or N*H]: the input products of all at once, then one front after another."""
+    a = x.flatten(0, -2) @ p[cell.weight].T + p[cell.bias]
+    axes = range(x.ndim - 2)
+    width = hidden * len(axes) if cell.own_pairs else hidden
+    border = x.new_zeros(1, width)
+    h = c = x.new_zeros(0, width)
+    outputs = []
+    for nodes, before in zip(*plan, strict=True):
+        h, c = torch.cat([h, border]), torch.cat([c, border])
+        h_in, c_in = (
+            torch.stack([of_dimension(cell, states, axis, hidden)[before[axis]] for axis in axes]) for states in (h, c)
+        )
+        h, c = cell.node(a[nodes], h_in, c_in, p)
+        outputs.append(h)
+    return torch.cat(outputs)[torch.argsort(torch.cat(plan[0]))]
+
+
+def run_by_nodes(cell: Cell, x: torch.Tensor, p: Params, hidden: int) -> torch.Tensor:
+    """The same, node by node, the batch in one."""
+    shape, axes = x.shape[1:-1], range(x.ndim - 2)
+    a = x @ p[cell.weight].T + p[cell.bias]
+    zero = x.new_zeros(len(x), hidden * len(axes) if cell.own_pairs else hidden)
+    states: dict[tuple[int, ...], Pairs] = {}
+    for point in itertools.product(*map(range, shape)):
+        pairs = [states.get((*point[:k], point[k] - 1, *point[k + 1 :]), (zero, zero)) for k in axes]
+        h_in, c_in = (
+            torch.stack([of_dimension(cell, pair[which], axis, hidden) for axis, pair in zip(axes, pairs, strict=True)])
+            for which in (0, 1)
+        )
+        at: Any = (slice(None), *point)
+        states[point] = cell.node(a[at], h_in, c_in, p)
+    return torch.stack([h for h, _ in states.values()], 1).flatten(0, 1)
+
+
+class Problem(NamedTuple):
+    """A cell, and sizes."""
+
+    cell: str
+    shape: tuple[int, ...]
+    input_size: int
+    hidden_size: int
+
+    def layer(self) -> Any:
+        """Recurra's."""
+        sizes = (self.input_size, self.hidden_size, len(self.shape) - 1)
+        if self.cell == "grid":
+            return recurra.GridLSTM(*sizes, input="every", seed=0)
+        return recurra.MultidimensionalLSTM(*sizes, directions=1, seed=0)
+
+
+PROBLEMS = (
+    Problem("multidimensional", (8, 32, 32), 32, 32),
+    Problem("grid", (8, 32, 32), 32, 32),
+)
+
+
+def contenders(problem: Problem) -> dict[str, Callable[[], tuple[Any, Any]]]:
+    """Names to functions that do a forward and a backward pass and return output and gradient of x, [nodes, .]."""
+    rng = np.random.default_rng(1)
+    layer = problem.layer()
+    x = rng.standard_normal((*problem.shape, problem.input_size), dtype=np.float32)
+    dy = rng.standard_normal(layer(x).shape, dtype=np.float32)
+    own = {name.removesuffix("_" + "0" * (len(problem.shape) - 1)): value for name, value in layer.state_dict().items()}
+    params = {name: torch.from_numpy(value).requires_grad_() for name, value in own.items()}
+    their_x, their_dy = torch.from_numpy(x.copy()).requires_grad_(), torch.from_numpy(dy).flatten(0, -2)
+    plan, cell = by_fronts(problem.shape), CELLS[problem.cell]
+
+    def ours() -> tuple[Any, Any]:
+        y, tape = layer.forward(x)
+        return y.reshape(-1, y.shape[-1]), tape.backward(dy).x.reshape(-1, problem.input_size)
+
+    def theirs(run: Callable[[], torch.Tensor]) -> Callable[[], tuple[Any, Any]]:
+        def both() -> tuple[Any, Any]:
+            for tensor in (their_x, *params.values()):
+                tensor.grad = None
+            y = run()
+            y.backward(their_dy)  # type: ignore[no-untyped-call,unused-ignore]
+            assert their_x.grad is not None
+            return y.detach().numpy(), their_x.grad.flatten(0, -2).numpy()
+
+        return both
+
+    return {
+        "recurra": ours,
+        "torch by fronts": theirs(lambda: run_by_fronts(cell, their_x, params, problem.hidden_size, plan)),
+        "torch by nodes": theirs(lambda: run_by_nodes(cell, their_x, params, problem.hidden_size)),
+    }
+
+
+def main() -> None:
+    """Command line: see the module."""
+    parser = argparse.ArgumentParser(description="Time grids beside PyTorch.")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5, help="of which the medians are shown; default 5")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    recurra.set_num_threads(options.threads)
+    for problem in PROBLEMS:
+        runs = contenders(problem)
+        results = {name: run() for name, run in runs.items()}  # which also warms them
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(options.turns):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - start)
+        sizes = "x".join(map(str, problem.shape[1:]))
+        print(f"{problem.cell} {sizes}, batch {problem.shape[0]}, I={problem.input_size}, H={problem.hidden_size}")
+        first = statistics.median(times["recurra"])
+        for name, values in times.items():
+            median = statistics.median(values)
+            apart = [abs(a - b).max() / abs(b).max() for a, b in zip(results[name], results["recurra"], strict=True)]
+            agree = f"y within {apart[0]:.0e} of the largest, dx within {apart[1]:.0e}"
+            print(f"  {name:<16} {median * 1e3:9.1f} ms  {median / first:6.2f} x   {agree}")
+
+
+if __name__ == "__main__":
+    main()

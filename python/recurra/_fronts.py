@@ -1,0 +1,85 @@
+"""The nodes of grids in the order in which they can be computed: by anti-diagonals, all of one in one front."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import as_array
+from ._options import shown
+
+if TYPE_CHECKING:
+    from ._arrays import Array
+
+
+class Order(NamedTuple):
+    """Rows of nodes: those of a front, a sum of coordinates, follow each other.
+
+    Attributes:
+        nodes: [R] position of each row's node in a flat array [B, D1, .., DN].
+        fronts: [F+1] rows fronts[f] .. fronts[f+1]-1 are front f.
+        before: [N, R] row of the predecessor along each axis, -1 at the border.
+    """
+
+    nodes: Array
+    fronts: Array
+    before: Array
+
+
+def grid_order(shape: tuple[int, ...], sizes: bytes | None, flips: tuple[bool, ...]) -> Order:
+    """The order of B samples' nodes.
+
+    Args:
+        shape: B, D1, .., DN.
+        sizes: [B, N] int64 sizes of the samples, each in the first corner of its D1 x .. x DN; None where all are full.
+        flips: for each axis whether it is read backwards, from a sample's own end.
+    """
+    batch, *extent = shape
+    dims, count = len(extent), math.prod(shape)
+    own = np.tile(extent, (batch, 1)) if sizes is None else np.frombuffer(sizes, np.int64).reshape(batch, dims)
+    strides = [math.prod(extent[axis + 1 :]) for axis in range(dims)]
+    position = np.arange(count).reshape(batch, -1)
+    steps, inside = np.empty((dims, *position.shape), np.int64), np.ones(position.shape, bool)
+    for axis, stride in enumerate(strides):
+        coordinate, size = position // stride % extent[axis], own[:, axis, None]
+        inside &= coordinate < size
+        steps[axis] = size - 1 - coordinate if flips[axis] else coordinate
+    inner = position[inside]
+    steps = steps[:, inside]
+    front = steps.sum(0)
+    order = np.argsort(front, kind="stable")
+    nodes = inner[order]
+    row = np.full(count, -1)
+    row[nodes] = np.arange(len(nodes))
+    before = np.full((dims, len(nodes)), -1)
+    for axis, stride in enumerate(strides):
+        rows = np.flatnonzero(steps[axis, order])
+        before[axis, rows] = row[nodes[rows] + (stride if flips[axis] else -stride)]
+    fronts = np.concatenate([[0], np.cumsum(np.bincount(front))])
+    return Order(nodes, fronts, before)
+
+
+def checked_sizes(sizes: Any, shape: tuple[int, ...]) -> Array | None:
+    """A caller's sizes [B, N] as int64, for a batch of this shape B, D1, .., DN; None if every sample is full."""
+    if 0 in shape:
+        raise ValueError(f"x: expected at least one sample and no empty axis, got {list(shape)} nodes")
+    if sizes is None:
+        return None
+    try:
+        array = np.array(sizes) if isinstance(sizes, (list, tuple)) else as_array("sizes", sizes)
+    except ValueError as error:  # ragged
+        raise ValueError(f"sizes: expected {shape[0]} rows of {len(shape) - 1} integers: {error}") from error
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"sizes: expected integers, got {array.dtype}")
+    if array.shape != (shape[0], len(shape) - 1):
+        raise ValueError(f"sizes: expected shape [{shape[0]}, {len(shape) - 1}], got {list(array.shape)}")
+    own = array.astype(np.int64)  # copied first: what is checked is what is used
+    wrong = (own < 1) | (own > shape[1:])
+    if wrong.any():
+        sample = int(wrong.any(1).argmax())
+        raise ValueError(
+            f"sizes: expected 1..{list(shape[1:])}, got {shown(array[sample].tolist())} for sample {sample}"
+        )
+    return None if (own == shape[1:]).all() else own

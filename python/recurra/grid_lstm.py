@@ -1,0 +1,341 @@
+"""Grid LSTM: a vector and a memory along every dimension of a grid, its depth among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from ._grid_layer import MAX_DIMS, GridLayer, Networks, dimensions, grid_graph
+from ._options import choice, flag, integer, shown
+from .graph import GraphNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import DTypeLike
+
+    from ._arrays import Array
+    from ._grid_layer import Back
+    from ._options import Seed
+    from .graph import Graph
+
+__all__ = ["GridLSTM"]
+
+
+class GridLSTM(GridLayer):
+    """LSTM whose nodes pass on, along each dimension of a grid, a vector and a memory of that dimension's own.
+
+        >>> layer = recurra.GridLSTM(input_size=12, hidden_size=32, dims=1, depth=3)  # sequences, three blocks deep
+        >>> y = layer(np.zeros((8, 100, 12), "float32"), sizes=[[100], [7], [31], [100], [64], [2], [99], [1]])
+        >>> y.shape
+        (8, 100, 32)
+        >>> recurra.GridLSTM(1, 16, dims=2, input="every")(np.zeros((8, 5, 5, 1), "float32")).shape  # no depth
+        (8, 5, 5, 32)
+
+    Each block reads H = [h_1; ..; h_N], the vectors that arrive along its N dimensions, and their memories m_1 .. m_N.
+    For each dimension d, with A = H @ weight_hh_d^T + bias_d in blocks of hidden_size values, order i, f, g, o:
+
+        m_d' = sigmoid(A_f) * m_d + sigmoid(A_i) * tanh(A_g)
+        h_d' = tanh(sigmoid(A_o) * m_d')            form="paper"
+        h_d' = sigmoid(A_o) * tanh(m_d')            form="standard"
+
+    (Kalchbrenner, Danihelka, Graves 2015, arXiv:1507.01526.) The grid has the `dims` axes of the input and, with
+    `depth`, one more dimension, the last, in which blocks lie on top of each other.
+
+    Fixed once made, but for `load_state_dict`; it pickles as its configuration and parameters: for each layer l of the
+    depth (l = 0 without, or with tied_depth) weight_hh_l0 [R, N*H], where R has 4*H rows for each dimension, or H for
+    one in non_lstm, one after another; bias_l0 [R]; with input="every" weight_ih_l0 [R, I]; and proj_h, proj_m [H, I].
+
+    Args:
+        input_size: I, values a node of the input has.
+        hidden_size: H, units of each dimension.
+        dims: axes of the input besides batch and values. N = dims, and one more with depth; N is 1 to 4.
+        depth: blocks on top of each other; None for no such dimension.
+        input: "side": x enters along the depth, as h = x @ proj_h^T and m = x @ proj_m^T, or "every" block: weight_ih
+            @ x is added to its A. Default "side" with a depth, else "every".
+        proj_m: False leaves the memory that enters along the depth at zero.
+        form: see above.
+        priority: dimensions, counted from 0, whose transforms are computed last and see the others' new vectors.
+        non_lstm: dimensions without a memory, and their functions: {1: "tanh"} makes h_1' = tanh(H @ weight_hh_1^T +
+            bias_1). "identity", "relu" or "tanh".
+        residual: whether the vector that enters a block along the depth is added to the one that leaves it.
+        tied: whether all dimensions share one transform.
+        tied_depth: whether all layers of the depth share theirs.
+        bias: whether there is one.
+        dtype, device, seed, rng: as of `MultidimensionalLSTM`.
+
+    The output is the vector on top of the depth, or without depth the vectors of all dimensions, N*H values.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or value.
+        MemoryError: the parameters would not fit this machine; nothing has been allocated.
+    """
+
+    depth: int | None
+    input: str
+    proj_m: bool
+    form: str
+    priority: tuple[int, ...]
+    non_lstm: dict[int, str]
+    residual: bool
+    tied: bool
+    tied_depth: bool
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        dims: int = 2,
+        depth: int | None = None,
+        input: str | None = None,
+        proj_m: bool = True,
+        form: str = "paper",
+        priority: Sequence[int] = (),
+        non_lstm: Mapping[int, str] | None = None,
+        residual: bool = False,
+        tied: bool = False,
+        tied_depth: bool = False,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        device: str = "cpu",
+        seed: Seed = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size, "dims": dims, "depth": depth}
+        options: dict[str, Any] = {"input": input, "proj_m": proj_m, "form": form, "priority": priority}
+        options |= {"non_lstm": non_lstm, "residual": residual, "tied": tied, "tied_depth": tied_depth, "bias": bias}
+        self._configure(**sizes, **options, dtype=dtype, device=device)
+        self._draw_uniform(seed, rng)
+
+    def _configure(
+        self,
+        *,
+        input_size: int,
+        hidden_size: int,
+        dims: int,
+        depth: int | None,
+        input: str | None,
+        proj_m: bool,
+        form: str,
+        priority: Sequence[int],
+        non_lstm: Mapping[int, str] | None,
+        residual: bool,
+        tied: bool,
+        tied_depth: bool,
+        bias: bool,
+        dtype: DTypeLike,
+        device: str,
+    ) -> None:
+        inputs, hidden = integer("input_size", input_size), integer("hidden_size", hidden_size)
+        layers = None if depth is None else integer("depth", depth)
+        walked = dimensions(dims, *((1, MAX_DIMS) if depth is None else (0, MAX_DIMS - 1)))
+        n = walked + (layers is not None)
+        entry = choice("input", ("every" if layers is None else "side") if input is None else input, _ENTRIES)
+        if entry == "side" and layers is None:
+            raise ValueError("input: expected 'every' without a depth, got 'side'")
+        if not flag("proj_m", proj_m) and entry == "every":
+            raise ValueError("proj_m: expected True with input='every', got False")
+        linear = _non_lstm(non_lstm, n)
+        if flag("tied", tied) and linear:
+            raise ValueError(f"non_lstm: expected none with tied=True, got {linear}")
+        if flag("tied_depth", tied_depth) and layers is None:
+            raise ValueError("tied_depth: expected False without a depth, got True")
+        if flag("residual", residual) and layers is None:
+            raise ValueError("residual: expected False without a depth, got True")
+        options = {
+            **{"input_size": inputs, "hidden_size": hidden, "dims": walked, "depth": layers, "input": entry},
+            **{"proj_m": bool(proj_m), "form": choice("form", form, _FORMS), "priority": _priority(priority, n)},
+            **{"non_lstm": linear, "residual": bool(residual), "tied": bool(tied)},
+            **{"tied_depth": bool(tied_depth), "bias": flag("bias", bias)},
+        }
+        rows = sum(hidden if d in linear else 4 * hidden for d in range(1 if tied else n))
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in range(1 if tied_depth else layers or 1):
+            if entry == "every":
+                shapes[f"weight_ih_l{layer}"] = (rows, inputs)
+            shapes[f"weight_hh_l{layer}"] = (rows, n * hidden)
+            if bias:
+                shapes[f"bias_l{layer}"] = (rows,)
+        if entry == "side":
+            shapes |= {name: (hidden, inputs) for name in ("proj_h", "proj_m")[: 1 + bool(proj_m)]}
+        self._keep(options, shapes, device, dtype)
+        self.__dict__["_width"] = hidden if layers else n * hidden
+
+    def _pack(self, parameters: dict[str, Any]) -> Networks:
+        n, hidden = self.dims + (self.depth is not None), self.hidden_size
+        sizes = (self.input_size if self.input == "every" else 0, hidden)
+        options: dict[str, Any] = {
+            "slots": n,
+            "dimensions": [self.non_lstm.get(d, "lstm") for d in range(n)],
+            "priority": [d in self.priority for d in range(n)],
+            "form": self.form,
+        }
+        layers = 1 if self.tied_depth else self.depth or 1
+        parts = Networks.parts(parameters, [f"l{layer}" for layer in range(layers)])
+        return Networks(parameters, [GraphNetwork("grid", *sizes, self._by_dimension(p), **options) for p in parts])
+
+    def _rows_of_dimensions(self) -> list[slice]:
+        """Of a layer's parameters."""
+        rows, start = [], 0
+        for d in range(self.dims + (self.depth is not None)):
+            start = 0 if self.tied else start
+            rows.append(slice(start, start + (self.hidden_size if d in self.non_lstm else 4 * self.hidden_size)))
+            start = rows[-1].stop
+        return rows
+
+    def _by_dimension(self, part: dict[str, Array]) -> dict[str, Array]:
+        """A layer's parameters as a network takes them."""
+        titles = {title: name for title, name in _TITLES.items() if title in part}
+        rows = enumerate(self._rows_of_dimensions(), 1)
+        return {f"{name}_{d}": part[title][own] for d, own in rows for title, name in titles.items()}
+
+    def _run(
+        self, x: Array, y: Array, nodes: tuple[int, ...], sizes: Array | None, recompute: bool | None
+    ) -> tuple[Back | None, int]:
+        rows, graph = grid_graph(nodes, sizes, (False,) * self.dims, self.depth is not None, self.input == "every")
+        if self.depth is None:
+            return self._run_flat(x, y, rows, graph, recompute)
+        return self._run_deep(x, y, rows, graph, recompute)
+
+    def _run_flat(
+        self, x: Array, y: Array, rows: Array, graph: Graph, recompute: bool | None
+    ) -> tuple[Back | None, int]:
+        n, hidden = self.dims, self.hidden_size
+        states, tape = _forward(self._packed.networks[0], x, graph, None, recompute)
+        for d in range(n):
+            y[rows, d * hidden : (d + 1) * hidden] = states[d]
+        if tape is None:
+            return None, 0
+
+        def backward(dy: Array, input_grad: bool) -> tuple[Array | None, dict[str, Array]]:
+            d_states = [dy[rows, d * hidden : (d + 1) * hidden] for d in range(n)]
+            gradients = tape.backward([*d_states, *[None] * n], input_grad=input_grad)
+            params = self._zeros()
+            self._collect(params, 0, gradients.params)
+            return gradients.x, params
+
+        return backward, tape.nbytes
+
+    def _run_deep(
+        self, x: Array, y: Array, rows: Array, graph: Graph, recompute: bool | None
+    ) -> tuple[Back | None, int]:
+        """Layer by layer: what a layer passes up the depth is given to the next."""
+        n, count, packed, tapes = self.dims + 1, len(rows), self._packed, []
+        side = _Side(packed.kept, x, rows) if self.input == "side" else None
+        h, m = (None, None) if side is None else side.entering()
+        networks = packed.networks * (self.depth or 1 if self.tied_depth else 1)
+        for network in networks:
+            given = [*[None] * (n - 1), h, *[None] * (n - 1), m]
+            states, tape = _forward(network, x if side is None else None, graph, given, recompute)
+            tapes.append(tape)
+            above = states[n - 1][count:]
+            h = above if h is None or not self.residual else above + h
+            m = states[-1][count:]
+        y[rows] = h
+        if recompute is None:
+            return None, 0
+
+        def backward(dy: Array, input_grad: bool) -> tuple[Array | None, dict[str, Array]]:
+            params = self._zeros()
+            dx: Array | None = None
+            d_h: Any = dy[rows]
+            d_m: Any = None
+            for layer in reversed(range(len(networks))):
+                d_above = [None if d is None else np.concatenate([np.zeros_like(d), d]) for d in (d_h, d_m)]
+                d_states = [*[None] * (n - 1), d_above[0], *[None] * (n - 1), d_above[1]]
+                gradients = tapes[layer].backward(d_states, input_grad=input_grad and side is None)
+                self._collect(params, 0 if self.tied_depth else layer, gradients.params)
+                d_h = gradients.given[n - 1] + d_h if self.residual else gradients.given[n - 1]
+                d_m = gradients.given[-1]
+                dx = gradients.x if dx is None or gradients.x is None else np.add(dx, gradients.x, out=dx)
+            return dx if side is None else side.backward((d_h, d_m), params, input_grad), params
+
+        return backward, sum(tape.nbytes for tape in tapes) + (0 if side is None else side.nbytes)
+
+    def _zeros(self) -> dict[str, Array]:
+        return {name: np.zeros(shape, self._placement.parameter_dtype) for name, shape in self._shapes.items()}
+
+    def _collect(self, params: dict[str, Array], layer: int, gradients: dict[str, Array]) -> None:
+        """Add a network's gradients to those of a layer."""
+        for d, own in enumerate(self._rows_of_dimensions(), 1):
+            for title, name in _TITLES.items():
+                if f"{name}_{d}" in gradients:
+                    params[f"{title}_l{layer}"][own] += gradients[f"{name}_{d}"]
+
+
+class _Side:
+    """x where it enters the depth."""
+
+    def __init__(self, parameters: dict[str, Array], x: Array, rows: Array) -> None:
+        self._maps = {name: _core.Linear(parameters[name], None) for name in _PROJECTIONS if name in parameters}
+        self._hidden, self._shape = len(parameters["proj_h"]), x.shape
+        self._rows, self._x = rows, x[rows]
+        self.nbytes = self._x.nbytes
+
+    def entering(self) -> list[Array | None]:
+        """h and m of each row."""
+        states: list[Array | None] = [None, None]
+        for k, affine in enumerate(self._maps.values()):
+            states[k] = state = np.empty((len(self._rows), self._hidden), self._x.dtype)
+            affine.forward(self._x, state)
+        return states
+
+    def backward(self, gradients: tuple[Array, Array], params: dict[str, Array], input_grad: bool) -> Array | None:
+        """Gradient of x from those of h and m; adds to those of the projections."""
+        total = None
+        for (name, affine), gradient in zip(self._maps.items(), gradients, strict=False):
+            dx = np.empty_like(self._x) if input_grad else None
+            affine.backward(self._x, gradient, dx, params[name], None)
+            total = dx if total is None or dx is None else np.add(total, dx, out=total)
+        if total is None:
+            return None
+        placed = np.zeros(self._shape, total.dtype)
+        placed[self._rows] = total
+        return placed
+
+
+_PROJECTIONS = ("proj_h", "proj_m")
+_TITLES = {"weight_hh": "weight", "weight_ih": "weight_ih", "bias": "bias"}  # the layer's names and the network's
+_ENTRIES = {name: name for name in ("side", "every")}
+_FORMS = {name: name for name in ("paper", "standard")}
+_ACTIVATIONS = {name: name for name in ("identity", "relu", "tanh")}
+
+
+def _dimension(name: str, value: Any, dims: int) -> int:
+    d = integer(name, value, 0)
+    if d >= dims:
+        raise ValueError(f"{name}: expected dimensions in 0..{dims - 1}, got {shown(d)}")
+    return d
+
+
+def _priority(value: Any, dims: int) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"priority: expected a sequence of dimensions, got {shown(value)}")
+    found = tuple(sorted(_dimension("priority", d, dims) for d in value))
+    if len(set(found)) < len(found):
+        raise ValueError(f"priority: expected each dimension once, got {shown(value)}")
+    return found
+
+
+def _non_lstm(value: Any, dims: int) -> dict[int, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"non_lstm: expected a mapping of dimensions to functions, got {shown(value)}")
+    return {
+        _dimension("non_lstm", d, dims): choice(f"non_lstm {shown(d)}", function, _ACTIVATIONS)
+        for d, function in sorted(value.items())
+    }
+
+
+def _forward(
+    network: GraphNetwork, x: Array | None, graph: Graph, given: Any, recompute: bool | None
+) -> tuple[tuple[Array, ...], Any]:
+    """The states of all rows, and a tape unless recompute is None."""
+    if recompute is None:
+        return network(x, graph, given), None
+    return network.forward(x, graph, given, recompute=recompute)
