@@ -232,8 +232,8 @@ def min_lstm(g: Callable[[Array], Array]) -> Step:
 
     def step(x: Array, states: States, p: Params, constants: Constants) -> States:
         af, ai, an = np.split(input_side(x, p), 3)
-        f, i = s(af), s(ai)
-        return (f / (f + i) * states[0] + i / (f + i) * g(an),)
+        apart = np.logaddexp(0, -ai) - np.logaddexp(0, -af)  # log(f / i), which does not underflow
+        return (s(apart) * states[0] + s(-apart) * g(an),)
 
     return step
 
@@ -290,8 +290,8 @@ for _f in (relu, tanh):
     _more = (("weight_u", 1, "one"),)
     CELLS[f"indrnn_{_f.__name__}"] = replace(_alone, step=indrnn(_f), blocks=1, more=_more, taped=2)
 for _g, _suffix in ((identity, ""), (positive, "_positive")):
-    CELLS["min_gru" + _suffix] = replace(_alone, step=min_gru(_g), blocks=2, taped=3)
-    CELLS["min_lstm" + _suffix] = replace(_alone, step=min_lstm(_g), blocks=3, taped=5)
+    CELLS["min_gru" + _suffix] = replace(_alone, step=min_gru(_g), blocks=2, taped=4)
+    CELLS["min_lstm" + _suffix] = replace(_alone, step=min_lstm(_g), blocks=3, taped=6)
 for _g, _suffix in ((identity, ""), (tanh, "_tanh")):
     _more = (("weight_v", 2, "one"),)
     CELLS["sru" + _suffix] = replace(_alone, step=sru(_g), blocks=4, states=2, bias_blocks=2, more=_more, taped=6)

@@ -69,14 +69,16 @@ def rounding_modes() -> list[int]:
 def test_the_callers_rounding_mode_changes_no_bit_and_is_kept(dtype: str, precision: str | None) -> None:
     """Of packing, of calls and steps, and of gradients; no constant, rate or weight here is a number of 24 bits."""
     math = ctypes.CDLL(None)
-    rates = functional.Regularization(0.3, 0.1, 0.1, 0.3)
     for cell in sorted(CELLS):
+        rates = functional.Regularization(0.3, 0.1 * CELLS[cell].recurrent, 0.1, 0.3)
         clip = 0.1 if cell.startswith("lstm") else None
         proj = 5 if CELLS[cell].projected else 0
         problem = Problem(cell, 7, 17, 5, 3, proj, 2, with_state=True, cell_clip=clip, dtype=dtype)
         params, x, state = problem.layer().state_dict(), problem.x(), problem.state()
 
-        def pack(cell: str = cell, params: Any = params, constants: Any = problem.constants) -> functional.Packed:
+        def pack(
+            cell: str = cell, params: Any = params, constants: Any = problem.constants, rates: Any = rates
+        ) -> functional.Packed:
             return functional.pack(cell, params, constants, precision, rates)
 
         def results(packed: functional.Packed, x: Array = x, state: Any = state) -> list[Array]:

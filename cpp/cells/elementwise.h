@@ -61,17 +61,18 @@ struct MinGruUpdate {
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {
-    const V one(1), z = sigmoid(a[0]), n = G::apply(a[1]);
-    unit.save(0, z), unit.save(1, n);
-    return fma(z, n, (one - z) * unit.h());
+    // n may be large, so that 1 - z is not left to a difference.
+    const V z = sigmoid(a[0]), kept = sigmoid(-a[0]), n = G::apply(a[1]);
+    unit.save(0, z), unit.save(1, kept), unit.save(2, n);
+    return fma(z, n, kept * unit.h());
   }
 
   template <class V, class Unit>
   static void backward(V dh, V* da, Unit& unit) {
-    const V one(1), z = unit.saved(0), n = unit.saved(1);
-    da[0] = dh * (n - unit.h()) * (z * (one - z));
+    const V z = unit.saved(0), kept = unit.saved(1), n = unit.saved(2);
+    da[0] = dh * (n - unit.h()) * (z * kept);
     da[1] = dh * z * G::derivative(n);
-    unit.add_d_h(dh * (one - z));
+    unit.add_d_h(dh * kept);
   }
 };
 
@@ -81,20 +82,21 @@ struct MinLstmUpdate {
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {
-    const V one(1), f = sigmoid(a[0]), i = sigmoid(a[1]), n = G::apply(a[2]), sum = f + i;
-    // Where both gates are about to underflow they are powers of e.
-    const V p = select(sum < V(1e-30), sigmoid(a[0] - a[1]), f / sum);
-    unit.save(0, p), unit.save(1, f), unit.save(2, i), unit.save(3, n);
-    return fma(p, unit.h(), (one - p) * n);
+    const V f = sigmoid(a[0]), i = sigmoid(a[1]), n = G::apply(a[2]), sum = f + i;
+    // Where both gates are about to underflow they are powers of e. n may be large: 1 - p is not left to a difference.
+    const auto tiny = sum < V(1e-30);
+    const V p = select(tiny, sigmoid(a[0] - a[1]), f / sum), q = select(tiny, sigmoid(a[1] - a[0]), i / sum);
+    unit.save(0, p), unit.save(1, q), unit.save(2, f), unit.save(3, i), unit.save(4, n);
+    return fma(p, unit.h(), q * n);
   }
 
   template <class V, class Unit>
   static void backward(V dh, V* da, Unit& unit) {
-    const V one(1), p = unit.saved(0), f = unit.saved(1), i = unit.saved(2), n = unit.saved(3);
-    const V d = dh * (unit.h() - n) * (p * (one - p));
+    const V one(1), p = unit.saved(0), q = unit.saved(1), f = unit.saved(2), i = unit.saved(3), n = unit.saved(4);
+    const V d = dh * (unit.h() - n) * (p * q);
     da[0] = d * (one - f);
     da[1] = -(d * (one - i));
-    da[2] = dh * (one - p) * G::derivative(n);
+    da[2] = dh * q * G::derivative(n);
     unit.add_d_h(dh * p);
   }
 };
@@ -151,13 +153,13 @@ struct IndRnn {
 template <class G>
 struct MinGru {
   using Phases = Pointwise<MinGruUpdate<G>>;
-  static constexpr Spec spec() { return {"zn", input_params<2>(), only_h(), {}, 0, 2, Phases::phases()}; }
+  static constexpr Spec spec() { return {"zn", input_params<2>(), only_h(), {}, 0, 3, Phases::phases()}; }
 };
 
 template <class G>
 struct MinLstm {
   using Phases = Pointwise<MinLstmUpdate<G>>;
-  static constexpr Spec spec() { return {"fin", input_params<3>(), only_h(), {}, 0, 4, Phases::phases()}; }
+  static constexpr Spec spec() { return {"fin", input_params<3>(), only_h(), {}, 0, 5, Phases::phases()}; }
 };
 
 template <class G>
