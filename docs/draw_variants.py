@@ -106,28 +106,6 @@ def multiplicative() -> Picture:
     return p
 
 
-def layer_norm() -> Picture:
-    """Sums are normalised before the gates, the cell before its tanh."""
-    p = Picture(20, 7)
-    x, h, c = p.dot(1, 1.5, "$x_t$", INPUT), p.dot(1, 3.7, "$h_{t-1}$"), p.dot(1, 6, "$c_{t-1}$")
-    wx, wh = p.box(3.4, 1.5, "$W_{ih}$"), p.box(3.4, 3.7, "$W_{hh}$")
-    nx, nh = p.box(6.2, 1.5, "norm", INPUT), p.box(6.2, 3.7, "norm", INPUT)
-    plus, gates = p.op(8.4, 2.6, "+"), p.box(10.8, 2.6, "i  f  g  o", CELL, 2.6, 1.2)
-    cell, after = p.box(13.2, 6, "$f \\odot c + i \\odot g$", GATE, 3.6), p.dot(18.6, 6, "$c_t$")
-    nc, out = p.box(16.2, 4.3, "norm", INPUT), p.dot(18.6, 2.6, "$h_t$")
-    tanh = p.op(16.2, 2.6, "$\\odot$")
-    for a, b in ((x, wx), (h, wh), (wx, nx), (wh, nh), (nx, plus), (nh, plus), (plus, gates), (c, cell), (cell, after)):
-        p.arrow(a, b)
-    p.arrow(gates, (12.6, 5.5))
-    p.arrow((14.6, 5.5), nc)
-    p.arrow(nc, tanh)
-    p.text(16.55, 3.4, "tanh", ha="left")
-    p.arrow(gates, tanh)
-    p.text(13.9, 2.95, "o")
-    p.arrow(tanh, out)
-    return p
-
-
 def differential() -> Picture:
     """Differences of the cell steer the gates."""
     p = Picture(20, 10)
@@ -158,6 +136,24 @@ def differential() -> Picture:
     p.arrow(last, out)
     x.set_visible(False)
     p.text(13.2, 0.7, "dashed: what the gates see beside $x_t$ and $h_{t-1}$", colour=FAINT)
+    return p
+
+
+def elementwise() -> Picture:
+    """Products of all steps at once, then a recurrence of vectors."""
+    p = Picture(19, 7)
+    p.frame(1.2, 2.3, 16.6, 1.6)
+    before: Any = p.dot(1, 5.4, "$h_0$")
+    for step in range(1, 5):
+        x = 4.2 * step - 1
+        gates = p.box(x, 3.1, "$z,\\ n$", w=2.4)
+        p.arrow(p.dot(x, 1, f"$x_{step}$", INPUT), gates)
+        mix = p.box(x, 5.4, f"$h_{step}$", STATE, 1.3)
+        p.arrow(gates, mix)
+        p.arrow(before, mix)
+        before = mix
+    p.text(9.5, 6.5, "each unit for itself, step after step: no product waits", colour=FAINT)
+    p.text(5.3, 1.95, "one product for many steps", 8, FAINT)
     return p
 
 
@@ -280,35 +276,6 @@ def grid() -> Picture:
     return p
 
 
-def local_global() -> Picture:
-    """One position: its neighbours, nine pooled regions, its own depth vector."""
-    p = Picture(25, 9.4)
-    for r in range(6):
-        for k in range(6):
-            near = abs(r - 3) < 2 and abs(k - 2) < 2
-            colour = "#e07b1a" if (r, k) == (3, 2) else INPUT if near else PLAIN
-            p.axes.add_patch(Rectangle((0.6 + k, 7.2 - r), 1, 1, facecolor=colour, edgecolor=FAINT, linewidth=0.6))
-    for k in range(1, 3):
-        p.axes.plot([0.6 + 2 * k] * 2, [2.2, 8.2], color="#1f6fb4", linewidth=1.6)
-        p.axes.plot([0.6, 6.6], [2.2 + 2 * k] * 2, color="#1f6fb4", linewidth=1.6)
-    p.text(3.6, 8.9, "hidden map of layer l")
-    p.text(3.6, 1.2, "orange: the position and its 8 neighbours\nblue: 3 x 3 regions, the maximum of each", 8, FAINT)
-    local = p.box(10.2, 7.2, "8 neighbours' h", INPUT, 3.6)
-    world = p.box(10.2, 5.2, "9 regional maxima", STATE, 3.6)
-    own = p.box(10.2, 3.2, "own depth h", INPUT, 3.6)
-    joined = p.box(14.4, 5.2, "[ .. ]", GATE, 1.4, 3.4)
-    for part in (local, world, own):
-        p.arrow((6.7, 5.2), part)
-        p.arrow(part, joined)
-    spatial, depth = p.box(18, 6.6, "8 spatial LSTMs", CELL, 3.4), p.box(18, 3.8, "depth LSTM", CELL, 3.4)
-    p.arrow(joined, spatial)
-    p.arrow(joined, depth)
-    p.arrow(spatial, p.box(22.8, 6.6, "8 h, 8 m", STATE, 2.4))
-    p.arrow(depth, p.box(22.8, 3.8, "h, m", STATE, 2.4))
-    p.text(22.8, 2.4, "to layer l + 1,\nsame position", 8, FAINT)
-    return p
-
-
 def matching() -> Picture:
     """Attention over the premise at every word of the hypothesis."""
     p = Picture(23, 10)
@@ -398,13 +365,12 @@ def captions() -> Picture:
 
 PICTURES: dict[str, Callable[[], Picture]] = {
     "multiplicative": multiplicative,
-    "layer_norm": layer_norm,
     "differential": differential,
+    "elementwise": elementwise,
     "trees": trees,
     "s_lstm": s_lstm,
     "multidimensional": multidimensional,
     "grid": grid,
-    "local_global": local_global,
     "matching": matching,
     "frequency_time": frequency_time,
     "captions": captions,
