@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="SHAPES",
         help=f"what to time: lines like 'LSTM,GRU T=100 B=1 H=64,128', and of {', '.join(shapes.names())} and files "
-        "of your own, comma-separated; default all that are shipped; or 'variants' alone, beside PyTorch's equations",
+        "of your own, comma-separated; default all that are shipped; or 'variants' alone: networks that no peer ships, "
+        "beside PyTorch as one writes them, with --peers torch.compile compiled too",
     )
     add("--quick", action="store_true", help="a few shapes, half a second each")
     add("--seconds", type=positive, help="time spent on each shape, default 3")
@@ -192,7 +193,16 @@ def time_variants(options: argparse.Namespace, console: Console) -> int:
         raise ValueError("--shapes variants: needs torch, not installed")
     from . import variants
 
-    return variants.main(thread_counts(options.threads), options.seconds, options.json, console)
+    for name, usual in (("load", None), ("compare", None), ("plots", None), ("markdown", False)):
+        if getattr(options, name) != usual:
+            raise ValueError(f"--{name}: not there for --shapes variants")
+    if options.precision != "float32":
+        raise ValueError(f"--precision: of variants expected float32, got {options.precision!r}")
+    named = options.peers.split(",") if options.peers else []
+    if not set(named) <= {"torch", variants.COMPILED}:
+        raise ValueError(f"--peers: of variants expected torch or {variants.COMPILED}, got {options.peers!r}")
+    compiled = variants.COMPILED in named
+    return variants.main(thread_counts(options.threads), options.seconds, options.json, compiled, console)
 
 
 def benchmark(options: argparse.Namespace, console: Console) -> Run:

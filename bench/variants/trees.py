@@ -2,20 +2,14 @@
 
 Both take a forest, x [N, I] (None for kind "s_lstm"), the (h, c) of leaves [L, H] or None, and the parameters of a
 `recurra.TreeLSTM` as tensors; both return h and c [N, H], through which PyTorch differentiates.
-
-    python bench/variants_torch.py --threads 2
-
-times a forward and a backward pass of each beside recurra's, and says how far their gradients are apart.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import statistics
-import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +17,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 import recurra
+
+from . import BY_NODE, Call, Case
 
 Params = Mapping[str, Tensor]
 States = tuple[Tensor, Tensor]
@@ -192,66 +188,63 @@ def multiply_adds(layer: recurra.TreeLSTM, forest: recurra.Forest) -> int:
     return 3 * (each[layer.kind] + 4 * nodes * hidden * layer.input_size)
 
 
-def report(layer: recurra.TreeLSTM, forest: recurra.Forest, turns: int, threads: int) -> None:
-    """Print medians of passes in turns."""
-    rng, given = np.random.default_rng(1), layer.kind == "s_lstm"
-    size, leaves = layer.hidden_size, len(forest.leaves)
+class Shape(NamedTuple):
+    """A kind of tree-LSTM, least and most nodes of a tree, trees, hidden units; I = H, but of "s_lstm" 0."""
+
+    kind: str
+    least: int
+    most: int
+    trees: int
+    hidden: int
+
+    def layer(self) -> recurra.TreeLSTM:
+        """Recurra's."""
+        return recurra.TreeLSTM(0 if self.kind == "s_lstm" else self.hidden, self.hidden, self.kind, seed=0)
+
+    def forest(self) -> recurra.Forest:
+        """The same at every call."""
+        return random_forest(self.trees, self.least, self.most)
+
+
+def contestants(shape: Shape, alone: bool) -> dict[str, Call]:
+    """Forward and backward passes that return h and the gradients of parameters; recurra's alone, or all."""
+    layer, forest, rng = shape.layer(), shape.forest(), np.random.default_rng(1)
+    given, size = shape.kind == "s_lstm", shape.hidden
     d_h = rng.standard_normal((forest.num_nodes, size), dtype=np.float32)
-    x = None if given else rng.standard_normal((forest.num_nodes, layer.input_size), dtype=np.float32)
-    states = tuple(rng.standard_normal((2, leaves, size), dtype=np.float32)) if given else None
+    x = None if given else rng.standard_normal((forest.num_nodes, size), dtype=np.float32)
+    states = tuple(rng.standard_normal((2, len(forest.leaves), size), dtype=np.float32)) if given else None
     params = parameters(layer)
 
-    def ours() -> dict[str, Any]:
-        _, _, tape = layer.forward(forest, x, states)
-        return tape.backward(d_h).params
+    def ours() -> Any:
+        h, _, tape = layer.forward(forest, x, states)
+        return [h, *tape.backward(d_h).params.values()]
 
-    def theirs(run: Callable[..., States]) -> Callable[[], dict[str, Any]]:
-        def passes() -> dict[str, Any]:
-            for tensor in params.values():
-                tensor.grad = None
-            inputs = None if x is None else torch.tensor(x, requires_grad=True)
-            leaf = None if states is None else tuple(torch.tensor(state, requires_grad=True) for state in states)
-            torch.autograd.backward(run(layer.kind, forest, inputs, leaf, params)[0], torch.tensor(d_h))
-            return {name: tensor.grad for name, tensor in params.items() if tensor.grad is not None}
+    def theirs(run: Callable[..., States]) -> Any:
+        for tensor in params.values():
+            tensor.grad = None
+        inputs = None if x is None else torch.tensor(x, requires_grad=True)
+        leaf = None if states is None else tuple(torch.tensor(state, requires_grad=True) for state in states)
+        h, _ = run(shape.kind, forest, inputs, leaf, params)
+        torch.autograd.backward(h, torch.tensor(d_h))
+        return [h.detach().numpy(), *(np.asarray(tensor.grad) for tensor in params.values())]
 
-        return passes
+    peers = {} if alone else {"torch": partial(theirs, by_height), BY_NODE: partial(theirs, node_by_node)}
+    return {"recurra": ours} | peers
 
-    contestants = {"recurra": ours, "by height": theirs(by_height), "node by node": theirs(node_by_node)}
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    results = {name: call() for name, call in contestants.items()}  # warms up
-    for _ in range(turns):
-        for name, call in contestants.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    seconds = {name: statistics.median(values) for name, values in times.items()}
-    apart = max(
-        float(np.abs(results["recurra"][name] - np.asarray(array)).max() / np.abs(np.asarray(array)).max())
-        for other in ("by height", "node by node")
-        for name, array in results[other].items()
+
+def case(shape: Shape, alone: bool = False) -> Case:
+    """A row of the table."""
+    kind, least, most, trees, hidden = shape
+    nodes = f"{least}-{most}" if least < most else f"{most}"
+    layer, forest = shape.layer(), shape.forest()
+    return Case(
+        f"TreeLSTM {kind} {nodes} nodes B={trees} H={hidden}",
+        multiply_adds(layer, forest),
+        partial(contestants, shape, alone),
+        nodes=forest.num_nodes,
     )
-    rate = multiply_adds(layer, forest) / seconds["recurra"] / 1e9
-    print(f"{layer!r}, {forest!r}, {threads} threads")
-    for name, value in seconds.items():
-        print(f"  {name:<13} {value * 1e3:9.2f} ms  {value / seconds['recurra']:6.1f} x")
-    print(f"  {rate:.1f} G multiply-adds a second; gradients apart by {apart:.1e} of the largest", flush=True)
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--hidden", type=int, default=128)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    recurra.set_num_threads(options.threads)
-    for nodes in (20, 60, 100):
-        forest = random_forest(32, nodes - 1, nodes)
-        for kind in ("child_sum", "n_ary", "s_lstm"):
-            inputs = 0 if kind == "s_lstm" else options.hidden
-            report(recurra.TreeLSTM(inputs, options.hidden, kind, seed=0), forest, options.turns, options.threads)
-
-
-if __name__ == "__main__":
-    main()
+CASES = [case(Shape(kind, 20, 100, 32, 128)) for kind in ("child_sum", "n_ary", "s_lstm")]
+# What a node costs in larger and larger trees.
+CASES += [case(Shape("child_sum", nodes, nodes, 32, 128), alone=True) for nodes in (50, 100, 200, 400)]

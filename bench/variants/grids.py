@@ -1,23 +1,19 @@
-"""Multidimensional and Grid LSTMs as one writes them in PyTorch: batched by anti-diagonals, and node by node.
-
-    python bench/variants_torch_grids.py --threads 2
-
-times a forward and a backward pass of each beside recurra's, with the same parameters, and says how far apart they are.
-"""
+"""Multidimensional and Grid LSTMs as one writes them in PyTorch: batched by anti-diagonals, and node by node."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import statistics
-import time
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import recurra
+
+from . import BY_NODE, Call, Case
 
 Params = dict[str, torch.Tensor]
 Pairs = tuple[torch.Tensor, torch.Tensor]
@@ -121,87 +117,65 @@ def run_by_nodes(cell: Cell, x: torch.Tensor, p: Params, hidden: int) -> torch.T
     return torch.stack([h for h, _ in states.values()], 1).flatten(0, 1)
 
 
-class Problem(NamedTuple):
-    """A cell, and sizes."""
+class Shape(NamedTuple):
+    """A cell, the batch and the grid's sizes, inputs, and hidden units."""
 
     cell: str
-    shape: tuple[int, ...]
-    input_size: int
-    hidden_size: int
+    sizes: tuple[int, ...]
+    inputs: int
+    hidden: int
 
     def layer(self) -> Any:
         """Recurra's."""
-        sizes = (self.input_size, self.hidden_size, len(self.shape) - 1)
+        sizes = (self.inputs, self.hidden, len(self.sizes) - 1)
         if self.cell == "grid":
             return recurra.GridLSTM(*sizes, input="every", seed=0)
         return recurra.MultidimensionalLSTM(*sizes, directions=1, seed=0)
 
+    @property
+    def multiply_adds(self) -> int:
+        """Of a forward and a backward pass: a node's products with its input and its predecessors."""
+        dims = len(self.sizes) - 1
+        rows = 4 * dims if self.cell == "grid" else dims + 3
+        return 3 * math.prod(self.sizes) * rows * self.hidden * (self.inputs + dims * self.hidden)
 
-PROBLEMS = (
-    Problem("multidimensional", (8, 32, 32), 32, 32),
-    Problem("grid", (8, 32, 32), 32, 32),
-)
 
-
-def contenders(problem: Problem) -> dict[str, Callable[[], tuple[Any, Any]]]:
-    """Names to functions that do a forward and a backward pass and return output and gradient of x, [nodes, .]."""
+def contestants(shape: Shape) -> dict[str, Call]:
+    """Forward and backward passes that return output and gradient of x, [nodes, .]."""
     rng = np.random.default_rng(1)
-    layer = problem.layer()
-    x = rng.standard_normal((*problem.shape, problem.input_size), dtype=np.float32)
+    layer = shape.layer()
+    x = rng.standard_normal((*shape.sizes, shape.inputs), dtype=np.float32)
     dy = rng.standard_normal(layer(x).shape, dtype=np.float32)
-    own = {name.removesuffix("_" + "0" * (len(problem.shape) - 1)): value for name, value in layer.state_dict().items()}
+    own = {name.removesuffix("_" + "0" * (len(shape.sizes) - 1)): value for name, value in layer.state_dict().items()}
     params = {name: torch.from_numpy(value).requires_grad_() for name, value in own.items()}
     their_x, their_dy = torch.from_numpy(x.copy()).requires_grad_(), torch.from_numpy(dy).flatten(0, -2)
-    plan, cell = by_fronts(problem.shape), CELLS[problem.cell]
+    plan, cell = by_fronts(shape.sizes), CELLS[shape.cell]
 
-    def ours() -> tuple[Any, Any]:
+    def ours() -> Any:
         y, tape = layer.forward(x)
-        return y.reshape(-1, y.shape[-1]), tape.backward(dy).x.reshape(-1, problem.input_size)
+        return [y.reshape(-1, y.shape[-1]), tape.backward(dy).x.reshape(-1, shape.inputs)]
 
-    def theirs(run: Callable[[], torch.Tensor]) -> Callable[[], tuple[Any, Any]]:
-        def both() -> tuple[Any, Any]:
-            for tensor in (their_x, *params.values()):
-                tensor.grad = None
-            y = run()
-            y.backward(their_dy)  # type: ignore[no-untyped-call,unused-ignore]
-            assert their_x.grad is not None
-            return y.detach().numpy(), their_x.grad.flatten(0, -2).numpy()
-
-        return both
+    def theirs(run: Callable[[], torch.Tensor]) -> Any:
+        for tensor in (their_x, *params.values()):
+            tensor.grad = None
+        y = run()
+        y.backward(their_dy)  # type: ignore[no-untyped-call,unused-ignore]
+        assert their_x.grad is not None
+        return [y.detach().numpy(), their_x.grad.flatten(0, -2).numpy()]
 
     return {
         "recurra": ours,
-        "torch by fronts": theirs(lambda: run_by_fronts(cell, their_x, params, problem.hidden_size, plan)),
-        "torch by nodes": theirs(lambda: run_by_nodes(cell, their_x, params, problem.hidden_size)),
+        "torch": partial(theirs, lambda: run_by_fronts(cell, their_x, params, shape.hidden, plan)),
+        BY_NODE: partial(theirs, lambda: run_by_nodes(cell, their_x, params, shape.hidden)),
     }
 
 
-def main() -> None:
-    """Command line: see the module."""
-    parser = argparse.ArgumentParser(description="Time grids beside PyTorch.")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=5, help="of which the medians are shown; default 5")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    recurra.set_num_threads(options.threads)
-    for problem in PROBLEMS:
-        runs = contenders(problem)
-        results = {name: run() for name, run in runs.items()}  # which also warms them
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(options.turns):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - start)
-        sizes = "x".join(map(str, problem.shape[1:]))
-        print(f"{problem.cell} {sizes}, batch {problem.shape[0]}, I={problem.input_size}, H={problem.hidden_size}")
-        first = statistics.median(times["recurra"])
-        for name, values in times.items():
-            median = statistics.median(values)
-            apart = [abs(a - b).max() / abs(b).max() for a, b in zip(results[name], results["recurra"], strict=True)]
-            agree = f"y within {apart[0]:.0e} of the largest, dx within {apart[1]:.0e}"
-            print(f"  {name:<16} {median * 1e3:9.1f} ms  {median / first:6.2f} x   {agree}")
+def case(shape: Shape) -> Case:
+    """A row of the table."""
+    name = type(shape.layer()).__name__
+    batch, *sizes = shape.sizes
+    label = f"{name} {'x'.join(map(str, sizes))} B={batch} I={shape.inputs} H={shape.hidden}"
+    return Case(label, shape.multiply_adds, partial(contestants, shape), nodes=math.prod(shape.sizes))
 
 
-if __name__ == "__main__":
-    main()
+CASES = [case(Shape(cell, (8, 32, 32), 32, 32)) for cell in ("multidimensional", "grid")]
