@@ -23,6 +23,7 @@ Tensor = Any  # torch.Tensor, whose types are not there to check where torch is 
 
 # What a repr adds to torch's, unless it is default.
 _DEFAULTS: dict[str, Any] = {"nonlinearity": "tanh", "peephole": False, "coupled": False, "cell_clip": None}
+_DEFAULTS |= {"form": "standard", "bias_at": "candidate", "orders": (1,), "candidate": "linear"}
 _DEFAULTS |= {"reset": "after", "update": "keep", "recurrent_dropout": 0, "zoneout": 0, "recompute": False}
 _DEFAULTS |= {"engine": "auto", "allow_tf32": False}
 
