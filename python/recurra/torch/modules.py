@@ -177,6 +177,7 @@ class _Layers(CoreModule):
         """torch.nn's, and what else is not default."""
         shown = [super().extra_repr()]  # type: ignore[misc]
         for name, default in _DEFAULTS.items():
+            default = getattr(type(self), name, default)
             if (value := self.__dict__.get(name, default)) != default:
                 shown.append(f"{name}={value}")
         return ", ".join(shown)

@@ -52,8 +52,8 @@ class MultiplicativeLSTM(_Variant):
         recurrent_dropout, zoneout, recompute, engine, allow_tf32: as of `LSTM`.
     """
 
-    form: str
-    bias_at: str
+    form: str = "standard"
+    bias_at: str = "candidate"
 
     def __init__(self, *args: Any, form: str = "standard", bias_at: str = "candidate", **options: Any) -> None:
         self._choose(multiplicative_lstm_cell(form, bias_at), form=form, bias_at=bias_at)
@@ -71,7 +71,7 @@ class DifferentialRNN(_Variant):
         recurrent_dropout, zoneout, recompute, engine, allow_tf32: as of `LSTM`.
     """
 
-    orders: tuple[int, ...]
+    orders: tuple[int, ...] = (1,)
 
     def __init__(self, *args: Any, orders: tuple[int, ...] = (1,), **options: Any) -> None:
         self._choose(differential_cell(orders, True), orders=orders)
@@ -89,7 +89,7 @@ class IndRNN(_Variant):
         zoneout, recompute, engine, allow_tf32: as of `LSTM`. There is no recurrent product for recurrent_dropout.
     """
 
-    nonlinearity: str
+    nonlinearity: str = "relu"
 
     def __init__(self, *args: Any, nonlinearity: str = "relu", **options: Any) -> None:
         self._choose(indrnn_cell(nonlinearity), nonlinearity=nonlinearity)
@@ -107,7 +107,7 @@ class MinGRU(_Variant):
         zoneout, recompute, engine, allow_tf32: as of `LSTM`. There is no recurrent product for recurrent_dropout.
     """
 
-    candidate: str
+    candidate: str = "linear"
 
     def __init__(self, *args: Any, candidate: str = "linear", **options: Any) -> None:
         self._choose(min_gru_cell(candidate), candidate=candidate)
@@ -125,7 +125,7 @@ class MinLSTM(_Variant):
         zoneout, recompute, engine, allow_tf32: as of `LSTM`. There is no recurrent product for recurrent_dropout.
     """
 
-    candidate: str
+    candidate: str = "linear"
 
     def __init__(self, *args: Any, candidate: str = "linear", **options: Any) -> None:
         self._choose(min_lstm_cell(candidate), candidate=candidate)
@@ -143,7 +143,7 @@ class SRU(_Variant):
         zoneout, recompute, engine, allow_tf32: as of `LSTM`. There is no recurrent product for recurrent_dropout.
     """
 
-    nonlinearity: str
+    nonlinearity: str = "identity"
 
     def __init__(self, *args: Any, nonlinearity: str = "identity", **options: Any) -> None:
         self._choose(sru_cell(nonlinearity), nonlinearity=nonlinearity)
