@@ -25,7 +25,7 @@ from recurra.demo.variants.common import Array, Measure
 
 SUMMARY = "MultiplicativeLSTM: the next character of Python's help topics, in bits of held-out text"
 BITS = Measure("bits", ".3f", more_is_better=False)
-MAX_BITS = 2.0  # of the multiplicative LSTM, after as many epochs as Settings has
+MAX_BITS = 1.85  # of the multiplicative LSTM, after as many epochs as Settings has
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Settings:
     embedding: int = 64
     hidden: int = 192
     streams: int = 32
-    steps: int = 64
-    rate: float = 5e-3
-    epochs: int = 3
+    steps: int = 32
+    rate: float = 3e-3
+    epochs: int = 5
     seed: int = 0
 
 
@@ -112,5 +112,5 @@ def run(path: Path, epochs: int | None, settings: Settings | None = None, text: 
     print(f"{time.perf_counter() - start:.1f} s in all.")
     if results[0].score <= MAX_BITS or count < Settings.epochs:
         return 0
-    print(f"FAILED: the multiplicative LSTM is expected to need {MAX_BITS} bits, got {results[0].score:.3f}")
+    print(f"FAILED: the multiplicative LSTM is expected to need at most {MAX_BITS} bits, got {results[0].score:.3f}")
     return 1
