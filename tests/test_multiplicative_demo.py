@@ -49,7 +49,8 @@ def test_states_carry_on_but_not_into_the_next_epoch() -> None:
     first, second, *_ = multiplicative.pieces(TEXT.train, TINY)
     losses = [model.gradients(piece)[0] for piece in (first, second, first, second._replace(first=True))]
     assert losses[2] == losses[0] and losses[3] != losses[1]
-    both = multiplicative.Piece(*(np.concatenate([a, b]) for a, b in zip(first[:2], second[:2], strict=True)), True)
+    letters, following = (np.concatenate([first[k], second[k]]) for k in (0, 1))
+    both = multiplicative.Piece(letters, following, True)
     assert model.gradients(both)[0] == pytest.approx((losses[0] + losses[1]) / 2, rel=1e-5)
 
 

@@ -129,7 +129,7 @@ def test_copies_compute_the_same_and_are_independent(kind: str, way: str) -> Non
 
 @pytest.mark.parametrize("shift", [-2000.0, 0.0, 100.0])
 def test_second_order_of_a_min_lstm_is_finite_however_small_its_gates(shift: float) -> None:
-    rnn = recurra.torch.MinLSTM(1, 1, dtype=torch.float64)
+    rnn: Any = recurra.torch.MinLSTM(1, 1, dtype=torch.float64)
     with torch.no_grad():
         rnn.weight_ih_l0.zero_()
         rnn.bias_ih_l0.copy_(torch.tensor([shift, shift, 3.0]))
