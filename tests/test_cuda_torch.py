@@ -30,6 +30,7 @@ from torch_modules import (
     make_input,
     make_state,
     module,
+    noise_of,
     normal,
     pair,
     rnn_utils,
@@ -141,7 +142,7 @@ def test_dropout_between_layers(gpu: Gpu) -> None:
 @pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
 def test_the_exact_engine_has_the_bits_of_the_cpu(gpu: Gpu, kind: str, dtype: Any, form: str) -> None:
     zoneout = (0.2, 0.3) if kind in ("lstm", "peephole") else 0.2
-    options = {"zoneout": zoneout, "recurrent_dropout": 0.25, "batch_first": form == "batch_first", "dtype": dtype}
+    options = {**noise_of(kind), "zoneout": zoneout, "batch_first": form == "batch_first", "dtype": dtype}
     layer = module(kind, **DEEP, **options, engine="exact")
     for training in (True, False):
         layer.train(training)

@@ -23,6 +23,7 @@ from torch_modules import (
     make_input,
     make_state,
     module,
+    noise_of,
     normal,
     pair,
     rnn_utils,
@@ -111,14 +112,11 @@ def test_gradgradcheck_of_every_cell(kind: str) -> None:
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True, check_forward_ad=True, check_batched_grad=True)
 
 
-NOISY = {"recurrent_dropout": 0.3, "zoneout": 0.4}
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
 def test_the_equations_are_the_core_with_what_is_left_out(kind: str, training: bool) -> None:
     """Forward mode runs them: its values, with one seed, must be the core's. Lengths, zoneout, dropout and all."""
-    layer = module(kind, num_layers=2, bidirectional=True, dropout=0.2, **NOISY).train(training)
+    layer = module(kind, num_layers=2, bidirectional=True, dropout=0.2, **noise_of(kind)).train(training)
     x, hx = make_input(""), make_state(layer, "")
     found = []
     for forward in (False, True):

@@ -23,6 +23,7 @@ from torch_modules import (
     make_input,
     make_state,
     module,
+    noise_of,
     normal,
     pair,
     rnn_utils,
@@ -97,7 +98,7 @@ def test_other_dtypes_agree_with_float64(kind: str, form: str, dtype: Any) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
 def test_the_exact_engine_has_the_bits_of_the_cpu_there_and_back(kind: str, dtype: Any) -> None:
-    layer = module(kind, **DEEP, dtype=dtype, engine="exact", recurrent_dropout=0.25, zoneout=0.1)
+    layer = module(kind, **DEEP, dtype=dtype, engine="exact", **noise_of(kind))
     results = []
     for device in ("cpu", DEVICE, "cpu"):
         layer.to(device)

@@ -27,6 +27,7 @@ from torch_modules import (
     make_input,
     make_state,
     module,
+    noise_of,
     normal,
     pair,
     run,
@@ -129,7 +130,7 @@ def seeded(function: Any, *arguments: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
 def test_recurrent_dropout_and_zoneout_are_those_of_the_layer(kind: str, recompute: bool) -> None:
     name, options = (KINDS | OWN_KINDS)[kind]
-    both: dict[str, Any] = {"num_layers": 2, "bidirectional": True, **NOISE}
+    both: dict[str, Any] = {"num_layers": 2, "bidirectional": True, **noise_of(kind)}
     ours = module(kind, recompute=recompute, **both)
     layer = getattr(recurra, name)(I, H, dtype="float64", **options, **both)
     layer.load_state_dict(ours.state_dict())

@@ -33,6 +33,7 @@ from torch_modules import (
 
 import recurra
 from recurra import _core
+from recurra._cells import CELLS
 from recurra.packed import CpuPacked
 
 torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
@@ -173,14 +174,15 @@ def test_one_step_packs_nothing_and_has_the_layers_bits(kind: str, dtype: str, m
         for batch in ((), (1,)):
             x = normal(1, *batch, size).to(ours.weight_ih_l0.dtype)
             state: Any = normal(rows, *batch, output, seed=1).to(x.dtype)
-            if name == "LSTM":
-                state = state, normal(rows, *batch, hidden, seed=2).to(x.dtype)
+            count = len(CELLS[layer.cell].states)
+            if count > 1:
+                state = state, *(normal(rows, *batch, hidden, seed=1 + k).to(x.dtype) for k in range(1, count))
             for hx in (None, state):
                 expected = layer(x, hx)
                 packs = count_packs(monkeypatch)
                 with torch.no_grad():
                     assert_same_bits([t.numpy() for t in tensors(ours(x, hx))], expected)
-                    if name == "LSTM" and hx is not None:
+                    if count > 1 and hx is not None:
                         assert_same_bits([t.numpy() for t in tensors(ours(x, list(hx)))], expected)
                 assert len(packs) <= 1  # a list is out of the ordinary, and goes the long way
                 monkeypatch.undo()

@@ -9,6 +9,7 @@ import pytest
 from checks import states
 
 import recurra
+from recurra._cells import CELLS
 
 torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
 torch.set_num_threads(1)  # these shapes are small: more would only get into each other's way
@@ -35,6 +36,20 @@ OWN_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "coupled_clipped": ("LSTM", {"coupled": True, "cell_clip": 0.3}),
     "f_from_i_peephole_projected": ("LSTM", {"coupled": "f_from_i", "peephole": True, "proj_size": 2}),
     "sigmoid": ("RNN", {"nonlinearity": "sigmoid"}),
+    "multiplicative": ("MultiplicativeLSTM", {}),
+    "multiplicative_paper": ("MultiplicativeLSTM", {"form": "paper"}),
+    "multiplicative_output": ("MultiplicativeLSTM", {"form": "paper", "bias_at": "output"}),
+    "differential": ("DifferentialRNN", {}),
+    "differential_0": ("DifferentialRNN", {"orders": (0,)}),
+    "differential_012": ("DifferentialRNN", {"orders": (0, 1, 2)}),
+    "indrnn": ("IndRNN", {}),
+    "indrnn_tanh": ("IndRNN", {"nonlinearity": "tanh"}),
+    "min_gru": ("MinGRU", {}),
+    "min_gru_positive": ("MinGRU", {"candidate": "positive"}),
+    "min_lstm": ("MinLSTM", {}),
+    "min_lstm_positive": ("MinLSTM", {"candidate": "positive"}),
+    "sru": ("SRU", {}),
+    "sru_tanh": ("SRU", {"nonlinearity": "tanh"}),
 }
 FORMS = ("time_major", "batch_first", "unbatched", "packed", "packed_sorted")
 LENGTHS = [3, 5, 1, 3]
@@ -68,7 +83,14 @@ def make_state(layer: Any, form: str) -> Any:
     batch = () if form == "unbatched" else (B,)
     stack = layer.num_layers * (2 if layer.bidirectional else 1)
     h = normal(stack, *batch, layer.proj_size or H, seed=1)
-    return (h, normal(stack, *batch, H, seed=2)) if isinstance(layer, (torch.nn.LSTM, recurra.torch.LSTM)) else h
+    cell = getattr(layer, "_cell", "lstm" if isinstance(layer, torch.nn.LSTM) else "gru")
+    others = [normal(stack, *batch, H, seed=2 + k) for k in range(len(CELLS[cell].states) - 1)]
+    return (h, *others) if others else h
+
+
+def noise_of(kind: str) -> dict[str, Any]:
+    """What a module of this kind may leave out at random."""
+    return {"zoneout": 0.4} | ({"recurrent_dropout": 0.3} if CELLS[module(kind)._cell].recurrent_product else {})
 
 
 def leaves(value: Any) -> list[Tensor]:

@@ -7,12 +7,14 @@
 
 LSTM, GRU and RNN, and the single steps LSTMCell, GRUCell and RNNCell, are subclasses of their namesakes in torch.nn,
 with the same constructors, attributes, parameters (names, shapes, order, initial values) and results, so that
-state_dicts go both ways; and with recurra's options besides, by keyword. They run where their parameters are: on the
+state_dicts go both ways; and with recurra's options besides, by keyword. MultiplicativeLSTM, DifferentialRNN, IndRNN,
+MinGRU, MinLSTM and SRU, which torch.nn has not, are subclasses of torch.nn.RNNBase, with the parameters of their
+namesakes in `recurra`; torch.jit, torch.export and `revert` refuse them. All run where their parameters are: on the
 CPU in float32 and float64, on an NVIDIA GPU (device="cuda", .to("cuda")) also in float16 and bfloat16. They take
 
     input   [T, B, I], with batch_first [B, T, I]; [T, I] for one sequence without a batch axis; or a PackedSequence
     hx      initial state, default zeros: h_0 [L*D, B, O], for LSTMs the tuple (h_0, c_0) with c_0 [L*D, B, H], where
-            O is proj_size or else H; without a B axis if input has none
+            O is proj_size or else H; without a B axis if input has none; for others of several states their tuple
     lengths valid steps of each sequence, where input is padded: B integers in 0..T, in any order
 
 and return (output, h_n), for LSTMs (output, (h_n, c_n)): output as input with D*O in place of I, states as hx. Wrong
@@ -68,5 +70,21 @@ On a GPU (what a module keeps there is compiled at its first call, see `recurra.
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, revert
 from .modules import GRU, LSTM, RNN
+from .variants import SRU, DifferentialRNN, IndRNN, MinGRU, MinLSTM, MultiplicativeLSTM
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "convert", "revert"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SRU",
+    "DifferentialRNN",
+    "GRUCell",
+    "IndRNN",
+    "LSTMCell",
+    "MinGRU",
+    "MinLSTM",
+    "MultiplicativeLSTM",
+    "RNNCell",
+    "convert",
+    "revert",
+]

@@ -43,7 +43,7 @@ class CoreModule:
     """A mixin for torch.nn's recurrent modules, which keep parameters, attributes and their checks."""
 
     recurrent_dropout: float = 0.0
-    zoneout: float | tuple[float, float] = 0.0
+    zoneout: float | tuple[float, ...] = 0.0
     recompute: bool = False
     engine: str = "auto"
     allow_tf32: bool = False

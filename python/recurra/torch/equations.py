@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from .._cells import CELLS, Regularization
-from . import devices, noise
+from . import devices, noise, variant_equations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .._arrays import Array
+    from .._cells import Cell
 
 __all__ = ["Call", "run"]
 
@@ -80,7 +81,7 @@ def _run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor
         for direction in range(call.directions):
             lane = layer * call.directions + direction
             own = dict(zip(names, params[lane * len(names) : (lane + 1) * len(names)], strict=True))
-            initial = [part[lane] for part in state] or _zeros(cell.states, own, below)
+            initial = [part[lane] for part in state] or _zeros(cell, own, below)
             y, final = _direction(call, lane, direction == 1, below, initial, own)
             outputs.append(y)
             finals.append(final)
@@ -93,10 +94,11 @@ def _run(call: Call, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor
     return [below.transpose(0, 1) if call.batch_first else below, *stacked]
 
 
-def _zeros(states: list[tuple[str, str]], p: Mapping[str, Tensor], x: Tensor) -> list[Tensor]:
-    output = p["weight_hh"].shape[1]
-    hidden = p["weight_hr"].shape[1] if "weight_hr" in p else output
-    return [x.new_zeros((x.shape[1], hidden if dim == "hidden" else output)) for _, dim in states]
+def _zeros(cell: Cell, p: Mapping[str, Tensor], x: Tensor) -> list[Tensor]:
+    (_, blocks, *_), *_ = cell.params  # of weight_ih
+    hidden = len(p["weight_ih"]) // blocks
+    output = len(p["weight_hr"]) if "weight_hr" in p else hidden
+    return [x.new_zeros((x.shape[1], hidden if dim == "hidden" else output)) for _, dim in cell.states]
 
 
 def _direction(
@@ -107,8 +109,8 @@ def _direction(
     order = _reversal(steps, call.lengths).to(x.device) if reverse else None
     if order is not None:
         x = _in_order(x, order)
-    inputs = _linear(x, p["weight_ih"], p.get("bias_ih"))
-    step, mask = _step(call), _recurrent_mask(call, lane, rows, state[0])
+    inputs, step = variant_equations.inputs(call.cell, x, p), variant_equations.step(call.cell) or _step(call)
+    mask = _recurrent_mask(call, lane, rows, state[0])
     held = [_zoneout(call, i, lane, steps, rows, part) for i, part in enumerate(state)]
     running = None
     if call.lengths is not None:
@@ -151,7 +153,7 @@ def _recurrent_mask(call: Call, lane: int, rows: int, h: Tensor) -> Tensor | Non
 
 def _zoneout(call: Call, state: int, lane: int, steps: int, rows: int, part: Tensor) -> Callable[..., Tensor]:
     """keep(t, old, new): a state after step t, some of whose units are the old ones."""
-    kind = "zoneout_c" if state else "zoneout_h"
+    kind = noise.ZONEOUT[state]
     rate: float = getattr(call.rates, kind)
     if not rate:
         return lambda t, old, new: new

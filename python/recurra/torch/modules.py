@@ -23,6 +23,7 @@ Tensor = Any  # torch.Tensor, whose types are not there to check where torch is 
 
 # What a repr adds to torch's, unless it is default.
 _DEFAULTS: dict[str, Any] = {"nonlinearity": "tanh", "peephole": False, "coupled": False, "cell_clip": None}
+_DEFAULTS |= {"form": "standard", "bias_at": "candidate", "orders": (1,), "candidate": "linear"}
 _DEFAULTS |= {"reset": "after", "update": "keep", "recurrent_dropout": 0, "zoneout": 0, "recompute": False}
 _DEFAULTS |= {"engine": "auto", "allow_tf32": False}
 
@@ -176,6 +177,7 @@ class _Layers(CoreModule):
         """torch.nn's, and what else is not default."""
         shown = [super().extra_repr()]  # type: ignore[misc]
         for name, default in _DEFAULTS.items():
+            default = getattr(type(self), name, default)
             if (value := self.__dict__.get(name, default)) != default:
                 shown.append(f"{name}={value}")
         return ", ".join(shown)

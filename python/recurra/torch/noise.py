@@ -9,9 +9,10 @@ import numpy as np
 if TYPE_CHECKING:
     from .._arrays import Array
 
-__all__ = ["hits"]
+__all__ = ["ZONEOUT", "hits"]
 
-KINDS = {"recurrent_dropout": 1, "zoneout_h": 2, "zoneout_c": 3}
+ZONEOUT = ("zoneout_h", "zoneout_c", "zoneout_third", "zoneout_fourth")  # of the states
+KINDS = {kind: 1 + k for k, kind in enumerate(("recurrent_dropout", *ZONEOUT))}
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
