@@ -19,7 +19,7 @@ import pytest
 from checks import Array
 
 import recurra
-from recurra import functional, training
+from recurra import functional, graph, training
 from recurra.heads import HeadTape
 
 Make = Callable[[], Any]
@@ -42,6 +42,23 @@ def initial_state() -> recurra.InitialState:
     return recurra.InitialState(N, lstm(), seed=0)
 
 
+def forest() -> recurra.Forest:
+    return recurra.Forest([[], [], [0, 1]], tokens=[3, 4, None], labels=[0, 1, 2])
+
+
+def match_lstm() -> recurra.MatchLSTM:
+    return recurra.MatchLSTM(N, H, seed=0)
+
+
+def rows() -> graph.Graph:
+    """Two leaves with inputs and their parent."""
+    return graph.Graph([0, 2, 3], before=[[-1, -1, 0], [-1, -1, 1]], source=[0, 1, -1])
+
+
+def network_params() -> dict[str, Array]:
+    return {name: f32(*shape) for name, shape in graph.GraphNetwork.shapes("nary_tree", N, H).items()}
+
+
 # What can be called
 
 
@@ -62,12 +79,27 @@ OBJECTS: dict[str, Make] = {
     "Stream": lambda: lstm().stream(B),
     "FrequencyTimeTape": lambda: frequency_time().forward(f32(T, B, N))[2],
     "FrequencyTimeStream": lambda: frequency_time().stream(B),
+    "Forest": forest,
+    "TreeTape": lambda: recurra.TreeLSTM(N, H, seed=0).forward(forest(), f32(2, N))[2],
+    "MatchTape": lambda: match_lstm().forward(f32(T, B, N), f32(T, B, N))[2],
+    "GridTape": lambda: recurra.MultidimensionalLSTM(N, H, directions=1, seed=0).forward(f32(B, 2, T, N))[1],
+    "Graph": rows,
+    "GraphNetwork": lambda: graph.GraphNetwork("nary_tree", N, H, network_params()),
+    "GraphTape": lambda: graph.GraphNetwork("nary_tree", N, H, network_params()).forward(f32(2, N), rows())[1],
 }
 # Made by the package only, and values that it checks where they are used.
-VALUES = {"Generated", "Gradients", "Regularization"}
-NOT_FOR_CALLERS = {"Packed", "Tape", "Window"} | VALUES
+VALUES = {"Generated", "Gradients", "GraphGradients", "Regularization", "TreeGradients"}
+NOT_FOR_CALLERS = {"GraphTape", "Packed", "Tape", "TreeTape", "Window"} | VALUES
 # Of two, neither of which must be given, one must.
-ALSO_NEEDED = {"Tape.backward": "dy", "FrequencyTimeTape.backward": "dy"}
+ALSO_NEEDED = {
+    "Tape.backward": "dy",
+    "FrequencyTimeTape.backward": "dy",
+    "MatchTape.backward": "d_outputs",
+    "TreeTape.backward": "d_h",
+    "TreeLSTM.__call__": "x",
+    "TreeLSTM.forward": "x",
+    "recurra.graph.Graph": "before",
+}
 # How the package's modules ask each other.
 INTERNAL = {
     "Packed.at",
@@ -109,8 +141,14 @@ def methods(name: str, make: Make) -> Iterator[Target]:
         if isinstance(value, property):
             if value.fset:
                 yield Target(full, partial(setter, make, attribute), (attribute,), (attribute,))
-        elif callable(getattr(make(), attribute)):
+        elif callable(getattr(make(), attribute)) and not only_refuses(getattr(make(), attribute)):
             yield target(full, partial(method, make, attribute))
+
+
+def only_refuses(function: Callable[..., Any]) -> bool:
+    """Whether it takes whatever it is given, as `stream` and `quantize` of layers that have none do, to say so."""
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    return kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def method(make: Make, attribute: str) -> Any:
@@ -181,14 +219,33 @@ PARAMS: dict[str, Make] = {
     "embedding": lambda: recurra.Embedding(7, N, seed=0),
     "start": lambda: 1,
     "max_length": lambda: 3,
+    "children": lambda: [[], [0]],
+    "trees": lambda: [(3, 4)],
+    "text": lambda: "(not bad)",
+    "forests": lambda: [forest(), forest()],
+    "forest": forest,
+    "premise": lambda: f32(T, B, N),
+    "hypothesis": lambda: f32(T, B, N),
+    "d_outputs": lambda: f32(T, B, H),
+    "d_h": lambda: f32(3, H),
+    "fronts": lambda: [0, 1, 2],
+    "before": lambda: [[-1, 0]],
+    "graph": rows,
+    "d_states": lambda: (f32(3, H), None),
 }
+
+
+def parameters(kind: Any) -> Make:
+    return lambda: kind(N, H, seed=0).state_dict()
+
+
 PARTICULAR: dict[str, Make] = {
     "recurra.functional.gru params": lambda: recurra.GRU(N, H, seed=0).state_dict(),
     "recurra.functional.rnn params": lambda: recurra.RNN(N, H, seed=0).state_dict(),
     "GRU.load_state_dict state_dict": lambda: recurra.GRU(N, H, seed=0).state_dict(),
     "RNN.load_state_dict state_dict": lambda: recurra.RNN(N, H, seed=0).state_dict(),
     **{
-        key: lambda kind=kind: kind(N, H, seed=0).state_dict()
+        key: parameters(kind)
         for name, kind in (
             ("multiplicative_lstm", recurra.MultiplicativeLSTM),
             ("differential_rnn", recurra.DifferentialRNN),
@@ -210,14 +267,46 @@ PARTICULAR: dict[str, Make] = {
     "SGD params": lambda: {"w": f32(3)},
     "Adam params": lambda: {"w": f32(3)},
     "HeadTape.backward dy": lambda: f32(2, H),
+    "GridTape.backward dy": lambda: f32(B, 2, T, H),
     "Packed.parameter name": lambda: "weight_ih_l0",
     "recurra.training.windows x": lambda: f32(T, N),
+    **{
+        f"{kind.__name__}.load_state_dict state_dict": parameters(kind)
+        for kind in (
+            recurra.GridLSTM,
+            recurra.LeafModule,
+            recurra.MatchLSTM,
+            recurra.MultidimensionalLSTM,
+            recurra.TreeLSTM,
+        )
+    },
+    **{
+        f"{name}.{method} x": partial(f32, *shape)
+        for name, shape in (
+            ("GraphNetwork", (2, N)),
+            ("GridLSTM", (B, 2, T, N)),
+            ("LeafModule", (2, N)),
+            ("MultidimensionalLSTM", (B, 2, T, N)),
+            ("TreeLSTM", (2, N)),
+        )
+        for method in ("__call__", "forward")
+    },
+    "recurra.graph.GraphNetwork cell": lambda: "nary_tree",
+    "GraphNetwork.shapes cell": lambda: "nary_tree",
+    "recurra.graph.GraphNetwork params": network_params,
 }
 
 
 # What errors call an argument instead; and arguments that a wrong value may make wrong, being right itself.
 CALLED = {"recurra.training.check_finite array": "y"}
-DISAGREES = {"y": "target", "logits": "targets", "steps": "lengths", "array": "time_axis"}
+DISAGREES = {
+    "y": "target",
+    "logits": "targets",
+    "steps": "lengths",
+    "array": "time_axis",
+    "fronts": "before",
+    "input_size": "params",
+}
 
 
 def valid(name: str, parameters: tuple[str, ...]) -> dict[str, Any]:
@@ -298,7 +387,10 @@ WRONG: dict[str, Make] = {
     "list of floats": lambda: [1.0, 2.0],
     "list of text": lambda: ["a", "b"],
     "list of huge": lambda: [2**70, -(2**70)],
+    "0 and 2**40": lambda: [0, 2**40],
     "list of None": lambda: [None, None],
+    "rows of bool and int": lambda: [[True, 1], [1, 1]],
+    "rows of floats": lambda: [[1.0, 1.0], [1.0, 1.0]],
     "ragged list": lambda: [[1], [1, 2]],
     "pair": lambda: (None, None),
     "pair of 2": lambda: (2.0, 2.0),
@@ -349,6 +441,7 @@ WRONG: dict[str, Make] = {
     "hostile eq": hostile("__eq__", "__hash__"),
     "hostile iter": hostile("__iter__", "__len__", "__getitem__"),
     "hostile attributes": hostile("__getattr__"),
+    "hostile detach": hostile("detach"),
     "disguised as an array": hostile(__class__=property(lambda self: np.ndarray)),
 }
 
@@ -358,8 +451,10 @@ FLAG = {"True", "False", "np.True_"}
 COUNT = {"2**40", "2**70", "10**400"}  # as many as there are
 CHANCE = {"0", "1.0", "1e-60"}
 POSITIVE = {"1.0", "1e-60", "2**40", "2**70"}
+SYMBOLS = {"generator", "list of text", "list of huge", "list of None", "pair", "two integers", "two negative"}
+SYMBOLS |= {"two uint64", "texts", "0 and 2**40"}
 RIGHT: dict[str, set[str]] = {
-    **dict.fromkeys(("backward", "batch_first", "bias", "bidirectional", "input_grad", "peephole", "recompute"), FLAG),
+    **dict.fromkeys(("backward", "batch_first", "bias", "bidirectional", "input_grad", "recompute"), FLAG),
     "bidirectional_frequency": FLAG,
     **dict.fromkeys(("dropout", "recurrent_dropout", "zoneout"), CHANCE),
     **dict.fromkeys(("batch", "head", "into", "out", "state", "precision", "beams", "first_input", "top_k"), NONE),
@@ -380,7 +475,7 @@ RIGHT: dict[str, set[str]] = {
     "grads": {"empty mapping", "empty list", "empty tuple"},  # nothing to clip
     "params": {"empty mapping"},  # of an optimiser
     "rng": {"None", "0", "2**40"},
-    "seed": {"None", "0", *COUNT, "empty list", "empty tuple", "list of one"},
+    "seed": {"None", "0", *COUNT, "empty list", "empty tuple", "list of one", "0 and 2**40"},
     "keep": {"empty list", "empty tuple"},
     "lengths": {"None", "two integers", "list of one", "empty list", "empty tuple"},  # as many as `step_mask` is given
     "rows": {"None", "two booleans", "list of one", "empty list", "empty tuple"},
@@ -391,6 +486,22 @@ RIGHT: dict[str, set[str]] = {
     "allow_tf32": {"None", "False"},
     "device": set(),
     "name": {"text", "empty text", "dtype"},  # what `check_finite` is to call an array
+    **dict.fromkeys(("gate_output", "proj_m", "residual", "return_attention", "shared_encoders"), FLAG),
+    **dict.fromkeys(("tied", "tied_depth"), FLAG),
+    **dict.fromkeys(("attention_size", "d_c", "d_last", "depth", "dimensions", "input", "leaf_states"), NONE),
+    **dict.fromkeys(("children", "sizes", "vocabulary"), NONE),
+    **dict.fromkeys(("dims", "input_size"), ZERO),  # with a depth; of trees whose leaves have states
+    **dict.fromkeys(("premise_lengths", "hypothesis_lengths"), NONE | {"two integers"}),
+    "source": {"None", "two integers", "0 and 2**40"},  # how many rows x has is known later
+    "peephole": FLAG | {"None"},
+    "priority": {"None", "two booleans", "empty list", "empty tuple", "list of one"},
+    "non_lstm": {"None", "empty mapping"},
+    "given": {"None", "pair", "list of None"},
+    "d_states": {"pair", "list of None"},
+    "unknown": {"None", "0", "2**40"},
+    "tokens": SYMBOLS | {"None"},
+    "labels": SYMBOLS | FLAG | {"None"},
+    "trees": SYMBOLS | {"list of one", "ragged list"},
     "array": {"vector", "matrix", "3-d", "7-d", "empty", "empty 3-d", "two floats", "float64"},
     "x": {"matrix", "matrix object"},  # of `windows`, which takes any dtype
     "y": {"3-d", "float64"},  # of poolings
@@ -407,7 +518,7 @@ def fault(t: Target, parameter: str, label: str, make: Make, right: set[tuple[st
             next(result, None)
     except (TypeError, ValueError, MemoryError) as error:
         names = {parameter, CALLED.get(f"{t.name} {parameter}"), DISAGREES.get(parameter)} - {None}
-        named = parameter in str(error) or any(str(error).startswith(f"{name}:") for name in names)
+        named = parameter in str(error) or any(re.match(rf"{name}[\[: ]", str(error)) for name in names)
         return None if named else f"{call}: {type(error).__name__} names no {parameter}: {error}"
     except Exception as error:
         return f"{call}: {type(error).__name__}: {error}"
@@ -430,12 +541,19 @@ def faults(found: list[Target]) -> tuple[list[str], set[tuple[str, str]]]:
 
 
 EVERYTHING = [
-    *targets(recurra, functional, training),
+    *targets(recurra, functional, training, graph),
     *methods("HeadTape", head_tape),
     *methods("FrequencyTimeTape", OBJECTS["FrequencyTimeTape"]),
     *methods("FrequencyTimeStream", OBJECTS["FrequencyTimeStream"]),
     target("last_step backward", lambda: pooled(training.last_step)),
     target("max_over_time backward", lambda: pooled(training.max_over_time)),
+    *methods("GridTape", OBJECTS["GridTape"]),
+    *methods("MatchTape", OBJECTS["MatchTape"]),
+    # With options that make others mean something.
+    target("Forest.token_indices of words", lambda: partial(forest().token_indices, {3: 0, 4: 1})),
+    target("GridLSTM of a depth", lambda: partial(recurra.GridLSTM, depth=2)),
+    target("GraphNetwork.shapes of a grid", lambda: partial(graph.GraphNetwork.shapes, "grid")),
+    target("TreeLSTM of places", lambda: partial(recurra.TreeLSTM, kind="n_ary")),
 ]
 
 
@@ -448,6 +566,49 @@ def test_right_values_are_taken_and_wrong_ones_refused_by_name(t: Target, restor
 def test_no_value_is_called_right_that_none_takes(restore_threads: None) -> None:
     _, right = faults(EVERYTHING)
     assert {(parameter, label) for parameter, labels in RIGHT.items() for label in labels} == right
+
+
+OF_PARAMETERS = [
+    t
+    for t in EVERYTHING
+    if {"params", "state_dict"} & set(t.required) and not re.match(r"(recurra\.training|SGD|Adam)\b", t.name)
+]
+
+
+@pytest.mark.parametrize(
+    "label", ["hostile attributes", "hostile detach", "hostile dlpack", "None", "text", "objects", "0-d"]
+)
+@pytest.mark.parametrize("t", OF_PARAMETERS, ids=[t.name for t in OF_PARAMETERS])
+def test_wrong_values_among_the_parameters_are_refused_by_name(t: Target, label: str) -> None:
+    arguments = valid(t.name, t.required)
+    given = "params" if "params" in arguments else "state_dict"
+    for name in arguments[given]:
+        wrong = arguments | {given: arguments[given] | {name: WRONG[label]()}}
+        with pytest.raises((TypeError, ValueError)) as error:
+            t.get()(**wrong)
+        assert all(part in str(error.value) for part in name.split("."))
+
+
+def refusing() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """What `methods` leaves out."""
+    for name in recurra.__all__:
+        value = getattr(recurra, name)
+        if inspect.isclass(value) and name not in VALUES:
+            made_one = (OBJECTS.get(name) or partial(made, value))()
+            for attribute in ("stream", "quantize"):
+                if hasattr(made_one, attribute) and only_refuses(getattr(made_one, attribute)):
+                    yield f"{name}.{attribute}", getattr(made_one, attribute)
+
+
+def test_what_a_layer_has_not_says_so() -> None:
+    found = dict(refusing())
+    layers = ("GridLSTM", "MatchLSTM", "MultidimensionalLSTM", "TreeLSTM")
+    assert set(found) == {f"{layer}.{name}" for layer in layers for name in ("stream", "quantize")}
+    for title, function in found.items():
+        layer, _, name = title.partition(".")
+        for arguments, named in (((), {}), ((1,), {}), (("int8",), {"keep": ()})):
+            with pytest.raises(TypeError, match=rf"^{name}: .*{layer}"):
+                function(*arguments, **named)
 
 
 def careless(x: Any, k1: int = 1, dropout: float = 0.0) -> Any:

@@ -153,7 +153,12 @@ def batched(array: Array, batch_first: bool = False) -> Array:
 
 def detached(value: Any) -> Any:
     """A parameter without its history: those of torch modules require grad, which inference may ignore."""
-    return value.detach() if type(value) is not np.ndarray and hasattr(value, "detach") else value
+    if type(value) is np.ndarray or not offers(value, "detach"):
+        return value
+    try:
+        return value.detach()
+    except Exception:  # whatever an object of another kind raises; `as_array` says what it is
+        return value
 
 
 def unwrapped(states: list[Any]) -> Any:
@@ -273,7 +278,7 @@ def require_rows(name: str, batch: int) -> None:
 
 
 def offers(value: object, protocol: str) -> bool:
-    """Whether it has an attribute "__dlpack__" or "__cuda_array_interface__"."""
+    """Whether it has an attribute of this name: "__dlpack__", "__cuda_array_interface__", "detach"."""
     try:
         return hasattr(value, protocol)
     except Exception:  # whatever the caller's __getattr__ raises

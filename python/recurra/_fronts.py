@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import as_array
+from ._arrays import as_array, vector
 from ._options import shown
 
 if TYPE_CHECKING:
@@ -67,19 +67,23 @@ def checked_sizes(sizes: Any, shape: tuple[int, ...]) -> Array | None:
         raise ValueError(f"x: expected at least one sample and no empty axis, got {list(shape)} nodes")
     if sizes is None:
         return None
-    try:
-        array = np.array(sizes) if isinstance(sizes, (list, tuple)) else as_array("sizes", sizes)
-    except ValueError as error:  # ragged
-        raise ValueError(f"sizes: expected {shape[0]} rows of {len(shape) - 1} integers: {error}") from error
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"sizes: expected integers, got {array.dtype}")
-    if array.shape != (shape[0], len(shape) - 1):
-        raise ValueError(f"sizes: expected shape [{shape[0]}, {len(shape) - 1}], got {list(array.shape)}")
-    own = array.astype(np.int64)  # copied first: what is checked is what is used
+    batch, dims = shape[0], len(shape) - 1
+    if isinstance(sizes, (list, tuple)):
+        if len(sizes) != batch:
+            raise ValueError(f"sizes: expected {batch} rows of {dims} integers, got {len(sizes)}")
+        rows: Any = [vector(f"sizes[{sample}]", row, dims) for sample, row in enumerate(sizes)]
+        own = np.array([row.astype(np.int64) for row in rows])
+    else:
+        rows = as_array("sizes", sizes)
+        if rows.dtype.kind not in "iu":
+            raise TypeError(f"sizes: expected integers, got {rows.dtype}")
+        if rows.shape != (batch, dims):
+            raise ValueError(f"sizes: expected shape [{batch}, {dims}], got {list(rows.shape)}")
+        own = rows.astype(np.int64)  # copied first: what is checked is what is used
     wrong = (own < 1) | (own > shape[1:])
     if wrong.any():
         sample = int(wrong.any(1).argmax())
         raise ValueError(
-            f"sizes: expected 1..{list(shape[1:])}, got {shown(array[sample].tolist())} for sample {sample}"
+            f"sizes: expected 1..{list(shape[1:])}, got {shown(rows[sample].tolist())} for sample {sample}"
         )
     return None if (own == shape[1:]).all() else own

@@ -90,8 +90,7 @@ class GridLayer(_Head):
     def _keep(self, options: dict[str, Any], shapes: dict[str, tuple[int, ...]], device: str, dtype: DTypeLike) -> None:
         """Fix the layer's attributes, among them where it runs and its parameters' shapes."""
         kind = type(self).__name__
-        if device != "cpu":
-            placement(device, "float32")  # whose error names what is no device at all
+        if placement(device, "float32").gpu is not None:
             raise ValueError(f"device: expected 'cpu', for {kind} has no GPU kernels, got {shown(device)}")
         place = placement(device, dtype)
         size = sum(map(math.prod, shapes.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -195,6 +195,16 @@ def noise_seed(rng: Any) -> int | None:
     if not 0 <= rng < 1 << 64:
         raise ValueError(f"rng: expected an integer in 0..2**64-1, got {rng}")
     return int(rng)
+
+
+def items(name: str, value: Any, what: str) -> list[Any]:
+    """`value`, an iterable in an order that means something, read once; errors expect "a list" and `what`."""
+    if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected a list{what}, got {shown(value)}")
+    try:
+        return list(value)
+    except Exception as error:  # whatever the caller's iterator raises
+        raise TypeError(f"{name}: cannot be read: {error!r}") from error
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ._arrays import as_array, vector
 from ._fixed import Fixed
-from ._options import flag, integer, shown
+from ._options import flag, integer, items, shown
 
 if TYPE_CHECKING:
     from ._arrays import Array, Input
@@ -133,10 +133,8 @@ class Forest(Fixed):
             TypeError: something else than tuples, lists, strings, integers and None.
             ValueError: no trees, an empty tuple or list, or a list that contains itself.
         """
-        if isinstance(trees, (str, bytes)) or not isinstance(trees, Iterable):
-            raise TypeError(f"trees: expected a list of trees, got {shown(trees)}")
         builder = _Builder()
-        for number, tree in enumerate(trees):
+        for number, tree in enumerate(items("trees", trees, " of trees")):
             builder.add_nested(f"trees[{number}]", tree)
         if not builder.children:
             raise ValueError("trees: expected at least one tree, got none")
@@ -186,8 +184,8 @@ class Forest(Fixed):
             TypeError: something is not a forest.
             ValueError: there are none.
         """
-        parts = list(forests) if isinstance(forests, Iterable) else None
-        if parts is None or not all(isinstance(part, Forest) for part in parts):
+        parts = items("forests", forests, " of forests")
+        if not all(isinstance(part, Forest) for part in parts):
             raise TypeError(f"forests: expected a list of forests, got {shown(forests)}")
         if not parts:
             raise ValueError("forests: expected at least one, got none")
@@ -229,14 +227,15 @@ class Forest(Fixed):
 
         Args:
             vocabulary: tokens to indices >= 0; default: the tokens are integers, or strings of digits.
-            unknown: index of tokens that `vocabulary` lacks; default: they are an error.
+            unknown: index >= 0 of tokens that `vocabulary` lacks; default: they are an error.
 
         Returns:
             [N] if all nodes have a token, [L] if the leaves and no others have.
 
         Raises:
-            ValueError: neither is so, or an unknown token.
-            TypeError: a token that is no number, without a vocabulary.
+            ValueError: neither is so, an unknown token, an index that int64 does not hold, or `unknown` without a
+                vocabulary.
+            TypeError: a token that is no number, without a vocabulary; a vocabulary that is no mapping.
         """
         missing = [node for node, token in enumerate(self.tokens) if token is None]
         nodes = self.leaves if missing else np.arange(self.num_nodes)
@@ -462,9 +461,7 @@ def _symbol(name: str, value: Any) -> Symbol:
 def _symbols(name: str, values: Any, count: int) -> tuple[Symbol, ...]:
     if values is None:
         return (None,) * count
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected a list, one for each node, got {shown(values)}")
-    found = tuple(_symbol(name, value) for value in values)
+    found = tuple(_symbol(name, value) for value in items(name, values, ", one for each node"))
     if len(found) != count:
         raise ValueError(f"{name}: expected {count}, one for each node, got {len(found)}")
     return found
@@ -472,17 +469,29 @@ def _symbols(name: str, values: Any, count: int) -> tuple[Symbol, ...]:
 
 def _indices(name: str, symbols: Sequence[Symbol], vocabulary: Mapping[Any, int] | None, unknown: int | None) -> Array:
     if vocabulary is None:
+        if unknown is not None:
+            raise ValueError(f"unknown: expected None without a vocabulary, got {shown(unknown)}")
         return np.array([_number(name, symbol) for symbol in symbols], np.int64)
     if not isinstance(vocabulary, Mapping):
         raise TypeError(f"vocabulary: expected a mapping of symbols to indices, got {shown(vocabulary)}")
-    other = None if unknown is None else integer("unknown", unknown, 0)
+    other = None if unknown is None else _index("unknown", unknown)
     found = []
     for symbol in symbols:
-        index = vocabulary.get(symbol, other)
+        try:
+            index = vocabulary.get(symbol, other)
+        except Exception as error:  # whatever the caller's mapping raises
+            raise TypeError(f"vocabulary: cannot be read: {error!r}") from error
         if index is None:
             raise ValueError(f"{name}: expected symbols of the vocabulary, got {shown(symbol)}")
-        found.append(integer(f"vocabulary[{shown(symbol)}]", index, 0))
+        found.append(_index(f"vocabulary[{shown(symbol)}]", index))
     return np.array(found, np.int64)
+
+
+def _index(name: str, value: Any) -> int:
+    index = integer(name, value, 0)
+    if index >= 1 << 63:
+        raise ValueError(f"{name}: expected an index that int64 holds, got {shown(index)}")
+    return index
 
 
 def _number(name: str, symbol: Symbol) -> int:

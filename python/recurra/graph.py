@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import check, contiguous, empty, memory_for, vector
+from ._arrays import as_array, check, contiguous, detached, empty, memory_for, require_memory, vector
 from ._fixed import Fixed
-from ._options import choice, flag, float_dtype, integer, mapping
+from ._options import choice, flag, float_dtype, integer, items, mapping
 from ._parameters import checked_parameters
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Graph(Fixed):
 
     Raises:
         TypeError, ValueError: something is not as described.
+        MemoryError: so many rows would not fit this machine; nothing has been allocated.
     """
 
     rows: int
@@ -93,13 +94,14 @@ class Graph(Fixed):
     ) -> None:
         if (before is None) == (children is None):
             raise ValueError(f"before, children: expected one of them, got {'neither' if before is None else 'both'}")
-        front_starts = _int64(vector("fronts", fronts, None))
+        front_starts = _int64("fronts", fronts, None)
         if not len(front_starts) or front_starts[0] < 0 or (np.diff(front_starts) < 0).any():
             raise ValueError("fronts: expected at least one number, none below 0, ascending")
         rows, given = int(front_starts[-1]), int(front_starts[0])
+        require_memory("fronts", 3 * rows * front_starts.itemsize)  # start, sources, and a slot or children
         # The first row of each row's front: what it depends on lies before. Given rows depend on nothing.
         start = np.repeat(np.concatenate(([0], front_starts[:-1])), np.diff(front_starts, prepend=0))
-        sources = np.full(rows, -1) if source is None else _int64(vector("source", source, rows))
+        sources = np.full(rows, -1) if source is None else _int64("source", source, rows)
         _check_once("source", sources, None, "row of x", "feeds")
         if (sources[:given] >= 0).any():
             raise ValueError("source: expected -1 for given rows, whose states are known")
@@ -133,17 +135,20 @@ def _rebuilt(fronts: Array, before: Array | None, source: Array, children: tuple
     return Graph(fronts, before, source, children=children)
 
 
-def _int64(array: Array) -> Array:
+def _int64(name: str, value: Any, size: int | None) -> Array:
+    array = vector(name, value, size)
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError("graph: expected numbers that int64 holds")
+        raise ValueError(f"{name}: expected numbers that int64 holds, got {array.max()}")
     return np.array(array, np.int64, order="C")
 
 
 def _slots(before: Any, rows: int) -> Array:
     """[S, N], read slot by slot, so that errors say which is wrong."""
-    if not isinstance(before, (list, tuple, np.ndarray)):
-        raise TypeError(f"before: expected an array [S, {rows}] of integers, got {type(before).__name__}")
-    slots = [_int64(vector(f"before[{s}]", row, rows)) for s, row in enumerate(before)]
+    if not isinstance(before, (list, tuple)):
+        before = as_array("before", before)
+        if before.ndim != 2:
+            raise ValueError(f"before: expected shape [S, {rows}], got {list(before.shape)}")
+    slots = [_int64(f"before[{s}]", row, rows) for s, row in enumerate(before)]
     if not 0 < len(slots) <= _MAX_SLOTS:
         raise ValueError(f"before: expected 1 to {_MAX_SLOTS} slots, got {len(slots)}")
     return np.stack(slots)
@@ -152,8 +157,8 @@ def _slots(before: Any, rows: int) -> Array:
 def _child_lists(children: Any, rows: int) -> tuple[Array, Array]:
     if not isinstance(children, tuple) or len(children) != 2:
         raise TypeError("children: expected a tuple (first [N+1], rows [C])")
-    first = _int64(vector("children first", children[0], rows + 1))
-    listed = _int64(vector("children rows", children[1], None))
+    first = _int64("children first", children[0], rows + 1)
+    listed = _int64("children rows", children[1], None)
     if first[0] != 0 or first[-1] != len(listed) or (np.diff(first) < 0).any():
         raise ValueError(f"children first: expected ascending numbers from 0 to the number of rows, {len(listed)}")
     return first, listed
@@ -271,8 +276,9 @@ class GraphNetwork(Fixed):
         states, described = _core.graph_cell(**options)
         given = mapping("params", params)
         if dtype is None:
-            dtype = next((getattr(array, "dtype", None) for array in given.values()), "float32")
-        numbers = float_dtype("dtype" if given else "params", dtype)
+            numbers = next((_dtype(name, array) for name, array in given.items()), np.dtype("float32"))
+        else:
+            numbers = float_dtype("dtype", dtype)
         needed = {name: tuple(shape) for name, shape, optional in described if name in given or not optional}
         checked = checked_parameters(
             "params", given, needed, lambda name, value, shape: _copied(name, value, numbers, shape)
@@ -407,6 +413,8 @@ class GraphTape:
             TypeError, ValueError: wrong shape or dtype.
         """
         network, graph = self._network, self._graph
+        if d_states is None:
+            raise TypeError(f"d_states: expected a tuple ({', '.join(network.state_names)}), got None")
         from_states = network._checked_states("d_states", d_states, graph.rows)
         dx = None
         if flag("input_grad", input_grad) and self._inputs is not None:
@@ -441,8 +449,10 @@ def _cell_options(
         kinds, first = [], []
     else:
         wanted = {kind: kind for kind in ("lstm", "identity", "tanh", "relu")}
-        kinds = [choice("dimensions", kind, wanted) for kind in (dimensions or ["lstm"] * count)]
-        first = [False] * count if priority is None else [flag("priority", each) for each in priority]
+        given = ["lstm"] * count if dimensions is None else items("dimensions", dimensions, " of their kinds")
+        kinds = [choice("dimensions", kind, wanted) for kind in given]
+        marked = [False] * count if priority is None else items("priority", priority, " of booleans")
+        first = [flag("priority", each) for each in marked]
         if len(kinds) != count or len(first) != count:
             raise ValueError(
                 f"dimensions, priority: expected {count} each, one a slot, got {len(kinds)} and {len(first)}"
@@ -462,6 +472,10 @@ def _remade(options: dict[str, Any], parameters: dict[str, Array], dtype: np.dty
         form = "standard" if options["standard"] else "paper"
         of_grid = {"dimensions": options["dimensions"], "priority": options["priority"], "form": form}
     return GraphNetwork(options["cell"], params=parameters, dtype=dtype, **sizes, **of_grid)
+
+
+def _dtype(name: str, value: Any) -> np.dtype[Any]:
+    return float_dtype(f"params {name}", as_array(f"params {name}", detached(value)).dtype)
 
 
 def _copied(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

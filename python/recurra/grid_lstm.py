@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
+from ._arrays import require_memory
 from ._grid_layer import MAX_DIMS, GridLayer, Networks, dimensions, grid_graph
 from ._options import choice, flag, integer, shown
 from .graph import GraphNetwork
@@ -154,7 +155,10 @@ class GridLSTM(GridLayer):
         }
         rows = sum(hidden if d in linear else 4 * hidden for d in range(1 if tied else n))
         shapes: dict[str, tuple[int, ...]] = {}
-        for layer in range(1 if tied_depth else layers or 1):
+        own = 1 if tied_depth else layers or 1
+        what = f"hidden_size={shown(hidden)}, depth={shown(layers)}"
+        require_memory(what, own * rows * n * hidden * 4)  # before there is a name for each
+        for layer in range(own):
             if entry == "every":
                 shapes[f"weight_ih_l{layer}"] = (rows, inputs)
             shapes[f"weight_hh_l{layer}"] = (rows, n * hidden)
@@ -326,10 +330,15 @@ def _non_lstm(value: Any, dims: int) -> dict[int, str]:
         return {}
     if not isinstance(value, Mapping):
         raise TypeError(f"non_lstm: expected a mapping of dimensions to functions, got {shown(value)}")
-    return {
+    try:
+        given = dict(value)
+    except Exception as error:  # whatever the caller's mapping raises
+        raise TypeError(f"non_lstm: cannot be read: {error!r}") from error
+    found = {
         _dimension("non_lstm", d, dims): choice(f"non_lstm {shown(d)}", function, _ACTIVATIONS)
-        for d, function in sorted(value.items())
+        for d, function in given.items()
     }
+    return dict(sorted(found.items()))
 
 
 def _forward(
