@@ -37,7 +37,7 @@ class Settings:
     streams: int = 32
     steps: int = 32
     rate: float = 3e-3
-    epochs: int = 4
+    epochs: int = 3
     seed: int = 0
 
 
