@@ -136,7 +136,11 @@ def test_a_bad_number_gives_what_the_equations_give_and_stays_in_its_row(cell: s
     assert_same_bits(output[:2, 1], clean[:2, 1])  # nor does it travel back in time
     want, want_state = run(cell, x, layer.state_dict(), states(problem.state()))
     for a, e in zip((output, *states(state)), (want, *want_state), strict=True):
-        np.testing.assert_allclose(a, e, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        # Beside the largest number of its row: sums of huge numbers may cancel, where nothing bounds the output.
+        finite = np.isfinite(e)
+        bound = TOLERANCE[dtype] * np.maximum(1, np.abs(np.where(finite, e, 0)).max(axis=-1, keepdims=True))
+        np.testing.assert_array_equal(a[~finite], e[~finite])
+        assert (np.abs(a - e) <= 2 * bound)[finite].all()
     if np.isnan(value):
         assert np.isnan(output[2:, 1]).all()
 
