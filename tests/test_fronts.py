@@ -69,13 +69,13 @@ def test_each_sample_is_ordered_as_it_is_alone(problem: tuple[tuple[int, ...], A
 @pytest.mark.parametrize(
     ("sizes", "error", "text"),
     [
-        ([[2, 3]], ValueError, r"sizes: expected shape \[2, 2\], got \[1, 2\]"),
-        ([[2, 3], [1]], ValueError, "sizes: expected 2 rows of 2 integers"),
-        ([2, 3], ValueError, r"sizes: expected shape \[2, 2\], got \[2\]"),
+        ([[2, 3]], ValueError, "sizes: expected 2 rows of 2 integers, got 1"),
+        ([[2, 3], [1]], ValueError, r"sizes\[1\]: expected shape \[2\], got \[1\]"),
+        ([2, 3], TypeError, r"sizes\[0\]: expected a NumPy or DLPack array, got int"),
         ([[2, 3], [1, 4]], ValueError, r"sizes: expected 1..\[2, 3\], got \[1, 4\] for sample 1"),
         ([[2, 3], [0, 3]], ValueError, r"sizes: .* got \[0, 3\] for sample 1"),
         ([[2, 3], [-1, 3]], ValueError, r"sizes: .* got \[-1, 3\] for sample 1"),
-        ([[2.0, 3], [1, 3]], TypeError, "sizes: expected integers, got float64"),
+        ([[2.0, 3], [1, 3]], TypeError, r"sizes\[0\]: expected integers, got float64"),
         (np.ones((2, 2), bool), TypeError, "sizes: expected integers, got bool"),
         (7, TypeError, "sizes: expected a NumPy or DLPack array, got int"),
     ],
