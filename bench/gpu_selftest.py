@@ -45,7 +45,11 @@ def random_case(draw: random.Random, small: bool) -> Case:
         draw.random() < 0.4,
         draw.random() < 0.8,
         {"cell_clip": 0.3} if clipped else None,
-        (draw.choice((0.0, 0.5)) * (layers > 1), draw.choice((0.0, 0.0, 0.3)), draw.choice((0.0, 0.0, 0.2))),
+        (
+            draw.choice((0.0, 0.5)) * (layers > 1),
+            draw.choice((0.0, 0.0, 0.3)) * spec.recurrent,
+            draw.choice((0.0, 0.0, 0.2)),
+        ),
         lengths,
         lengths is not None and draw.random() < 0.4,
         training,
