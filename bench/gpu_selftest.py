@@ -47,7 +47,7 @@ def random_case(draw: random.Random, small: bool) -> Case:
         {"cell_clip": 0.3} if clipped else None,
         (
             draw.choice((0.0, 0.5)) * (layers > 1),
-            draw.choice((0.0, 0.0, 0.3)) * spec.recurrent,
+            draw.choice((0.0, 0.0, 0.3)) * spec.recurrent_product,
             draw.choice((0.0, 0.0, 0.2)),
         ),
         lengths,
