@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -267,7 +268,7 @@ def draw_losses(axis: Axes, results: Sequence[Result]) -> None:
 
 
 def _draw_scores(axis: Axes, results: Sequence[Result], measure: Measure) -> None:
-    names = [f"{result.name}\n{result.parameters}" for result in results]
+    names = ["\n".join([*wrap(result.name, 12), str(result.parameters)]) for result in results]
     bars = axis.bar(names, [result.score for result in results], color=_colours(results), width=0.6)
     axis.bar_label(bars, [f"{result.score:{measure.form}}" for result in results], padding=2)
     axis.margins(y=0.12)
