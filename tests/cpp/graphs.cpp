@@ -47,7 +47,7 @@ std::vector<T*> outputs_of(Arrays<T>& arrays) {
 template <class T>
 bool same(const Arrays<T>& a, const Arrays<T>& b) {
   for (size_t i = 0; i < a.size(); ++i)
-    if (std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(T))) return false;
+    if (!a[i].empty() && std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(T))) return false;
   return true;
 }
 
