@@ -124,9 +124,12 @@ void Trial<T>::run() {
   std::vector<std::vector<const void*>> device_given;
   for (int lane = 0; lane < lanes(); ++lane) {
     params.emplace_back();
-    for (const auto& param : cell->params)
+    // Small enough that no cell, a product of two maps among them, lets a rounding error grow from step to step.
+    for (const auto& param : cell->params) {
+      const int64_t columns = width(param.cols, lane / config.directions);
       params.back().push_back(
-          numbers<T>(param.blocks * width(param.rows, 0) * width(param.cols, lane / config.directions), 0.7));
+          numbers<T>(param.blocks * width(param.rows, 0) * columns, std::min(0.7, 1.5 / std::sqrt(double(columns)))));
+    }
     device_params.push_back(copies(params.back()));
     given.emplace_back();
     device_given.emplace_back();
