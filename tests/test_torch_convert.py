@@ -253,8 +253,10 @@ def test_lengths_are_those_of_the_layer(kind: str, batch_first: bool, grad: bool
     y, _ = ours(x, lengths=lengths)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     valid = np.arange(T)[:, None] < np.array(lengths)
-    zeros = gradient.numpy().any(-1)
-    np.testing.assert_array_equal(zeros.T if batch_first else zeros, valid)
+    reached = gradient.numpy().any(-1).T if batch_first else gradient.numpy().any(-1)
+    assert not reached[~valid].any()
+    if getattr(ours, "nonlinearity", None) != "relu":  # of which all units may be closed
+        assert reached[valid].all()
 
 
 def test_lengths_are_a_packed_sequence_and_wrong_ones_are_refused() -> None:
