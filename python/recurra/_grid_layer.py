@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import check, contiguous, empty, require_memory
+from ._arrays import check, contiguous, empty
+from ._cpu_layer import CpuLayer
 from ._fronts import checked_sizes, grid_order
-from ._options import flag, generator, integer, placement, shown
-from ._parameters import checked_parameters
+from ._options import flag, integer, shown
 from .graph import Graph
-from .heads import HeadGradients, _Head
+from .heads import HeadGradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import DTypeLike
-
     from ._arrays import Array, Input
-    from ._options import Seed
     from .graph import GraphNetwork
 
     Back: TypeAlias = Callable[[Array, bool], tuple[Array | None, dict[str, Array]]]
@@ -74,56 +71,12 @@ class GridTape:
         return f"GridTape({self.nbytes} bytes)"
 
 
-class GridLayer(_Head):
+class GridLayer(CpuLayer):
     """What layers over grids have in common: x [B, D1, .., DN, I] of which each sample fills a corner."""
 
-    input_size: int
-    hidden_size: int
     dims: int
     bias: bool
-    _options: dict[str, Any]
     _width: int  # values that the output has at a node
-
-    def _configuration(self) -> dict[str, Any]:
-        return dict(self._options)
-
-    def _keep(self, options: dict[str, Any], shapes: dict[str, tuple[int, ...]], device: str, dtype: DTypeLike) -> None:
-        """Fix the layer's attributes, among them where it runs and its parameters' shapes."""
-        kind = type(self).__name__
-        if placement(device, "float32").gpu is not None:
-            raise ValueError(f"device: expected 'cpu', for {kind} has no GPU kernels, got {shown(device)}")
-        place = placement(device, dtype)
-        size = sum(map(math.prod, shapes.values()))
-        copies = 3  # as drawn or by the caller; as kept; packed
-        require_memory(
-            f"input_size={shown(options['input_size'])}, hidden_size={shown(options['hidden_size'])}",
-            copies * size * place.parameter_dtype.itemsize,
-        )
-        options = {**options, "dtype": place.dtype, "device": place.device}
-        self.__dict__.update(options, _options=options, _placement=place, _shapes=shapes)
-
-    def _draw_uniform(self, seed: Seed, rng: np.random.Generator | None) -> None:
-        random, bound = generator(seed, rng), 1 / math.sqrt(self.hidden_size)
-        self._draw(lambda shape: random.uniform(-bound, bound, shape))
-
-    def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
-        """Replace all parameters, by copies of NumPy, torch or other DLPack arrays of the layer's dtype.
-
-        Raises:
-            ValueError: lists all that is missing, unexpected, misshapen or of another dtype; the layer is unchanged.
-            TypeError: `state_dict` is not a mapping.
-        """
-        dtype = self._placement.parameter_dtype
-
-        def read(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-            return np.array(check(f"state_dict {name}", value, dtype, shape), order="C")
-
-        self.__dict__["_packed"] = self._pack(checked_parameters("state_dict", state_dict, self._shapes, read))
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of values in all parameters."""
-        return sum(map(math.prod, self._shapes.values()))
 
     def __call__(self, x: Input, sizes: Sequence[Sequence[int]] | Input | None = None) -> Array:
         """Run a batch of grids. Any number of threads may do so at once.
@@ -197,16 +150,6 @@ class GridLayer(_Head):
     def quantize(self, *_: Any, **__: Any) -> Any:
         """There is none: TypeError."""
         raise TypeError(f"quantize: {type(self).__name__} has float32 and float64 kernels only")
-
-    def __repr__(self) -> str:
-        import inspect  # here, so that importing recurra is quick
-
-        parts = []
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            if name in self._options and (value := self._options[name]) != parameter.default:
-                text = repr(str(value) if name == "dtype" else value)
-                parts.append(text if parameter.default is parameter.empty else f"{name}={text}")
-        return f"{type(self).__name__}({', '.join(parts)})"
 
 
 class Networks(NamedTuple):

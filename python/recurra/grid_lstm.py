@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ class GridLSTM(GridLayer):
         options: dict[str, Any] = {"input": input, "proj_m": proj_m, "form": form, "priority": priority}
         options |= {"non_lstm": non_lstm, "residual": residual, "tied": tied, "tied_depth": tied_depth, "bias": bias}
         self._configure(**sizes, **options, dtype=dtype, device=device)
-        self._draw_uniform(seed, rng)
+        self._draw_uniform(seed, rng, 1 / math.sqrt(self.hidden_size))
 
     def _configure(
         self,
@@ -166,7 +167,7 @@ class GridLSTM(GridLayer):
                 shapes[f"bias_l{layer}"] = (rows,)
         if entry == "side":
             shapes |= {name: (hidden, inputs) for name in ("proj_h", "proj_m")[: 1 + bool(proj_m)]}
-        self._keep(options, shapes, device, dtype)
+        self._fix(options, shapes, device, dtype)
         self.__dict__["_width"] = hidden if layers else n * hidden
 
     def _pack(self, parameters: dict[str, Any]) -> Networks:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arrays import check
+from ._cpu_layer import CpuLayer
 from ._options import flag, integer
 from .heads import CpuLinear
 from .layers import LSTM
-from .trees import OPEN, TreeGradients, TreeHead, TreeTape
+from .trees import OPEN, TreeGradients, TreeTape
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LeafModule"]
 
 
-class LeafModule(TreeHead):
+class LeafModule(CpuLayer):
     """States of leaves from their inputs, as the authors of Tree-LSTMs make them (Tai, Socher, Manning 2015).
 
         >>> forest = recurra.Forest.parse("((not bad) !)")

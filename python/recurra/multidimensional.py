@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,7 +118,7 @@ class MultidimensionalLSTM(GridLayer):
         sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size, "dims": dims}
         options: dict[str, Any] = {"kind": kind, "directions": directions, "combine": combine}
         self._configure(**sizes, **options, bias=bias, peephole=peephole, dtype=dtype, device=device)
-        self._draw_uniform(seed, rng)
+        self._draw_uniform(seed, rng, 1 / math.sqrt(self.hidden_size))
 
     def _configure(
         self,
@@ -152,7 +153,7 @@ class MultidimensionalLSTM(GridLayer):
             if peeps and cell.peepholes:
                 shapes[f"weight_peep_{name}"] = ((cell.peepholes[0] * n + cell.peepholes[1]) * hidden,)
         options = {"input_size": inputs, "hidden_size": hidden, "dims": n, "kind": kind, "directions": names}
-        self._keep({**options, "combine": combine, "bias": bool(bias), "peephole": peeps}, shapes, device, dtype)
+        self._fix({**options, "combine": combine, "bias": bool(bias), "peephole": peeps}, shapes, device, dtype)
         self.__dict__["_width"] = hidden * (len(names) if combine == "concat" else 1)
 
     def _pack(self, parameters: dict[str, Any]) -> Networks:

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import check, contiguous, require_memory
-from ._options import choice, flag, generator, integer, placement, shown
-from ._parameters import checked_parameters
+from ._arrays import check, contiguous
+from ._cpu_layer import CpuLayer
+from ._options import choice, flag, integer, shown
 from .forest import Forest
 from .graph import Graph, GraphNetwork
-from .heads import _Head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import DTypeLike
 
@@ -85,64 +84,7 @@ class TreeTape:
         return f"TreeTape({self.nbytes} bytes)"
 
 
-class TreeHead(_Head):
-    """What a TreeLSTM and its LeafModule have in common."""
-
-    input_size: int
-    hidden_size: int
-    _options: dict[str, Any]
-
-    def _fix(self, options: dict[str, Any], shapes: dict[str, tuple[int, ...]], device: Any, dtype: Any) -> None:
-        """Set the attributes, among them where the layer runs and the shapes of its parameters."""
-        placed = placement(device, "float32")  # whose error names what is no device at all
-        if placed.gpu is not None:
-            raise ValueError(f"device: expected 'cpu', for {type(self).__name__} has no GPU kernels, got {device!r}")
-        place = placement(device, dtype)
-        copies = 3  # as drawn or by the caller; as kept; packed
-        require_memory(
-            f"input_size={shown(options['input_size'])}, hidden_size={shown(options['hidden_size'])}",
-            copies * sum(map(math.prod, shapes.values())) * place.parameter_dtype.itemsize,
-        )
-        options |= {"dtype": place.dtype, "device": place.device}
-        self.__dict__.update(options, _placement=place, _shapes=shapes, _options=options)
-
-    def _draw_uniform(self, seed: Seed, rng: np.random.Generator | None, bound: float) -> None:
-        random = generator(seed, rng)
-        self._draw(lambda shape: random.uniform(-bound, bound, shape))
-
-    def _configuration(self) -> dict[str, Any]:
-        return dict(self._options)
-
-    def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
-        """Replace all parameters, by copies of NumPy, torch or other DLPack arrays of the layer's dtype.
-
-        Raises:
-            ValueError: lists all that is missing, unexpected, misshapen or of another dtype; the layer is unchanged.
-            TypeError: `state_dict` is not a mapping.
-        """
-
-        def read(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-            return np.array(check(f"state_dict {name}", value, self._placement.parameter_dtype, shape), order="C")
-
-        self.__dict__["_packed"] = self._pack(checked_parameters("state_dict", state_dict, self._shapes, read))
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of values in all parameters."""
-        return sum(map(math.prod, self._shapes.values()))
-
-    def __repr__(self) -> str:
-        import inspect  # here, so that importing recurra is quick
-
-        parts = []
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            if name in self._options and (value := self._options[name]) != parameter.default:
-                text = repr(str(value) if name == "dtype" else value)
-                parts.append(text if parameter.default is parameter.empty else f"{name}={text}")
-        return f"{type(self).__name__}({', '.join(parts)})"
-
-
-class TreeLSTM(TreeHead):
+class TreeLSTM(CpuLayer):
     """LSTM over trees: a node's state comes from its input and the states of its children.
 
         >>> forest = recurra.Forest.parse("((not bad) !) (yes)")
