@@ -7,8 +7,7 @@
 #include <arm_neon.h>
 #endif
 
-#include "../cells/graph/grid.h"
-#include "../cells/graph/multidimensional.h"
+#include "../cells/graph/cells.def"
 #include "../engine/backend.h"
 
 #ifdef __FAST_MATH__
@@ -140,15 +139,8 @@ constexpr Kernels<T> full_kernels() {
   k.attention = attention<T>;
   k.attention_backward = attention_backward<T>;
   k.gathered = sweep<GatheredBlock<T>, GatheredCall<T>>;
-  set_graph<GraphFunction::gated, Gated>(k);
-  set_graph<GraphFunction::memory, GatedMemory>(k);
-  set_graph<GraphFunction::output, GatedOutput>(k);
-  set_graph<GraphFunction::child_sum, ChildSum>(k);
-  set_graph<GraphFunction::stable, Mixed<GraphFunction::stable>>(k);
-  set_graph<GraphFunction::leaky, Mixed<GraphFunction::leaky>>(k);
-  set_graph<GraphFunction::leakylp, Mixed<GraphFunction::leakylp>>(k);
-  set_graph<GraphFunction::grid, GridLstm>(k);
-  set_graph<GraphFunction::plain, GridPlain>(k);
+#define RECURRA_GRAPH_FUNCTION(name, ...) set_graph<GraphFunction::name, __VA_ARGS__>(k);
+#include "../cells/graph/cells.def"
   return k;
 }
 

@@ -2,8 +2,7 @@
 
 #include <stdexcept>
 
-#include "../cells/graph/grid.h"
-#include "../cells/graph/multidimensional.h"
+#include "../cells/graph/cells.def"
 #include "arguments.h"
 #include "graph_model.h"
 #include "transpose.h"
@@ -13,39 +12,39 @@ namespace recurra {
 using detail::expect;
 using detail::SpareMemory;
 
+namespace {
+
+SlotOptions slot_options(const GraphConfig& config) {
+  const size_t slots = size_t(config.slots);
+  expect(config.dimensions.size() == slots && config.priority.size() == slots, "dimensions, priority: expected one a slot");
+  SlotOptions options;
+  options.standard = config.standard;
+  for (size_t d = 0; d < slots; ++d) {
+    const auto* name = std::find(std::begin(kGridDimensions), std::end(kGridDimensions), config.dimensions[d]);
+    expect(name != std::end(kGridDimensions), "dimensions: expected 'lstm', 'identity', 'tanh' or 'relu'");
+    options.kinds[d] = GridDimension(name - kGridDimensions);
+    options.priority[d] = config.priority[d];
+  }
+  return options;
+}
+
+}  // namespace
+
 GraphSpec graph_spec(const GraphConfig& config) {
   const int n = config.slots;
   expect(config.hidden_size >= 1 && config.hidden_size <= 1 << 24, "hidden_size: expected 1 to 2^24");
   expect(config.input_size >= 0 && config.input_size <= 1 << 24, "input_size: expected 0 to 2^24");
-  if (config.cell == "child_sum_tree") return child_sum_tree();
-  expect(n >= 1 && n <= kMaxSlots, "slots: expected 1 to 4");
-  if (config.cell == "time_frequency") {
-    expect(n == 2, "slots: expected 2 for 'time_frequency'");
-    return time_frequency();
+#define RECURRA_GRAPH_CELL(name, fewest, most, ...)                                               \
+  if (config.cell == #name) {                                                                     \
+    expect(n >= fewest && n <= most, "slots: expected " #fewest " to " #most " for '" #name "'"); \
+    return __VA_ARGS__;                                                                           \
   }
-  if (config.cell == "nary_tree") return nary_tree(n);
-  if (config.cell == "s_lstm_tree") return s_lstm_tree(n);
-  if (config.cell == "mdlstm") return multidimensional(n, GraphFunction::gated, 1, true);
-  if (config.cell == "mdlstm_halved") return multidimensional(n, GraphFunction::gated, 1.0 / n, false);
-  if (config.cell == "mdlstm_stable") return multidimensional(n, GraphFunction::stable, 1, false);
-  if (config.cell == "mdlstm_leaky") return multidimensional(n, GraphFunction::leaky, 1, false);
-  if (config.cell == "mdlstm_leakylp") return multidimensional(n, GraphFunction::leakylp, 1, false);
-  expect(config.cell == "grid", "cell: there is none of this name");
-  constexpr const char* names[] = {"lstm", "identity", "tanh", "relu"};
-  GridDimension kinds[kMaxSlots] = {};
-  bool priority[kMaxSlots] = {};
-  expect(int(config.dimensions.size()) == n && int(config.priority.size()) == n, "dimensions, priority: expected one a slot");
-  for (int d = 0; d < n; ++d) {
-    const auto* name = std::find(names, names + 4, config.dimensions[size_t(d)]);
-    expect(name != names + 4, "dimensions: expected 'lstm', 'identity', 'tanh' or 'relu'");
-    kinds[d] = GridDimension(name - names);
-    priority[d] = config.priority[size_t(d)];
-  }
-  return grid(n, kinds, priority, config.standard);
+#include "../cells/graph/cells.def"
+  throw std::invalid_argument("cell: there is none of this name");
 }
 
 std::vector<std::string> graph_states(const GraphSpec& spec) {
-  if (spec.states == 2 && (spec.slots != 1 || spec.memories)) return {"h", "c"};
+  if (!spec.states_of_slots) return {"h", "c"};
   std::vector<std::string> names;
   for (const char* letter : {"h_", "m_"})
     for (int d = 1; d <= spec.slots; ++d) names.push_back(letter + std::to_string(d));

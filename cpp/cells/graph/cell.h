@@ -59,7 +59,8 @@ struct GraphSpec {
   int slots = 0;  // 0: children
   int memories = 0;
   int chains = 0;
-  int states = 2;  // h, c
+  int states = 2;                // h, c
+  bool states_of_slots = false;  // or h_1 .. h_N, m_1 .. m_N
   double scale = 1;
   int vectors = -1, vector_count = 0;  // the parameter of per-unit vectors
   List<GraphParam, 12> params;

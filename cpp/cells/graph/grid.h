@@ -10,6 +10,14 @@
 namespace recurra {
 
 enum class GridDimension { lstm, identity, tanh, relu };
+constexpr const char* kGridDimensions[] = {"lstm", "identity", "tanh", "relu"};
+
+// What the user chooses for each slot, and the form for all.
+struct SlotOptions {
+  GridDimension kinds[kMaxSlots] = {};
+  bool priority[kMaxSlots] = {};
+  bool standard = false;
+};
 
 // States h_1 .. h_N, m_1 .. m_N; option: 2 d + whether the form is "standard".
 struct GridLstm {
@@ -80,13 +88,15 @@ struct GridPlain {
   }
 };
 
-constexpr GraphSpec grid(int slots, const GridDimension* kinds, const bool* priority, bool standard) {
+constexpr GraphSpec grid(int slots, const SlotOptions& options) {
+  const auto& [kinds, priority, standard] = options;
   constexpr const char* weights[] = {"weight_1", "weight_2", "weight_3", "weight_4"};
   constexpr const char* biases[] = {"bias_1", "bias_2", "bias_3", "bias_4"};
   constexpr const char* inputs[] = {"weight_ih_1", "weight_ih_2", "weight_ih_3", "weight_ih_4"};
   GraphSpec s;
   s.slots = slots;
   s.states = 2 * slots;
+  s.states_of_slots = true;
   int chain[kMaxSlots] = {};
   for (int d = 0; d < slots; ++d) {
     const int blocks = kinds[d] == GridDimension::lstm ? 4 : 1;
