@@ -1,7 +1,8 @@
 """What is promised besides speed: accuracy of reduced precision, and costs that should be small or proportional.
 
 python bench/properties.py            # Markdown; two minutes
-python bench/properties.py accuracy   # one table; the others: packing, steps, tails, lengths, resets, training_memory
+python bench/properties.py accuracy   # one table; the others: packing, steps, tails, lengths, marks, free,
+                                      # resets, activations, training_memory
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,59 @@ def lengths() -> None:
             print(f"| {kind} H=I={hidden} | {share:.3f} | {median['ragged'] / median['full']:.3f} |")
 
 
+def marks() -> None:
+    """Time of a call with 1 % of the steps reset, or with as many masked in the middle, against one without."""
+    head = ("resets", "mask", "training, resets", "training, mask")
+    print(f"\n| layer | {' | '.join(head)} |\n|---|---|---|---|---|")
+    recurra.set_num_threads(1)
+    for kind in ("LSTM", "GRU"):
+        for steps, batch in ((100, 1), (50, 32)):
+            for hidden in (64, 256):
+                layer: recurra.Recurrent = getattr(recurra, kind)(hidden, hidden, seed=0)
+                x, dy = random(steps, batch, hidden), random(steps, batch, hidden)
+                y, flags = np.empty_like(x), np.zeros((steps, batch), bool)
+                flags.ravel()[50::100] = True
+                given: dict[str, dict[str, Any]] = {"plain": {}, "resets": {"resets": flags}, "mask": {"mask": ~flags}}
+
+                def call(name: str) -> object:
+                    return layer(x, out=y, **given[name])  # noqa: B023
+
+                def train(name: str) -> object:
+                    return layer.forward(x, **given[name])[2].backward(dy)  # noqa: B023
+
+                ratios = []
+                for run in (call, train):
+                    times = in_turns(2.0, **{name: partial(run, name) for name in given})
+                    ratios += [f"{times[name] / times['plain']:.3f}" for name in head[:2]]
+                print(f"| {kind} T={steps} B={batch} H=I={hidden} | {' | '.join(ratios)} |")
+
+
+def free() -> None:
+    """Time of a call whose mask is a prefix against one with the lengths it says, and of one with c of every step."""
+    print("\n| LSTM | mask / lengths | training | return_cells | training |\n|---|---|---|---|---|")
+    recurra.set_num_threads(1)
+    for steps, batch in ((100, 1), (50, 32)):
+        for hidden in (64, 256):
+            layer = recurra.LSTM(hidden, hidden, seed=0)
+            x, dy = random(steps, batch, hidden), random(steps, batch, hidden)
+            valid = np.random.default_rng(0).integers(steps // 2, steps + 1, batch)
+            prefix = np.arange(steps)[:, None] < valid
+            pairs: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+                ({"lengths": valid}, {"mask": prefix, "masked_output": "zero"}),
+                ({}, {"return_cells": True}),
+            )
+
+            def train(**options: Any) -> object:
+                return layer.forward(x, **options)[2].backward(dy)  # noqa: B023
+
+            ratios = []
+            for less, more in pairs:
+                for run in (partial(layer, x), train):
+                    times = in_turns(2.0, less=partial(run, **less), more=partial(run, **more))
+                    ratios.append(f"{times['more'] / times['less']:.3f}")
+            print(f"| T={steps} B={batch} H=I={hidden} | {' | '.join(ratios)} |")
+
+
 def resets() -> None:
     """GRU reset before the product against reset after it, which is one phase instead of two."""
     print("\n| GRU | reset before / after |\n|---|---|")
@@ -146,6 +201,34 @@ def resets() -> None:
         after, before = (recurra.GRU(hidden, hidden, reset=kind, seed=0) for kind in ("after", "before"))
         median = in_turns(after=lambda: after(x, out=y), before=lambda: before(x, out=y))  # noqa: B023
         print(f"| T={steps} B={batch} H=I={hidden} | {median['before'] / median['after']:.2f} |")
+
+
+def activations() -> None:
+    """The cells whose activations are chosen at run time against the standard ones, with the standard functions."""
+    print("\n| general cell / standard cell | step | T=100 B=1 | T=50 B=32 | T=100 B=1, forward and backward |")
+    print("|---|---|---|---|---|")
+    cells = ("rnn_tanh", "gru", "gru_reset_before", "lstm", "lstm_peephole")
+    for cell, hidden in ((cell, hidden) for hidden in (16, 64, 128, 256) for cell in cells):
+        name = "rnn_general" if cell == "rnn_tanh" else f"{cell}_general"
+        layers = {kind: recurra.Recurrent(kind, hidden, hidden, seed=0) for kind in (cell, name)}
+        streams = {kind: layer.stream() for kind, layer in layers.items()}
+        one, long, many = random(hidden), random(100, 1, hidden), random(50, 32, hidden)
+
+        def train(layer: recurra.Recurrent, x: Floats) -> None:
+            y, _, tape = layer.forward(x)
+            tape.backward(y)
+
+        calls: list[Callable[[str], object]] = [
+            lambda kind: streams[kind].step(one),  # noqa: B023
+            lambda kind: layers[kind](long),  # noqa: B023
+            lambda kind: layers[kind](many),  # noqa: B023
+            lambda kind: train(layers[kind], long),  # noqa: B023
+        ]
+        ratios = []
+        for call in calls:
+            median = in_turns(0.5, standard=lambda: call(cell), general=lambda: call(name))  # noqa: B023
+            ratios.append(f"{median['general'] / median['standard']:.2f}")
+        print(f"| {cell} H=I={hidden} | {' | '.join(ratios)} |")
 
 
 def status(key: str) -> int:
@@ -203,7 +286,7 @@ def training_memory() -> None:
 
 def main(names: list[str]) -> None:
     """Print the tables of these names; without any, all."""
-    every = [accuracy, packing, steps, tails, lengths, resets, training_memory]
+    every = [accuracy, packing, steps, tails, lengths, marks, free, resets, activations, training_memory]
     sections = {section.__name__: section for section in every}
     if unknown := [name for name in names if name not in sections]:
         raise SystemExit(f"expected some of {', '.join(sections)}, got {unknown[0]!r}")

@@ -33,8 +33,7 @@ class Trained(NamedTuple):
 
 def classifier() -> Trained:
     """The GRU of ``recurra demo``: scores of nine speakers for 370 utterances."""
-    with np.load(vowels.DATA / "vowels_gru64.npz") as file:
-        weights = dict(file)
+    weights = vowels.load_weights()
     layer = recurra.GRU(12, 64, batch_first=True)
     layer.load_state_dict({name: value for name, value in weights.items() if name.endswith("_l0")})
     split = vowels.load_split("test")

@@ -81,6 +81,31 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
             raise AssertionError(f"{different.sum()} of {a.size} differ: at {where} {a[where]!r} is not {e[where]!r}")
 
 
+def assert_gradients_are_slopes(model: Any, batch: Any, step: float = 0.01, tolerance: float = 0.02) -> None:
+    """Of each layer of a demo's model: along its gradient, in float32, the loss rises by the gradient's norm."""
+    _, gradients = model.gradients(batch)
+    assert gradients.keys() == model.layers.keys()
+    for name, layer in model.layers.items():
+        before, losses = layer.state_dict(), []
+        norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients[name].values()))
+        for way in (step, -step):
+            moved = {key: array + np.float32(way / norm) * gradients[name][key] for key, array in before.items()}
+            layer.load_state_dict(moved)
+            losses.append(model.gradients(batch)[0])
+        layer.load_state_dict(before)
+        assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(norm, rel=tolerance)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """All that is inside lists and dicts, as (the list or dict, its index or key)."""
+    found = []
+    for key, inside in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        found.append((value, key))
+        if isinstance(inside, (dict, list)):
+            found += places(inside)
+    return found
+
+
 def copies(result: Any) -> list[Array]:
     """Copies of the arrays of a result, to compare with later."""
     return [array.copy() for array in arrays(result)]

@@ -15,7 +15,7 @@ from cuda_arrays import DeviceArray, download, upload
 from gradients import as_state, blank, upstream
 from hypothesis import strategies as st
 from reference import CELLS
-from strategies import Problem
+from strategies import Problem, heads
 
 import recurra
 
@@ -69,8 +69,10 @@ def cases(draw: st.DrawFn, cell: str, *, noise: bool = True) -> Case:
         lengths=lengths,
         with_state=draw(st.booleans()),
         cell_clip=draw(st.sampled_from((None, 0.1))) if cell.startswith("lstm") else None,
+        heads=draw(heads(cell, hidden)),
         dtype=draw(st.sampled_from(("float32", "float64"))),
         seed=draw(st.integers(0, 2**16)),
+        proj_bias=projected and draw(st.booleans()),
     )
     rates = {name: draw(st.sampled_from((0.0, 0.4))) for name in ("dropout", "recurrent_dropout", "zoneout") if noise}
     rng = draw(st.sampled_from((None, 7))) if noise else None

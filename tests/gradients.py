@@ -10,13 +10,14 @@ import pytest
 import reference_backward
 from checks import Array, arrays, assert_same_bits, states
 from hypothesis import strategies as st
-from reference import CELLS
-from strategies import Problem
+from reference import CELLS, kinds
+from strategies import Problem, heads
 
 import recurra
 from recurra.tape import Gradients
 
 ALL_CELLS = pytest.mark.parametrize("cell", sorted(CELLS))
+EVERY_KIND = pytest.mark.parametrize("cell", kinds())
 UPSTREAM = ("dy", "h", "c", "state", "both")
 Upstream = tuple[Array | None, tuple[Array | None, ...] | None]
 
@@ -27,7 +28,8 @@ def small_problems(
 ) -> Problem:
     """As `problems`, in float64 and of sizes at which the oracle is quick."""
     projected = CELLS[cell].projected
-    hidden = draw(st.sampled_from((3, 7, 17, 33) if projected else (1, 3, 7, 17, 33)))
+    sizes = (1, 6, 12, 33, 96) if CELLS[cell].heads else (1, 3, 7, 17, 33)
+    hidden = draw(st.sampled_from((3, 7, 17, 33) if projected else sizes))
     steps, batch = draw(st.integers(min_steps, 7)), draw(st.integers(min_batch, 5))
     with_lengths = draw(st.booleans())
     return Problem(
@@ -43,9 +45,11 @@ def small_problems(
         lengths=tuple(draw(st.integers(min_length, steps)) for _ in range(batch)) if with_lengths else None,
         with_state=draw(st.booleans()),
         cell_clip=draw(st.sampled_from((None, 0.1))) if cell.startswith("lstm") else None,
+        heads=draw(heads(cell, hidden)),
         dtype="float64",
         seed=draw(st.integers(0, 2**16)),
         gain=draw(st.sampled_from((1.0, 5.0))),
+        proj_bias=projected and draw(st.booleans()),
     )
 
 

@@ -9,11 +9,13 @@ To add a cell: write its step from its equations and register it in `CELLS` unde
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import reference_general
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -36,6 +38,7 @@ class Cell:
     biases: tuple[str, ...] = ("bias_ih", "bias_hh")
     bias_blocks: int | None = None  # as many as there are gate blocks
     more: tuple[tuple[str, int, str], ...] = ()  # other parameters: name, blocks of H rows, columns
+    heads: bool = False  # weight_hh is block diagonal
     taped: int = 0  # values a unit and step on a tape; 0: what the family has
 
 
@@ -66,6 +69,18 @@ def input_side(x: Array, p: Params) -> Array:
     return a + p["bias_ih"] if "bias_ih" in p else a
 
 
+def dense(weight: Array, units: int) -> Array:
+    """A block-diagonal weight [G*H, H / heads] with all its zeros, [G*H, H]; one that is dense as it is."""
+    size = weight.shape[1]
+    if size == units:
+        return weight
+    full = np.zeros((len(weight), units))
+    for row, values in enumerate(weight):
+        first = row % units // size * size
+        full[row, first : first + size] = values
+    return full
+
+
 def recurrent_side(h: Array, p: Params) -> Array:
     """h @ weight_hh^T + bias_hh."""
     a = h @ p["weight_hh"].T
@@ -86,7 +101,7 @@ def lstm_output(c: Array, ao: Array, p_o: int, p: Params, constants: Constants) 
     c = np.clip(c, -clip, clip)
     o = s(ao + peep(p, p_o, c))
     q = o * tanh(c)
-    h = q @ p["weight_hr"].T if "weight_hr" in p else q
+    h = q @ p["weight_hr"].T + p.get("bias_hr", 0.0) if "weight_hr" in p else q
     return h, c
 
 
@@ -181,19 +196,39 @@ def multiplicative_lstm(form: str, bias_at: str = "candidate") -> Step:
 
 
 def differential(*orders: int) -> Step:
-    """11, differences carried. weight_dos has for each order the vectors of i, f, o."""
+    """11, differences carried. weight_dos has for each order the vectors, or the matrices, of i, f, o."""
 
     def step(x: Array, states: States, p: Params, constants: Constants) -> States:
         h, *d = states
-        q = p["weight_dos"].reshape(len(orders), 3, -1)
+        weight = p["weight_dos"]
+        q, times = weight.reshape(len(orders), 3, len(h), *weight.shape[1:]), (np.multiply, np.matmul)[weight.ndim - 1]
         ai, af, ag, ao = np.split(input_side(x, p) + recurrent_side(h, p), 4)
-        i = s(ai + sum(q[k, 0] * d[n] for k, n in enumerate(orders)))
-        f = s(af + sum(q[k, 1] * d[n] for k, n in enumerate(orders)))
+        i = s(ai + sum(times(q[k, 0], d[n]) for k, n in enumerate(orders)))
+        f = s(af + sum(times(q[k, 1], d[n]) for k, n in enumerate(orders)))
         new = [f * d[0] + i * tanh(ag)]
         for old in d[:-1]:
             new.append(new[-1] - old)
-        o = s(ao + sum(q[k, 2] * new[n] for k, n in enumerate(orders)))
+        o = s(ao + sum(times(q[k, 2], new[n]) for k, n in enumerate(orders)))
         return o * tanh(new[0]), *new
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------------------------ sLSTM
+
+
+def slstm(forget: str) -> Step:
+    """15.1, stabilised."""
+
+    def step(x: Array, states: States, p: Params, constants: Constants) -> States:
+        h, c_prev, n_prev, m_prev = states
+        p = {**p, "weight_hh": dense(p["weight_hh"], len(h))}
+        ai, af, az, ao = np.split(input_side(x, p) + recurrent_side(h, p), 4)
+        lf = -np.logaddexp(0, -af) if forget == "sigmoid" else af
+        m = np.where(n_prev == 0, ai, np.maximum(lf + m_prev, ai))
+        i, f = np.exp(ai - m), np.exp(lf + m_prev - m)
+        c, n = f * c_prev + i * tanh(az), f * n_prev + i
+        return s(ao) * c / n, c, n, m
 
     return step
 
@@ -253,6 +288,34 @@ def sru(g: Callable[[Array], Array]) -> Step:
     return step
 
 
+# ----------------------------------------------------------------------------------------- layer normalisation
+
+
+def normed(y: Array) -> Array:
+    """7.1 without gamma and beta, over the last axis."""
+    centred = y - y.mean(-1, keepdims=True)
+    return np.asarray(centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5))
+
+
+def lstm_layer_norm(x: Array, states: States, p: Params, constants: Constants) -> States:
+    """7.2"""
+    h, c_prev = states
+    a = p["gamma_x"] * normed(p["weight_ih"] @ x) + p["gamma_h"] * normed(p["weight_hh"] @ h)
+    ai, af, ag, ao = np.split(a + p.get("bias_ih", 0.0), 4)
+    clip = constants.get("cell_clip", np.inf)
+    c = np.clip(s(af) * c_prev + s(ai) * tanh(ag), -clip, clip)
+    return s(ao) * tanh(p["gamma_c"] * normed(c) + p["beta_c"]), c
+
+
+def gru_layer_norm(x: Array, states: States, p: Params, constants: Constants) -> States:
+    """7.3, joint"""
+    (h_prev,) = states
+    xr, xz, xn = np.split(p["gamma_x"] * normed(p["weight_ih"] @ x) + p.get("bias_ih", 0.0), 3)
+    hr, hz, hn = np.split(p["gamma_h"] * normed(p["weight_hh"] @ h_prev) + p.get("bias_hh", 0.0), 3)
+    r, z = s(xr + hr), s(xz + hz)
+    return (z * h_prev + (1 - z) * tanh(xn + r * hn),)
+
+
 # ------------------------------------------------------------------------------------------------------- registry
 
 CELLS["rnn_tanh"] = Cell(rnn(tanh), blocks=1)
@@ -277,13 +340,26 @@ for _name, _multiplicative in (
     ("multiplicative_lstm_paper_output", multiplicative_lstm("paper", "output")),
 ):
     CELLS[_name] = Cell(_multiplicative, 4, states=2, biases=ONE_BIAS, more=FACTORS, taped=9)
-for _orders in ((0,), (1,), (2,), (0, 1), (0, 1, 2)):
+for _orders in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
     CELLS["differential_" + "".join(map(str, _orders))] = Cell(
         differential(*_orders),
         4,
         states=2 + max(_orders),
         more=(("weight_dos", 3 * len(_orders), "one"),),
         taped=6 + max(_orders),
+    )
+CELLS["slstm"] = Cell(slstm("sigmoid"), 4, states=4, heads=True, taped=9)
+CELLS["slstm_exp"] = Cell(slstm("exp"), 4, states=4, heads=True, taped=8)
+GAINS = (("gamma_x", "gamma_h"), ("gamma_c", "beta_c"))
+for _step, _blocks, _states in ((lstm_layer_norm, 4, 2), (gru_layer_norm, 3, 1)):
+    _more = tuple((n, _blocks, "one") for n in GAINS[0]) + tuple((n, 1, "one") for n in GAINS[1][: 2 * _states - 2])
+    CELLS[_step.__name__] = Cell(
+        _step,
+        _blocks,
+        states=_states,
+        biases=ONE_BIAS if _states == 2 else ("bias_ih", "bias_hh"),
+        more=_more,
+        taped=2 * _blocks + _states,
     )
 _alone = Cell(relu, 0, recurrent=False, biases=ONE_BIAS)  # type: ignore[arg-type]
 for _f in (relu, tanh):
@@ -297,6 +373,27 @@ for _g, _suffix in ((identity, ""), (tanh, "_tanh")):
     CELLS["sru" + _suffix] = replace(_alone, step=sru(_g), blocks=4, states=2, bias_blocks=2, more=_more, taped=6)
 
 
+def general(name: str) -> Step:
+    return lambda x, states, p, constants: reference_general.STEPS[name](x, states, p, constants)[0]
+
+
+for _name in reference_general.STEPS:
+    _like = "rnn_tanh" if _name == "rnn_general" else _name.removesuffix("_general")
+    _fewer = _name.startswith(("lstm_coupled", "lstm_f_from_i"))  # which keep no gate that is 1 - another
+    _taped = 5 + CELLS[_like].projected if _fewer else 0
+    CELLS[_name] = replace(CELLS[_like], step=general(_name), taped=_taped)
+
+
+def kinds() -> list[str]:
+    """Of cells whose names differ by options alone, the one with the fewest and one with the most of them: for tests of
+    what the engine does with a cell. Tests of what a cell computes take all."""
+    options = re.compile("_(coupled|f_from_i|peephole|write|positive|paper|output)(?![a-z])")
+    alike: dict[str, list[str]] = {}
+    for name in sorted(CELLS):
+        alike.setdefault(options.sub("", name), []).append(name)
+    return sorted({name for names in alike.values() for name in (min(names, key=len), max(names, key=len))})
+
+
 # -------------------------------------------------------------------------------------------------- the sequence
 
 
@@ -308,6 +405,8 @@ def shapes(
     layers: int = 1,
     directions: int = 1,
     bias: bool = True,
+    heads: int = 1,
+    proj_bias: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter, in torch's order."""
     kind = CELLS[cell]
@@ -319,7 +418,7 @@ def shapes(
             columns = {"input": directions * output if layer else input_size, "hidden": hidden_size}
             result["weight_ih" + end] = (rows, columns["input"])
             if kind.recurrent:
-                result["weight_hh" + end] = (rows, output)
+                result["weight_hh" + end] = (rows, output // heads)
             for name in kind.biases if bias else ():
                 result[name + end] = ((kind.bias_blocks or kind.blocks) * hidden_size,)
             for name, blocks, width in kind.more:
@@ -329,6 +428,8 @@ def shapes(
                 result["weight_peep" + end] = (kind.peepholes * hidden_size,)
             if kind.projected:
                 result["weight_hr" + end] = (proj_size, hidden_size)
+            if proj_bias:
+                result["bias_hr" + end] = (proj_size,)
     return result
 
 
@@ -340,11 +441,19 @@ def run(
     lengths: Sequence[int] | None = None,
     constants: Constants | None = None,
     batch_first: bool = False,
+    *,
+    resets: NDArray[Any] | None = None,
+    reset_state: Sequence[NDArray[Any]] | None = None,
+    mask: NDArray[Any] | None = None,
+    masked_output: str = "previous",
 ) -> tuple[Array, States]:
     """The output [T, B, D*O] and the final states [L*D, B, .] of a stack; params carry torch's names.
 
     Row b has lengths[b] valid steps. The reverse direction starts at the last of them, outputs past
     them are zero, the final state is the one after the row's own last step, and a row of length 0 keeps its state.
+
+    resets[t, b] puts reset_state (default zeros) between steps t - 1 and t of row b, for whichever direction passes.
+    Where not mask[t, b] there is no step: the state stays, the output is its h, or with "zero" nothing.
     """
     if x.ndim == 2:  # unbatched
         one = None if state is None else [h[:, None] for h in state]
@@ -362,19 +471,30 @@ def run(
     initial = state or [np.zeros((layers * len(suffixes), batch, size)) for size in sizes]
     final = tuple(np.array(h, np.float64) for h in initial)
     lengths = [steps] * batch if lengths is None else lengths
+    fresh = reset_state or [np.zeros_like(h) for h in final]
+    flags = np.zeros((steps, batch), bool)
+    resets, mask = flags if resets is None else resets, ~flags if mask is None else mask
 
     for layer in range(layers):
         above = np.zeros((steps, batch, len(suffixes), output))
         for direction, suffix in enumerate(suffixes):
             end, index = f"_l{layer}{suffix}", layer * len(suffixes) + direction
             p = {n.removesuffix(end): np.asarray(v, np.float64) for n, v in params.items() if n.endswith(end)}
+            own = reference_general.of_direction(constants or {}, direction == 1)
             for row in range(batch):
                 now = tuple(h[index, row] for h in final)
                 valid = range(lengths[row])
+                start = tuple(np.asarray(h[index, row], np.float64) for h in fresh)
                 for t in valid if direction == 0 else reversed(valid):
-                    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-                        now = CELLS[cell].step(below[t, row], now, p, constants or {})
-                    above[t, row, direction] = now[0]
+                    if resets[t, row] and direction == 0:
+                        now = start
+                    if mask[t, row]:
+                        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                            now = CELLS[cell].step(below[t, row], now, p, own)
+                    if mask[t, row] or masked_output == "previous":
+                        above[t, row, direction] = now[0]
+                    if resets[t, row] and direction == 1 and t > 0:
+                        now = start
                 for h, value in zip(final, now, strict=True):
                     h[index, row] = value
         below = above.reshape(steps, batch, len(suffixes) * output)

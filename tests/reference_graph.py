@@ -114,10 +114,11 @@ def grid(
     hidden: int,
     dimensions: Any = None,
     priority: Any = None,
+    residual: Any = None,
     form: str = "paper",
 ) -> tuple[Array, ...]:
     n = len(before)
-    dimensions, priority = dimensions or ["lstm"] * n, priority or [False] * n
+    dimensions, priority, residual = dimensions or ["lstm"] * n, priority or [False] * n, residual or [False] * n
     seen = [before[d][d] for d in range(n)]
     h, m = [np.zeros(hidden)] * n, [np.zeros(hidden)] * n
     for turn in (False, True):
@@ -134,6 +135,7 @@ def grid(
                 h[d] = np.tanh(sigmoid(o) * m[d]) if form == "paper" else sigmoid(o) * np.tanh(m[d])
             else:
                 h[d] = {"identity": a, "tanh": np.tanh(a), "relu": np.maximum(a, 0)}[dimensions[d]]
+            h[d] = h[d] + before[d][d] if residual[d] else h[d]
         if not turn:
             seen = [seen[d] if priority[d] else h[d] for d in range(n)]
     return (*h, *m)

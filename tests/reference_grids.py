@@ -1,7 +1,8 @@
-"""The oracle of grids: multidimensional, joint time-frequency and Grid LSTMs in NumPy float64, node by node.
+"""The oracle of grids: multidimensional, joint time-frequency, Grid and Local-Global LSTMs in NumPy float64.
 
 One function computes one node from the states of its N predecessors, stacked [N, H] and zero outside the grid;
-`multidimensional` and `grid` visit the nodes of one sample in the order of nested loops. Speed is no aim here.
+`multidimensional` and `grid` visit the nodes of one sample in the order of nested loops. A Local-Global LSTM computes
+all nodes of a layer at once. Speed is no aim here.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class Grid:
     form: str = "paper"
     priority: tuple[int, ...] = ()
     linear: Mapping[int, str] = field(default_factory=dict)  # dimensions without a memory: their activation
-    residual: bool = False  # the depth's own vector is added to the new one as it leaves the block
+    residual: tuple[int, ...] = ()  # dimensions whose own vector is added to the new one, as those with priority see it
     tied: bool = False
     tied_depth: bool = False
     every: bool = False  # x enters every block
@@ -184,9 +185,8 @@ def block(x: Array | None, h: Array, m: Array, p: Params, spec: Grid) -> tuple[A
             if x is not None:
                 a = a + p["weight_ih"][part] @ x
             new_h[d], new_m[d] = transform(a, m[d], d, spec)
+            new_h[d] += h[d] if d in spec.residual else 0
         seen[others] = new_h[others]
-    if spec.residual:
-        new_h[-1] += h[-1]
     return new_h, new_m
 
 
@@ -214,6 +214,56 @@ def grid(x: Array, p: Params, spec: Grid) -> Array:
 def names(p: Params) -> list[str]:
     """Of the parameters that a block has."""
     return [name.removesuffix("_l0") for name in p if name.endswith("_l0")]
+
+
+# -------------------------------------------------------------------------------------------- Local-Global LSTM
+
+
+def lstm_blocks(a: Array, m: Array, form: str) -> tuple[Array, Array]:
+    """(h', m') [.., H] of LSTMs without a recurrent product, from pre-activations [.., 4 H], blocks i, f, g, o."""
+    ai, af, ag, ao = np.split(a, 4, -1)
+    m = s(af) * m + s(ai) * tanh(ag)
+    return tanh(s(ao) * m) if form == "paper" else s(ao) * tanh(m), m
+
+
+def regional_maxima(e: Array) -> Array:
+    """Of e [Y, X, H] in three by three regions, one after another, [9 H]."""
+    height, width, _ = e.shape
+    rows, columns = ([slice(a * n // 3, (a + 1) * n // 3) for a in range(3)] for n in (height, width))
+    return np.concatenate([e[row, column].max((0, 1)) for row in rows for column in columns])
+
+
+def neighbours(maps: Array) -> Array:
+    """[Y, X, 8, H]: of map n [Y, X, n, H] what the n-th neighbour of each point has, zero outside."""
+    found = np.zeros_like(maps)
+    height, width = maps.shape[:2]
+    for n, (down, right) in enumerate([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)]):
+        for y in range(max(0, -down), min(height, height - down)):
+            for x in range(max(0, -right), min(width, width - right)):
+                found[y, x, n] = maps[y + down, x + right, n]
+    return found
+
+
+def local_global(x: Array, p: Params, form: str = "paper", memory_from: str = "self") -> Array:
+    """The depth vectors after each layer, [layers, Y, X, H], of one sample x [Y, X, I]."""
+    start = x @ p["weight_transition"].T + p.get("bias_transition", 0.0)
+    height, width, hidden = start.shape
+    spatial, depth = np.repeat(start[:, :, None], 8, 2), start
+    m_spatial, m_depth = np.zeros_like(spatial), np.zeros_like(depth)
+    maps: list[Array] = []
+    while f"weight_depth_l{len(maps)}" in p:
+        weight_s, weight_e = (p[f"weight_{name}_l{len(maps)}"] for name in ("spatial", "depth"))
+        bias_s, bias_e = (p.get(f"bias_{name}_l{len(maps)}", np.zeros(4 * hidden)) for name in ("spatial", "depth"))
+        maxima = np.broadcast_to(regional_maxima(depth), (height, width, 9 * hidden))
+        joined = np.concatenate([maxima, neighbours(spatial).reshape(height, width, -1), depth], -1)
+        if memory_from == "neighbour":
+            m_spatial = neighbours(m_spatial)
+        each = np.broadcast_to(weight_s, (8, *weight_e.shape))
+        a_s = np.stack([joined @ weight.T for weight in each], 2) + bias_s
+        spatial, m_spatial = lstm_blocks(a_s, m_spatial, form)
+        depth, m_depth = lstm_blocks(joined @ weight_e.T + bias_e, m_depth, form)
+        maps.append(depth)
+    return np.stack(maps)
 
 
 # --------------------------------------------------------------------------------------------- gradients

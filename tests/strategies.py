@@ -9,12 +9,18 @@ import numpy as np
 from checks import Array
 from hypothesis import strategies as st
 from reference import CELLS
+from reference_general import of_direction, random_constants
 
 import recurra
 
 SIZES = (1, 3, 7, 17, 100, 257)  # no multiple of a vector among them
 DTYPES = ("float32", "float64")
 TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
+
+
+def tolerance(problem: Problem) -> float:
+    """Of what the dtype may do to results. A normalisation divides a row by its spread, and its rounding with it."""
+    return TOLERANCE[problem.dtype] * (16 if problem.cell.endswith("layer_norm") else 1)
 
 
 @dataclass(frozen=True)
@@ -36,25 +42,40 @@ class Problem:
     dtype: str = "float32"
     seed: int = 0
     gain: float = 1.0
+    heads: int = 1
+    reverse: bool = False
+    proj_bias: bool = False
 
     @property
     def constants(self) -> dict[str, float]:
-        return {} if self.cell_clip is None else {"cell_clip": self.cell_clip}
+        clip = {} if self.cell_clip is None else {"cell_clip": self.cell_clip}
+        if not self.cell.endswith("_general"):
+            return clip
+        if self.reverse:  # those of a bidirectional layer's second half
+            return clip | dict(of_direction(random_constants(self.cell, 2, self.seed), True))
+        return clip | random_constants(self.cell, self.directions, self.seed)
 
     def layer(self, **options: Any) -> recurra.Recurrent:
-        return recurra.Recurrent(
+        layer = recurra.Recurrent(
             self.cell,
             self.input_size,
             self.hidden_size,
             self.layers,
             bias=self.bias,
             bidirectional=self.directions == 2,
+            direction="reverse" if self.reverse else "forward",
             proj_size=self.proj_size,
-            constants=self.constants,
+            proj_bias=self.proj_bias,
+            heads=self.heads,
             dtype=self.dtype,
             seed=self.seed,
-            **options,
+            **({"constants": self.constants} | options),
         )
+        gains = {n: v for n, v in layer.state_dict().items() if n.startswith(("gamma", "beta"))}
+        rng = np.random.default_rng(self.seed + 3)  # 1 and 0 to start with, where mistakes would not show
+        moved = {name: value + rng.uniform(-0.5, 0.5, value.shape).astype(value.dtype) for name, value in gains.items()}
+        layer.load_state_dict(layer.state_dict() | moved)
+        return layer
 
     def x(self) -> Array:
         """The input [T, B, I], scaled to pre-activations of about `gain` whatever the sizes."""
@@ -70,7 +91,15 @@ class Problem:
         sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (CELLS[self.cell].states - 1)
         rows = (self.layers * self.directions, self.batch)
         state = tuple(rng.uniform(-1, 1, (*rows, size)).astype(self.dtype) for size in sizes)
+        if CELLS[self.cell].heads:
+            state[2][:] += 2  # n divides
         return state if len(state) > 1 else state[0]
+
+
+def heads(cell: str, hidden: int) -> st.SearchStrategy[int]:
+    """How many heads there may be."""
+    divisors = [count for count in range(1, hidden + 1) if hidden % count == 0]
+    return st.sampled_from(divisors) if CELLS[cell].heads else st.just(1)
 
 
 @st.composite
@@ -105,6 +134,8 @@ def problems(
         lengths=tuple(draw(st.integers(min_length, steps)) for _ in range(batch)) if with_lengths else None,
         with_state=draw(st.booleans()),
         cell_clip=draw(st.sampled_from((None, 0.25))) if cell.startswith("lstm") else None,
+        heads=draw(heads(cell, hidden)),
         dtype=draw(st.sampled_from(dtypes)),
         seed=draw(st.integers(0, 2**16)),
+        proj_bias=projected and draw(st.booleans()),
     )

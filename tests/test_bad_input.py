@@ -268,7 +268,7 @@ CONSTRUCTIONS: list[tuple[str, Any, dict[str, Any], Any, str]] = [
     ("coupled", recurra.LSTM, {"coupled": "both"}, ValueError, "coupled.*f_from_i.*both"),
     ("reset", recurra.GRU, {"reset": "middle"}, ValueError, "reset.*after.*before.*middle"),
     ("update", recurra.GRU, {"update": "forget"}, ValueError, "update.*keep.*write.*forget"),
-    ("nonlinearity", recurra.RNN, {"nonlinearity": "elu"}, ValueError, "nonlinearity.*tanh.*relu.*elu"),
+    ("nonlinearity", recurra.RNN, {"nonlinearity": "gelu"}, ValueError, "nonlinearity.*tanh.*relu.*gelu"),
     ("float16", recurra.LSTM, {"dtype": "float16"}, (TypeError, ValueError), "dtype.*float32.*float16"),
     ("int32", recurra.LSTM, {"dtype": np.int32}, (TypeError, ValueError), "dtype.*float32.*int32"),
     ("two dtypes", recurra.LSTM, {"dtype": "f4,f4,,"}, TypeError, "dtype.*float32.*f4,f4,,"),

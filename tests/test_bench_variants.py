@@ -21,7 +21,7 @@ from recurra.bench.variants import grids, match, sequences, trees  # noqa: E402
 
 TINY = {
     sequences: [
-        sequences.case(sequences.Shape(cell, steps, rows, 5), training)
+        sequences.case(sequences.Shape(cell, steps, rows, 8), training)
         for cell in sequences.CELLS
         for steps, rows, training in ((None, 1, False), (4, 3, False), (4, 3, True))
     ],
@@ -29,7 +29,10 @@ TINY = {
         *(trees.case(trees.Shape(kind, 3, 9, 2, 5)) for kind in ("child_sum", "n_ary", "s_lstm")),
         trees.case(trees.Shape("child_sum", 7, 7, 2, 5), alone=True),
     ],
-    grids: [grids.case(grids.Shape(cell, (2, 3, 4), 5, 6)) for cell in grids.CELLS],
+    grids: [
+        *(grids.case(grids.Shape(cell, (2, 3, 4), 5, 6)) for cell in grids.CELLS),
+        grids.map_case(grids.Maps((2, 3, 4), 5, 6, 2)),
+    ],
     match: [
         variants.Case("MatchLSTM", 1.0, partial(match.contestants, match.Shape(4, 3, 2, 5), training))
         for training in (False, True)

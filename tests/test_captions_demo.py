@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import assert_gradients_are_slopes
 
 import recurra
 from recurra.demo.variants import captions, common
@@ -45,18 +46,7 @@ def test_scenes_depend_on_the_seed_alone() -> None:
 def test_gradients_are_slopes(cell: Callable[..., Any], as_state: bool) -> None:
     model = captions.Captioner(cell, as_state, 16, TINY)
     batch = captions.scenes(20, seed=0)
-    _, gradients = model.gradients(batch)
-    assert gradients.keys() == model.layers.keys()
-    for name, layer in model.layers.items():
-        before, losses = layer.state_dict(), []
-        norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients[name].values()))
-        for step in (0.02, -0.02):  # along the gradient, in float32
-            layer.load_state_dict(
-                {key: (array + step / norm * gradients[name][key]).astype(np.float32) for key, array in before.items()}
-            )
-            losses.append(model.gradients(batch)[0])
-        layer.load_state_dict(before)
-        assert (losses[0] - losses[1]) / 0.04 == pytest.approx(norm, rel=0.01)
+    assert_gradients_are_slopes(model, batch, 0.02, 0.01)
 
 
 def test_networks_are_of_one_size() -> None:

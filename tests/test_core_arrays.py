@@ -182,7 +182,7 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
             good.forward(x, None, None, out, states)
         with pytest.raises(ValueError, match="h0"):
             good.forward(x, states, None, out, hn())
-    for layer, number in ((2, 0), (0, 5), (0, -1)):
+    for layer, number in ((2, 0), (0, 6), (0, -1)):
         with pytest.raises(IndexError, match="get_parameter"):
             good.get_parameter(layer, number, zeros(4 * H, I))
     stream = good.stream(B, False, 1, None)

@@ -237,7 +237,7 @@ def test_the_command_prints_times(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
     saved = tmp_path / "gpu.json"
     script = TESTS.parent / "bench" / "gpu.py"
-    command = [sys.executable, str(script), "--only", "1,4,5,6", "--quick", "--minutes", "20", "--json", str(saved)]
+    command = [sys.executable, str(script), "--only", "1,4,5,6", "--quick", "--minutes", "60", "--json", str(saved)]
     # What the tests of this file have compiled serves here too.
     environment = os.environ | {"PYTHONPATH": str(Path(recurra.__file__).parents[1])}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)

@@ -31,7 +31,7 @@ TOLERANCE = {"float32": 2e-6, "float64": 1e-13, "float16": 2**-10, "bfloat16": 2
 def sized(cell: str, **sizes: Any) -> Problem:
     usual: dict[str, Any] = {"input_size": 3, "hidden_size": 6, "steps": 4, "batch": 3, "layers": 2, "directions": 2}
     usual |= {"lengths": (4, 0, 2), "with_state": True} | sizes
-    return Problem(cell, proj_size=4 if CELLS[cell].projected else 0, **usual)
+    return Problem(cell, proj_size=4 if CELLS[cell].projected else 0, heads=2 if CELLS[cell].heads else 1, **usual)
 
 
 def data(*shape: int, dtype: str = "float32") -> Array:

@@ -329,6 +329,26 @@ def test_truncated_backpropagation_is_the_cpus(k1: int, k2: int, lengths: str | 
             assert_same_bits(ours, theirs)
 
 
+@pytest.mark.parametrize(("k1", "k2"), ((3, 3), (2, 5)))
+@pytest.mark.parametrize("batch_first", (False, True))
+def test_truncated_backpropagation_with_marks_is_the_cpus(k1: int, k2: int, batch_first: bool) -> None:
+    layer, rng = recurra.GRU(3, 4, 2, batch_first=batch_first, seed=0), np.random.default_rng(0)
+    x, resets, mask = normal(7, 2, 3, dtype="float32"), rng.random((7, 2)) < 0.3, rng.random((7, 2)) < 0.6
+    if batch_first:
+        x, resets, mask = x.swapaxes(0, 1), resets.T, mask.T
+    fresh, results = normal(2, 4, dtype="float32"), []
+    for net, move in ((layer, on_the_cpu), (layer.to("cuda", engine="exact"), there)):
+        marks = {"resets": move(resets), "mask": mask, "reset_state": move(fresh), "masked_output": "zero"}
+        own = []
+        for window in training.tbptt(net, move(x), k1, k2, lengths=np.array([7, 4]), **marks):
+            d = window.backward(window.y)
+            own.append([[window.y, window.state], [d.x, d.state, d.reset_state, d.params]])
+        results.append(own)
+    for (want, gradients), (got, found) in zip(*results, strict=True):
+        assert_same_bits([here(array) for array in got], want)
+        assert_close(arrays([here(part) for part in found]), arrays(gradients), 1e-5)
+
+
 # ---- refusals
 
 

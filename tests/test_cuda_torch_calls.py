@@ -178,16 +178,17 @@ def test_operations_of_graphs_return_what_they_say(gpu: Gpu, dtype: Any, trains:
     layer, x, h = module("gru", **DEEP).to(dtype), make_input("").to(dtype), normal(4, B, H).to(dtype)
     params = list(layer.parameters())
     with torch.no_grad():
-        given = (x, [h], params, None, layer._number, -1, False, trains, 2 * H, 4, [H])
+        marks = (None, None, None, layer._number, "previous", 0)
+        given = (x, [h], params, *marks, -1, False, trains, 2 * H, 0, 4, [H])
         torch.library.opcheck(compiled.sequence, given, test_utils=("test_faketensor",))
         if not trains:
             return
         y, final, tape = compiled.sequence(*given)
         for with_input in (True, False):  # by hand, for opcheck gives it a copy of the tape
-            asked = (tape, [y, final], [x, *params], with_input)
-            real = torch.ops.recurra.backward(*asked)
+            asked = (tape, [y, final], [x, h, *params], 1, with_input)
+            real = torch.ops.recurra.run_backward(*asked)
             with FakeTensorMode() as mode:
-                fake = torch.ops.recurra.backward(
+                fake = torch.ops.recurra.run_backward(
                     *torch.utils._pytree.tree_map_only(torch.Tensor, mode.from_tensor, asked)
                 )
             assert [(t.shape, t.dtype, t.device) for t in real] == [(t.shape, t.dtype, t.device) for t in fake]

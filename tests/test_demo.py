@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis.extra.numpy as npst
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import recurra
+from recurra.__main__ import main
 from recurra.demo import vowels
 
 
@@ -30,6 +37,26 @@ def test_data_are_the_official_split(split: str, frames: int, utterances: list[i
     assert data.frames.flags.c_contiguous  # or every step would first have to copy its frame
     assert data.lengths.sum() == frames and data.lengths.min() >= 7 and data.lengths.max() <= 29
     assert np.bincount(data.speakers).tolist() == [0, *utterances]
+
+
+@pytest.mark.parametrize(
+    ("split", "digest"),
+    [
+        ("train", "b531e6680122bee893af0ee8794a696bb7caad40d5abe04cc19dd8be9bc61172"),
+        ("test", "7c71160980b89a87419481f63e5e0687879d87e97d824d2d77393df866943db5"),
+    ],
+)
+def test_frames_are_the_text_files_numbers_as_float32(split: str, digest: str) -> None:
+    """SHA-256 of ``np.array(decimals, np.float64).astype("<f4")``, taken from the text files themselves."""
+    assert hashlib.sha256(vowels.load_split(split).frames.astype("<f4").tobytes()).hexdigest() == digest
+
+
+@given(npst.arrays(np.int64, st.tuples(st.integers(1, 9), st.just(12)), elements=st.integers(-4_000_000, 4_000_000)))
+def test_packed_frames_come_back_to_the_bit(millionths: npt.NDArray[np.int64]) -> None:
+    frames = (millionths / 1e6).astype(np.float32)
+    packed = vowels.pack(frames)
+    assert packed.dtype == np.uint8 and packed.shape == (3, *frames.shape)
+    assert vowels.unpack(packed).tobytes() == frames.tobytes()
 
 
 def test_values_are_the_original_ones() -> None:
@@ -76,6 +103,18 @@ def test_info_help_and_bad_command(tmp_path: Path) -> None:
     assert bad.returncode == 2 and "dmeo" in bad.stderr
 
 
+@pytest.mark.parametrize(("option", "shown"), [("--cmake-dir", "lib/cmake/recurra"), ("--includes", "include")])
+def test_where_the_cpp_library_is(
+    option: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recurra, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(sys, "argv", ["recurra", option])
+    assert main() == 1 and "-C cmake.define.RECURRA_INSTALL=ON" in capsys.readouterr().err
+    (tmp_path / "cpp").mkdir()
+    assert main() == 0
+    assert capsys.readouterr().out.strip().removeprefix("-I") == str(tmp_path / "cpp" / shown)
+
+
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("words", [["info"], ["demo"], ["--help"], ["bench", "--help"], ["demo", "hello"]])
 def test_a_reader_that_stops_early_leaves_no_traceback(words: list[str], buffered: bool, tmp_path: Path) -> None:
@@ -115,5 +154,5 @@ def test_an_environment_that_the_core_refuses_is_named(
         pytest.importorskip("rich", reason="the bench extra is not installed")
     monkeypatch.setenv(name, value)
     done = command(tmp_path, *words)
-    assert done.returncode == 2 and done.stderr.startswith(f"python -m recurra: {name}: ")
+    assert done.returncode == 2 and done.stderr.startswith(f"recurra: {name}: ")
     assert repr(value) in done.stderr and done.stderr.count("\n") == 1

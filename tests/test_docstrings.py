@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
+import os
+import pathlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +15,12 @@ import pytest
 
 import recurra
 from recurra import (
+    _cells,
     _grid_layer,
+    activation,
+    deep_supervision,
     forest,
+    formats,
     frequency_time,
     functional,
     generation,
@@ -22,9 +30,11 @@ from recurra import (
     initial_state,
     layers,
     leaf_module,
+    local_global,
     match,
     multidimensional,
     packed,
+    pool,
     recurrent,
     stream,
     tape,
@@ -32,13 +42,24 @@ from recurra import (
     trees,
     variants,
 )
+from recurra.export import program
+from recurra.model import convolution, model, operation, operations
+from recurra.model import stream as model_stream
+from recurra.model import tape as model_tape
 from recurra.training import losses, optimisers, truncated
 
+os.environ.setdefault("KERAS_BACKEND", "torch")
 MODULES: Any = (
     recurra,
+    _cells,
+    activation,
+    program,
+    formats,
+    importlib.import_module("recurra.formats.unsupported"),
     frequency_time,
     functional,
     packed,
+    pool,
     recurrent,
     forest,
     layers,
@@ -50,11 +71,20 @@ MODULES: Any = (
     match,
     _grid_layer,
     grid_lstm,
+    local_global,
+    deep_supervision,
     multidimensional,
+    convolution,
+    model,
+    model_tape,
+    operation,
+    operations,
+    model_stream,
     stream,
     tape,
     trees,
     training,
+    importlib.import_module("recurra.training.fit"),  # which a function of that name hides
     losses,
     optimisers,
     truncated,
@@ -67,39 +97,62 @@ EXAMPLES = [
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=NAMES)
     if test.examples
 ]
-# What a newcomer does not meet: made by what has an example, named tuples, and one line says it all.
-WITHOUT = {
-    "Generated",
-    "Gradients",
-    "Tape",
-    "TreeGradients",
-    "TreeTape",
-    "Window",
-    "Packed",
-    "Regularization",
-    "functional",
+MODULES_TOO = {"formats", "functional"}
+# What needs other packages: by them, the modules, whose public names all have examples.
+OTHERS = {
+    (): ("formats.rtneural", "formats.own", "formats.safetensors", "formats.nam", "formats.guitarml"),
+    ("onnx",): ("formats.onnx",),
+    ("torch",): ("formats.torch", "torch"),
+    ("keras", "h5py"): ("formats.keras",),
 }
-WITHOUT |= {"cells", "config", "show_config", "get_num_threads", "set_num_threads", "release_memory"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
-def test_an_example_runs(example: doctest.DocTest) -> None:
+def test_an_example_runs(example: doctest.DocTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     printed: list[str] = []
     doctest.DocTestRunner(optionflags=doctest.REPORT_ONLY_FIRST_FAILURE).run(example, out=printed.append)
     assert not printed, "".join(printed)
 
 
+def torch_inputs(torch: Any, one_step: bool) -> dict[str, Any]:
+    return {
+        "input": torch.zeros((3, 40) if one_step else (100, 3, 40)),
+        "h": torch.zeros(3, 128),
+        "c": torch.zeros(3, 128),
+    }
+
+
+@pytest.mark.parametrize(("packages", "name"), [(packages, name) for packages in OTHERS for name in OTHERS[packages]])
+def test_examples_of_what_needs_other_packages(
+    packages: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for package in packages:
+        pytest.importorskip(package, reason=f"the parity extra is not installed: no {package}")
+    module: Any = importlib.import_module(f"recurra.{name}")
+    given = NAMES | {package: importlib.import_module(package) for package in packages} | {"pathlib": pathlib}
+    for public in module.__all__:
+        if name == "torch":
+            given |= torch_inputs(given["torch"], public.endswith("Cell"))
+        (example,) = doctest.DocTestFinder(recurse=False).find(getattr(module, public), public, extraglobs=given)
+        assert example.examples, public
+        printed: list[str] = []
+        doctest.DocTestRunner(optionflags=doctest.REPORT_ONLY_FIRST_FAILURE).run(example, out=printed.append)
+        assert not printed, "".join(printed)
+
+
 def test_everything_public_has_an_example() -> None:
     having = {example.name.rpartition(".")[2] for example in EXAMPLES}
     public = {name for module in (recurra, functional, training) for name in module.__all__}
-    assert public - WITHOUT <= having
+    assert public - MODULES_TOO <= having
     assert {"forward", "stream", "quantize", "backward", "__call__"} <= having
-    assert public >= WITHOUT
+    assert public >= MODULES_TOO
 
 
 def test_an_example_stands_at_the_top() -> None:
     for module in (recurra, functional, training):
-        for name in set(module.__all__) - WITHOUT:
+        for name in set(module.__all__) - MODULES_TOO:
             text = inspect.getdoc(getattr(module, name)) or ""
             paragraphs = text.split("\n\n")
             assert paragraphs[1].lstrip().startswith(">>> "), name

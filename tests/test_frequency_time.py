@@ -171,11 +171,175 @@ def test_gradients_are_slopes(form: dict[str, Any]) -> None:
             assert got.params[name].flat[position] == pytest.approx((found[0] - found[1]) / 2e-6, abs=1e-7)
 
 
+NOISY: list[dict[str, Any]] = [{**form, "dropout": 0.4, "zoneout": (0.2, 0.3)} for form in FORMS]
+
+
+def mix(z: int) -> int:
+    """SplitMix64's finaliser."""
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def between_stages(shape: tuple[int, ...], rate: float, seed: int, lane: int) -> Array:
+    """What u [T, B, size] is multiplied by: every place has a hash of its own, as between the layers of a stack."""
+    mask = np.empty(shape)
+    for t, b, i in np.ndindex(*shape):
+        key = mix((seed + 0x9E3779B97F4A7C15) % 2**64)
+        for part in (lane, b, t):
+            key = mix(key ^ mix((part + 0x632BE59BD9B4E019) % 2**64))
+        left_out = mix((key + i * 0x9E3779B97F4A7C15) % 2**64) >> 11 < int(rate * 2**53)
+        mask[t, b, i] = 0 if left_out else 1 / (1 - rate)
+    return mask
+
+
+@pytest.mark.parametrize("form", NOISY, ids=str)
+@pytest.mark.parametrize("lengths", [None, [5, 0, 3]])
+def test_noise_is_that_of_the_stages(form: dict[str, Any], lengths: Any) -> None:
+    """A mask on what the T-LSTM reads, and its own zoneout; gradients go the same way back."""
+    layer, x, state = problem(form)
+    y, final, tape = layer.forward(turned(layer, x), state, lengths=lengths, rng=7)
+    low, _ = parts(layer.state_dict())
+    u = features(form, x, low)
+    mask = between_stages(u.shape, 0.4, 7, layer.time.num_layers)
+    assert 0.3 < (mask == 0).mean() < 0.5
+    wanted, last, high = layer.time.forward(turned(layer, u * mask), state, lengths=lengths, rng=7)
+    assert_close([y, list(final)], [wanted, list(last)], 1e-12)
+    dy = np.random.default_rng(2).standard_normal(y.shape)
+    above, got = high.backward(dy), tape.backward(dy)
+    assert above.x is not None and got.x is not None
+    du, d_x = turned(layer, above.x) * mask, np.zeros_like(x)
+    for t in range(len(x)):
+        chunks = np.stack([x[t, :, k : k + form["chunk_size"]] for k in starts(form)])
+        pieces = np.stack(np.split(du[t], len(chunks), axis=-1))
+        below = reference_backward.gradients(cells(form)[0], chunks, low, pieces)
+        for k, chunk in zip(starts(form), below.x, strict=True):
+            d_x[t, :, k : k + form["chunk_size"]] += chunk
+    assert_close([turned(layer, got.x), parts(got.params)[1]], [d_x, above.params], 1e-11)
+    assert_same_bits(tape.backward(dy).x, got.x)
+
+
+@pytest.mark.parametrize("form", NOISY, ids=str)
+def test_gradients_of_noise_are_slopes(form: dict[str, Any]) -> None:
+    layer, x, state = problem(form, steps=3, batch=2)
+    x = turned(layer, x)
+    y, _, tape = layer.forward(x, state, rng=3)
+    weights = np.random.default_rng(3).standard_normal(y.shape)
+    got = tape.backward(weights)
+    assert got.x is not None
+
+    def loss() -> float:
+        return float((weights * layer.forward(x, state, rng=3)[0]).sum())
+
+    for at in np.ndindex(*x.shape):
+        was, found = x[at], []
+        for step in (1e-6, -1e-6):
+            x[at] = was + step
+            found.append(loss())
+        x[at] = was
+        assert got.x[at] == pytest.approx((found[0] - found[1]) / 2e-6, abs=1e-7)
+
+
+def test_noise_of_a_row_depends_on_its_number_alone() -> None:
+    layer, x, _ = problem({**FORMS[0], "dropout": 0.4, "zoneout": 0.2}, "float32", steps=7, batch=4)
+    y = layer.forward(x, rng=5)[0]
+    assert_same_bits(layer.forward(x[:, :2], rng=5)[0], np.ascontiguousarray(y[:, :2]))
+    assert_same_bits(layer.forward(x[:, 0], rng=5)[0], np.ascontiguousarray(y[:, 0]))
+    rows_first = made({**FORMS[0], "dropout": 0.4, "zoneout": 0.2, "batch_first": True}, "float32")
+    assert_same_bits(rows_first.forward(x.swapaxes(0, 1), rng=5)[0].swapaxes(0, 1), y)
+    assert not np.array_equal(layer.forward(x, rng=6)[0], y)
+
+
+def test_without_rng_nothing_is_dropped_and_zoneout_keeps_its_share() -> None:
+    form = FORMS[1]
+    plain, x, _ = problem(form)
+    dropping = made({**form, "dropout": 0.4})
+    assert_same_bits([dropping(x)[0], dropping.forward(x)[0]], [plain(x)[0]] * 2)
+    zoning = made({**form, "dropout": 0.4, "zoneout": 0.3})
+    shares = recurra.LSTM(plain.time.input_size, 6, 2, dtype="float64", zoneout=0.3)
+    shares.load_state_dict(plain.time.state_dict())
+    low, _ = parts(plain.state_dict())
+    assert_close([zoning(x)[0]], [shares(features(form, x, low))[0]], 1e-12)
+    stream = zoning.stream(batch=3)
+    assert_same_bits(np.stack([stream.step(frame) for frame in x]), zoning(x)[0])
+
+
 def test_one_chunk_of_all_bands_is_two_lstms() -> None:
     layer, x, _ = problem(FORMS[-1])
     h = layer.frequency(x.reshape(1, -1, BANDS))[0].reshape(5, 3, 4)
     assert layer.chunks == 1
     assert_same_bits(layer(x)[0], layer.time(h)[0])
+
+
+def marks_of(layer: Any, steps: int, batch: int) -> tuple[dict[str, Any], Array, Array]:
+    """Arguments of a call, and the flags [T, B]."""
+    rng = np.random.default_rng(2)
+    resets, mask = rng.random((steps, batch)) < 0.3, rng.random((steps, batch)) < 0.6
+    fresh = tuple(
+        rng.uniform(-1, 1, (layer.time.num_layers, part.shape[-1]))
+        for part in layer.time(np.zeros((layer.time.input_size,) * 2))[1]
+    )
+    return {"resets": turned(layer, resets), "mask": turned(layer, mask), "reset_state": fresh}, resets, mask
+
+
+@EVERY
+@pytest.mark.parametrize("lengths", [None, [6, 3, 0]])
+@pytest.mark.parametrize("masked_output", ["previous", "zero"])
+def test_resets_and_masks_are_those_of_the_t_lstm(form: dict[str, Any], masked_output: str, lengths: Any) -> None:
+    """Which reads what the F-LSTM makes of the frames that are not masked; nobody looks at the others."""
+    layer, x, state = problem(form, steps=6)
+    marks, _, mask = marks_of(layer, 6, 3)
+    u = turned(layer, features(form, x, parts(layer.state_dict())[0]))
+    options = {"lengths": lengths, "masked_output": masked_output, **marks}
+    want, final, tape = layer.time.forward(u, state, **options)
+    x[~mask] = np.nan
+    y, last, own = layer.forward(turned(layer, x), state, **options)
+    assert_close([y, *states(last)], [want, *states(final)], 1e-13)
+    called, called_state = layer(turned(layer, x), state, **options)
+    assert_same_bits([called, *called_state], [y, *last])
+    dy = np.random.default_rng(3).standard_normal(y.shape)
+    dy[~turned(layer, mask)] *= np.nan if masked_output == "zero" else 1
+    wanted, found = tape.backward(dy, state), own.backward(dy, state)
+    assert_close([*found.state, *states(found.reset_state)], [*wanted.state, *states(wanted.reset_state)], 1e-12)
+    high = parts(found.params)[1]
+    assert_close([high[name] for name in wanted.params], list(wanted.params.values()), 1e-12)
+    low, _, below = layer.frequency.forward(layer._cut(turned(layer, np.nan_to_num(x))))
+    d = below.backward(layer._side_by_side(np.ascontiguousarray(wanted.x)).reshape(low.shape))
+    got = parts(found.params)[0]
+    assert_close([got[name] for name in d.params], list(d.params.values()), 1e-12)
+    assert found.x is not None and not turned(layer, found.x)[~mask].any() and found.x.any()
+
+
+@pytest.mark.parametrize("form", FORMS[1:4], ids=str)
+def test_a_mask_is_frames_moved_together_also_for_what_is_dropped(form: dict[str, Any]) -> None:
+    layer, x, _ = problem({**form, "dropout": 0.4, "num_layers": 2, "zoneout": 0.2}, steps=6)
+    marks, _, mask = marks_of(layer, 6, 3)
+    del marks["resets"], marks["reset_state"]
+    order = np.argsort(~mask, axis=0, kind="stable")[..., None]
+    moved = np.take_along_axis(x, order, 0)
+    y, final, tape = layer.forward(turned(layer, x), rng=7, masked_output="zero", **marks)
+    want, last, other = layer.forward(turned(layer, moved), rng=7, lengths=mask.sum(0))
+    back = np.zeros_like(turned(layer, want))
+    np.put_along_axis(back, order, turned(layer, want), 0)
+    assert_same_bits([turned(layer, y).copy(), *final], [back, *last])
+    found, wanted = tape.backward(y), other.backward(want)
+    assert_close(list(found.params.values()), list(wanted.params.values()), 1e-12)
+
+
+@EVERY
+def test_streams_take_resets_and_masks(form: dict[str, Any]) -> None:
+    layer, x, state = problem(form, steps=6)
+    marks, resets, mask = marks_of(layer, 6, 3)
+    want, final = layer(turned(layer, x), state, **marks)
+    by_step, by_chunk = layer.stream(3), layer.stream(3)
+    by_step.state = by_chunk.state = state
+    for t in range(6):
+        own = {"resets": resets[t], "mask": mask[t], "reset_state": marks["reset_state"]}
+        assert_same_bits(by_step.step(x[t], **own), turned(layer, want)[t])
+    assert_same_bits(by_chunk.run(turned(layer, x), **marks), want)
+    assert_same_bits([*by_step.state, *by_chunk.state], [*final, *final])
+    by_step.reset([1], tuple(part for part in marks["reset_state"]))
+    assert_same_bits([part[:, 1] for part in by_step.state], list(marks["reset_state"]))
 
 
 @EVERY
@@ -304,6 +468,8 @@ SIZES: dict[str, Any] = {"input_size": 10, "hidden_size": 6, "chunk_size": 4, "o
         ({"input_size": 0}, ValueError, "input_size: expected at least 1, got 0"),
         ({"bidirectional_frequency": 1}, TypeError, "bidirectional_frequency: expected True or False, got 1"),
         ({"dtype": "float16"}, TypeError, "dtype: expected float32 or float64"),
+        ({"dropout": 1.5}, ValueError, "dropout: expected"),
+        ({"zoneout": (0.1,)}, ValueError, r"zoneout: expected a number or a tuple \(h, c\)"),
         ({"proj_size": 6}, ValueError, "proj_size: expected less than hidden_size=6, got 6"),
         ({"seed": 1, "rng": np.random.default_rng()}, ValueError, "rng: expected none beside a seed, got both"),
     ],
@@ -322,10 +488,15 @@ X = np.zeros((5, 3, 10), "float32")
         (lambda f: f(X[..., :9]), ValueError, r"x: expected shape \[T, B, 10\] or \[T, 10\], got \[5, 3, 9\]"),
         (lambda f: f(X.astype("float64")), TypeError, "x: expected float32, got float64"),
         (lambda f: f(X, lengths=[5, 6, 0]), ValueError, r"lengths: expected values in 0\.\.5, got 6 at position 1"),
+        (lambda f: f(X, mask=np.ones((3, 5), bool)), ValueError, r"mask: expected shape \[5, 3\], got \[3, 5\]"),
+        (lambda f: f.forward(X, resets=np.ones((5, 3))), TypeError, "resets: expected bool, got float64"),
+        (lambda f: f(X, reset_state=X), ValueError, "reset_state: expected None without resets"),
+        (lambda f: f(X, masked_output="zero"), ValueError, "masked_output: expected 'previous' without a mask"),
         (lambda f: f(X, lengths=[5]), ValueError, r"lengths: expected shape \[3\], got \[1\]"),
         (lambda f: f(X[:, 0], lengths=[5]), ValueError, "lengths: expected none without a batch axis"),
         (lambda f: f(X, X), TypeError, r"state: expected a tuple \(h, c\)"),
         (lambda f: f(X, out=np.zeros((5, 3, 6))), TypeError, "out: expected float32, got float64"),
+        (lambda f: f.forward(X, rng=-1), ValueError, r"rng: expected an integer in 0\.\.2\*\*64-1, got -1"),
         (lambda f: f.forward(X)[2].backward(), ValueError, "dy, dstate: expected at least one of them, got neither"),
         (lambda f: f.forward(X)[2].backward(X), ValueError, r"dy: expected shape \[5, 3, 6\], got \[5, 3, 10\]"),
         (lambda f: f.forward(X)[2].backward(X[..., :6], input_grad=0), TypeError, "input_grad: expected True or False"),

@@ -24,7 +24,7 @@ from checks import (
     save_results,
     states,
 )
-from gradients import ALL_CELLS, as_state, assert_same_gradients, flat, inputs, run, sized, upstream
+from gradients import ALL_CELLS, EVERY_KIND, as_state, assert_same_gradients, flat, inputs, run, sized, upstream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import CELLS
@@ -36,7 +36,7 @@ from recurra.tape import Tape
 # ------------------------------------------------------------------------------------------------------ same bits
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_forward_has_the_bits_of_a_call_and_recomputing_changes_none(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell))
@@ -49,7 +49,7 @@ def test_forward_has_the_bits_of_a_call_and_recomputing_changes_none(cell: str, 
     assert_same_gradients(recomputed, gradients)
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_gradients_of_a_row_do_not_depend_on_its_batch(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell, min_batch=1))
@@ -76,7 +76,7 @@ def test_gradients_of_a_row_do_not_depend_on_its_batch(cell: str, data: st.DataO
     assert_same_bits(list(states(permuted.state)), [d[:, order] for d in states(gradients.state)])
 
 
-@ALL_CELLS
+@EVERY_KIND
 @settings(max_examples=6)
 @given(st.data())
 def test_backward_again_gives_the_same_whatever_ran_between(cell: str, data: st.DataObject) -> None:
@@ -102,7 +102,7 @@ def test_backward_again_gives_the_same_whatever_ran_between(cell: str, data: st.
     assert tape.nbytes == size
 
 
-@ALL_CELLS
+@EVERY_KIND
 def test_any_layout_of_the_upstream_gradient_gives_the_same_bits(cell: str) -> None:
     problem = sized(cell, lengths=(4, 1, 2))
     layer = problem.layer()
@@ -139,7 +139,7 @@ def thread_problems(cell: str) -> Iterator[Problem]:
 
 
 @pytest.mark.skipif(CPUS < 2, reason="this process may use only one CPU")
-@ALL_CELLS
+@EVERY_KIND
 def test_one_thread_and_several_give_the_same_gradients(cell: str, restore_threads: None) -> None:
     for problem in thread_problems(cell):
         layer, results = problem.layer(), []
@@ -204,7 +204,7 @@ def new_params(layer: recurra.Recurrent, fill: float | None = 0.0) -> dict[str, 
     }
 
 
-@ALL_CELLS
+@EVERY_KIND
 def test_gradients_are_added_to_what_into_holds(cell: str) -> None:
     problem = sized(cell)
     layer = problem.layer()
@@ -229,7 +229,7 @@ def test_gradients_are_added_to_what_into_holds(cell: str) -> None:
         assert_close(array, before[name] + 2 * expected.params[name], 1e-12)
 
 
-@ALL_CELLS
+@EVERY_KIND
 def test_zero_upstream_gives_exactly_zero(cell: str) -> None:
     for recompute in (False, True):
         problem = sized(cell, seed=7)
@@ -246,7 +246,7 @@ def test_zero_upstream_gives_exactly_zero(cell: str) -> None:
         assert_same_bits(list(into.values()), before)
 
 
-@ALL_CELLS
+@EVERY_KIND
 @pytest.mark.parametrize("recompute", (False, True))
 def test_what_the_caller_does_afterwards_changes_nothing(cell: str, recompute: bool) -> None:
     problem = sized(cell)
@@ -456,7 +456,7 @@ def test_forward_refuses_what_it_cannot_train() -> None:
             layer.quantize(precision).forward(x)
     for wrong in (1, 0, "yes", None, np.ones(2)):
         with pytest.raises(TypeError, match="recompute"):
-            layer.forward(x, recompute=wrong)  # type: ignore[arg-type]
+            layer.forward(x, recompute=wrong)  # type: ignore[call-overload]
     calls: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (lambda: layer.forward(x.astype("float64")), TypeError, "x"),
         (lambda: layer.forward(x[..., 1:]), ValueError, "x"),

@@ -37,6 +37,9 @@ CELLS: list[tuple[str, int, dict[str, Any]]] = [
     ("grid", 2, {"dimensions": ["relu", "lstm"], "priority": [True, False]}),
     ("grid", 3, PRIOR),
     ("grid", 4, {"priority": [True, False, True, False]}),
+    ("grid", 2, {"residual": [True, True], "priority": [True, False]}),
+    ("grid", 2, {"residual": [True, False], "form": "standard"}),
+    ("grid", 4, {"residual": [True, True, True, False], "dimensions": ["identity", "tanh", "relu", "lstm"]}),
 ]
 IDS = [f"{cell}-{slots}-{'-'.join(map(str, options.values()))}" for cell, slots, options in CELLS]
 every_cell = pytest.mark.parametrize(("cell", "slots", "options"), CELLS, ids=IDS)
@@ -222,6 +225,43 @@ def test_other_graphs_in_the_batch_change_no_bit(cell: str, slots: int, options:
         assert np.array_equal(found.x[-problem.graph.inputs :], wanted.x)
 
 
+@every_cell
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.usefixtures("restore_threads")
+def test_rows_may_share_a_row_of_x(cell: str, slots: int, options: dict[str, Any], dtype: str) -> None:
+    """As if each had a copy, to the same bits, and the gradient of x is the sum of the copies'."""
+    if cell == "s_lstm_tree":
+        return  # has no input
+    alone = Problem(cell, slots, options, dtype, hidden=150)  # wide enough to be worth more threads
+    shared = Problem(cell, slots, options, dtype, hidden=150)
+    random, g = np.random.default_rng(5), alone.graph
+    rows = random.integers(0, 4, g.inputs)  # of the new x, for each of the old one
+    shared.graph = Graph(
+        g.fronts, g.before if slots else None, np.where(g.source < 0, -1, 1 + rows[g.source]), children=g.children
+    )
+    shared.x = np.full((6, 4), np.nan, dtype)  # the first and the last row feed nothing
+    shared.x[1:5] = random.normal(size=(4, 4))
+    alone.x = shared.x[1 + rows]
+    states, tape = alone.network.forward(alone.x, g, alone.given)
+    wanted: Any = tape.backward(alone.d_states)
+    dx = np.zeros((6, 4), dtype)
+    np.add.at(dx, 1 + rows, wanted.x)
+    tolerance = 1e-4 if dtype == "float32" else 1e-12
+    first: list[Array] = []
+    for threads in (1, 2, 3):
+        recurra.set_num_threads(threads)
+        assert same(list(shared.network(shared.x, shared.graph, shared.given)), list(states))
+        for recompute in (False, True):
+            found_states, tape = shared.network.forward(shared.x, shared.graph, shared.given, recompute=recompute)
+            found: Any = tape.backward(shared.d_states)
+            assert same(list(found_states), list(states)) and same(list(found.given), list(wanted.given))
+            np.testing.assert_allclose(found.x, dx, rtol=tolerance, atol=tolerance)
+            for name, value in wanted.params.items():
+                np.testing.assert_allclose(found.params[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+            first = first or [found.x, *found.params.values()]
+            assert same(first, [found.x, *found.params.values()])
+
+
 BITS = """
 import hashlib, json, sys
 sys.path.insert(0, sys.argv[1])
@@ -314,7 +354,7 @@ def test_empty_graphs() -> None:
         (([0, 1, 3], [[-1, 0, 0]]), "precedes"),
         (([0, 1], [[-2]]), "before"),
         (([1, 2], [[-1, 0]], [0, -1]), "source"),
-        (([0, 2], [[-1, -1]], [0, 0]), "feeds"),
+        (([0, 2], [[-1, -1]], [0, -2]), "source: expected -1 or more, got -2 at position 1"),
         (([0, 2], [[-1, -1]], [0]), "source"),
         (([0, 1], [[-1]] * 5), "slots"),
         (([0, 1], np.empty((0, 1), int)), "slots"),
@@ -378,6 +418,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         {"form": "standard"},
         {"hidden_size": 0},
         {"priority": [True, False]},
+        {"residual": [True, False]},
     ):
         arguments: Any = {"cell": "nary_tree", "input_size": 4, "hidden_size": 5, **wrong}
         with pytest.raises(ValueError, match=next(iter(wrong))):

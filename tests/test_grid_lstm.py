@@ -36,8 +36,17 @@ CASES: dict[str, dict[str, Any]] = {
     "relu": {"dims": 2, "depth": 2, "non_lstm": {2: "relu"}},
     "tanh": {"dims": 2, "non_lstm": {0: "tanh"}, "form": "standard"},
     "no memory at all": {"dims": 2, "non_lstm": {0: "tanh", 1: "relu"}},
-    "residual": {"dims": 1, "depth": 2, "residual": True, "priority": (1,)},
-    "residual, seen by others": {"dims": 1, "depth": 3, "residual": True, "priority": (0,), "tied_depth": True},
+    "residual": {"dims": 1, "depth": 2, "residual": (1,), "priority": (1,)},
+    "residual along an axis": {"dims": 1, "depth": 2, "residual": (0,), "form": "standard"},
+    "residual without a depth": {"dims": 2, "residual": (1,), "directions": ["10"]},
+    "residual everywhere": {"dims": 2, "depth": 2, "residual": (0, 1, 2), "non_lstm": {0: "tanh"}, "input": "every"},
+    "residual and linear": {"dims": 2, "residual": (0, 1), "non_lstm": {0: "relu", 1: "identity"}, "priority": (0,)},
+    "two directions": {"dims": 1, "directions": "all"},
+    "some directions of a plane": {"dims": 2, "directions": ["10", "01"], "combine": "sum"},
+    "backwards alone": {"dims": 2, "directions": ["11"], "tied": True},
+    "four deep directions": {"dims": 2, "depth": 2, "directions": "all", "combine": "mean", "residual": (2,)},
+    "two deep directions": {"dims": 1, "depth": 2, "directions": "all", "input": "every", "tied_depth": True},
+    "residual, seen by others": {"dims": 1, "depth": 3, "residual": (1,), "priority": (0,), "tied_depth": True},
 }
 ALL_CASES = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 
@@ -71,11 +80,19 @@ def expected(layer: recurra.GridLSTM, x: Array, sizes: Any, params: Any = None) 
         every=layer.input == "every",
     )
     params = layer.state_dict() if params is None else params
-    y = np.zeros((*x.shape[:-1], layer.hidden_size * (1 if layer.depth else layer.dims)))
-    for b, size in enumerate(sizes):
-        own = corner(b, size)
-        y[own] = grid(x[own], params, spec)
-    return y
+    outputs = []
+    for name in layer.directions:
+        tail = "" if set("".join(layer.directions)) <= {"0"} else f"_{name}"
+        of_direction = {key.removesuffix(tail): value for key, value in params.items() if key.endswith(tail)}
+        axes = tuple(axis for axis, digit in enumerate(name) if digit == "1")
+        y = np.zeros((*x.shape[:-1], layer.hidden_size * (1 if layer.depth else layer.dims)))
+        for b, size in enumerate(sizes):
+            own = corner(b, size)
+            y[own] = np.flip(grid(np.flip(x[own], axes), of_direction, spec), axes)
+        outputs.append(y)
+    if layer.combine == "concat":
+        return np.concatenate(outputs, axis=-1)
+    return np.asarray(sum(outputs) / (len(outputs) if layer.combine == "mean" else 1))
 
 
 @ALL_CASES
@@ -92,12 +109,10 @@ def test_every_option_is_the_oracles(options: dict[str, Any], hidden: int) -> No
 
 
 @ALL_CASES
-@pytest.mark.parametrize("recompute", [False, True])
-def test_gradients_are_central_differences(options: dict[str, Any], recompute: bool) -> None:
+def test_gradients_are_central_differences(options: dict[str, Any]) -> None:
     layer = recurra.GridLSTM(2, 2, **options, dtype="float64", seed=2)
     x, sizes = problem(layer.dims)
-    y, tape = layer.forward(x, sizes if layer.dims else None, recompute=recompute)
-    dy = np.random.default_rng(3).normal(size=y.shape)
+    dy = np.random.default_rng(3).normal(size=layer(x, sizes if layer.dims else None).shape)
     inside = ~np.isnan(x[..., 0])
 
     def loss(arrays: dict[str, Array]) -> float:
@@ -107,16 +122,18 @@ def test_gradients_are_central_differences(options: dict[str, Any], recompute: b
 
     wanted = central_differences(loss, {**layer.state_dict(), "x": x[inside]})
     dy[~inside] = np.nan  # which nobody may look at
-    gradients = tape.backward(dy)
-    assert gradients.x is not None and not gradients.x[~inside].any()
-    found = {**gradients.params, "x": gradients.x[inside]}
-    assert set(found) == set(wanted)
-    for name, value in wanted.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-7, atol=5e-9, err_msg=name)
-    again = tape.backward(dy, input_grad=False)
-    assert again.x is None
-    for name, value in again.params.items():
-        np.testing.assert_array_equal(value, gradients.params[name])
+    for recompute in (False, True):
+        _, tape = layer.forward(x, sizes if layer.dims else None, recompute=recompute)
+        gradients = tape.backward(dy)
+        assert gradients.x is not None and not gradients.x[~inside].any()
+        found = {**gradients.params, "x": gradients.x[inside]}
+        assert set(found) == set(wanted)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-7, atol=5e-9, err_msg=name)
+        again = tape.backward(dy, input_grad=False)
+        assert again.x is None
+        for name, value in again.params.items():
+            np.testing.assert_array_equal(value, gradients.params[name])
 
 
 def test_one_dimension_is_an_lstm() -> None:
@@ -168,6 +185,21 @@ def test_input_in_every_block_with_zero_columns_is_a_side_of_zeros() -> None:
     side.load_state_dict({**rest, "proj_h": np.zeros((3, 2)), "proj_m": np.zeros((3, 2))})
     x, sizes = problem(2)
     np.testing.assert_array_equal(every(x, sizes), side(x, sizes))
+
+
+def test_names_of_directions() -> None:
+    names = {"weight_ih_l0", "weight_hh_l0", "bias_l0"}
+    for one in (1, ["00"]):
+        assert set(recurra.GridLSTM(2, 3, directions=one).state_dict()) == names
+    every = recurra.GridLSTM(2, 3, directions="all")
+    wanted = {f"{name}_{direction}" for name in names for direction in ("00", "01", "10", "11")}
+    assert set(every.state_dict()) == wanted
+    assert every(np.ones((1, 2, 2, 2), "float32")).shape == (1, 2, 2, 24)
+    assert recurra.GridLSTM(2, 3, 1, 2, directions="all", combine="sum")(np.ones((1, 2, 2), "float32")).shape[-1] == 3
+    with pytest.raises(ValueError, match="directions: expected 'all', 1 or some of 00, 01, 10, 11, each once"):
+        recurra.GridLSTM(2, 3, directions=["0"])
+    with pytest.raises(ValueError, match="combine: expected one of 'concat', 'sum', 'mean', got 'max'"):
+        recurra.GridLSTM(2, 3, directions="all", combine="max")
 
 
 def test_priority_changes_the_prioritised_output_of_a_block_alone() -> None:

@@ -18,9 +18,18 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "leakylp": lambda **o: recurra.MultidimensionalLSTM(3, 9, 2, "leakylp", **{"seed": 1, **o}),
     "grid": lambda **o: recurra.GridLSTM(3, 21, 2, **{"seed": 1, **o}),
     "deep grid": lambda **o: recurra.GridLSTM(3, 9, 2, 2, priority=(2,), tied_depth=True, **{"seed": 1, **o}),
+    "local-global": lambda **o: recurra.LocalGlobalLSTM(3, 5, 2, **{"seed": 1, **o}),
+    "local-global, neighbour": lambda **o: recurra.LocalGlobalLSTM(
+        3, 9, 2, share_spatial=True, memory_from="neighbour", **{"seed": 1, **o}
+    ),
 }
 ALL = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 SIZES = np.array([[7, 6], [1, 1], [3, 6], [7, 2], [4, 5]])
+
+
+def own_sizes(layer: Any) -> Array:
+    """SIZES, as large as the layer needs."""
+    return np.maximum(SIZES, 3) if isinstance(layer, recurra.LocalGlobalLSTM) else SIZES
 
 
 def batch(dtype: str = "float32") -> Array:
@@ -35,7 +44,7 @@ def run(layer: Any, x: Array, sizes: Any, dy: Array | None = None, recompute: bo
 
 
 def upstream(layer: Any, shape: tuple[int, ...]) -> Array:
-    width = layer(np.zeros((1, 1, 1, 3), layer.dtype)).shape[-1]
+    width = layer(np.zeros((1, 3, 3, 3), layer.dtype)).shape[-1]
     return np.random.default_rng(1).normal(size=(*shape[:-1], width)).astype(layer.dtype)
 
 
@@ -44,13 +53,14 @@ def upstream(layer: Any, shape: tuple[int, ...]) -> Array:
 def test_a_sample_has_the_same_bits_alone_and_in_any_batch(make: Callable[..., Any], dtype: str) -> None:
     layer, x = make(dtype=dtype), batch(dtype)
     dy = upstream(layer, x.shape)
-    y, dx, _ = run(layer, x, SIZES, dy)
-    for b, (rows, columns) in enumerate(SIZES):
+    sizes = own_sizes(layer)
+    y, dx, _ = run(layer, x, sizes, dy)
+    for b, (rows, columns) in enumerate(sizes):
         corner = np.s_[b : b + 1, :rows, :columns]
         own_y, own_dx, _ = run(layer, x[corner], None, dy[corner])
         assert_same_bits([y[corner], dx[corner]], [own_y, own_dx])
     order = [3, 0, 4, 1, 2]
-    other_y, other_dx, _ = run(layer, x[order], SIZES[order], dy[order])
+    other_y, other_dx, _ = run(layer, x[order], sizes[order], dy[order])
     assert_same_bits([y[order], dx[order]], [other_y, other_dx])
 
 
@@ -58,19 +68,20 @@ def test_a_sample_has_the_same_bits_alone_and_in_any_batch(make: Callable[..., A
 def test_threads_and_recomputing_change_no_bit(make: Callable[..., Any], restore_threads: None) -> None:
     layer, x = make(), batch()
     recurra.set_num_threads(1)
-    wanted = run(layer, x, SIZES)
-    assert_same_bits(layer(x, SIZES), wanted[0])
+    sizes = own_sizes(layer)
+    wanted = run(layer, x, sizes)
+    assert_same_bits(layer(x, sizes), wanted[0])
     for threads in (1, 2, 3):
         recurra.set_num_threads(threads)
         for recompute in (False, True):
-            assert_same_bits(run(layer, x, SIZES, recompute=recompute), wanted)
+            assert_same_bits(run(layer, x, sizes, recompute=recompute), wanted)
 
 
 def test_instruction_sets_agree_on_every_bit(tmp_path: Any) -> None:
     script = (
         "import sys; from checks import save_results; import test_grids as t; results = {}\n"
         "for name, make in t.MAKERS.items():\n"
-        "    y, dx, params = t.run(make(), t.batch(), t.SIZES)\n"
+        "    layer = make(); y, dx, params = t.run(layer, t.batch(), t.own_sizes(layer))\n"
         "    results |= {f'{name} y': y, f'{name} dx': dx, **{f'{name} {p}': v for p, v in params.items()}}\n"
         "save_results(sys.argv[1], results)\n"
     )
@@ -81,8 +92,8 @@ def test_instruction_sets_agree_on_every_bit(tmp_path: Any) -> None:
 def test_a_tape_keeps_what_it_needs(make: Callable[..., Any]) -> None:
     layer, x = make(), batch()
     dy = upstream(layer, x.shape)
-    wanted = run(layer, x, SIZES, dy)
-    y, tape = layer.forward(x, SIZES)
+    wanted = run(layer, x, own_sizes(layer), dy)
+    y, tape = layer.forward(x, own_sizes(layer))
     x[...] = 7
     layer.load_state_dict({name: 0 * value for name, value in layer.state_dict().items()})
     y[...] = 7
@@ -107,18 +118,19 @@ def test_strided_and_read_only_input_is_read(make: Callable[..., Any]) -> None:
     wide[..., ::2] = x.swapaxes(1, 2)
     view = wide[..., ::2].swapaxes(1, 2)
     view.flags.writeable = False
-    assert_same_bits(layer(view, SIZES), layer(x, SIZES))
+    assert_same_bits(layer(view, own_sizes(layer)), layer(x, own_sizes(layer)))
 
 
 @ALL
 def test_outputs_outside_a_sample_are_zero_and_its_padding_is_ignored(make: Callable[..., Any]) -> None:
     layer, x = make(), batch()
-    wanted = layer(x, SIZES)
-    for b, (rows, columns) in enumerate(SIZES):
+    sizes = own_sizes(layer)
+    wanted = layer(x, sizes)
+    for b, (rows, columns) in enumerate(sizes):
         assert not wanted[b, rows:].any() and not wanted[b, :, columns:].any()
         assert wanted[b, :rows, :columns].all()
         x[b, rows:] = x[b, :, columns:] = np.nan
-    assert_same_bits(layer(x, SIZES.tolist()), wanted)
+    assert_same_bits(layer(x, sizes.tolist()), wanted)
 
 
 @ALL
@@ -146,7 +158,7 @@ def test_a_layer_is_fixed_and_pickles(make: Callable[..., Any]) -> None:
     for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), eval(repr(layer), vars(recurra))):
         assert repr(twin) == repr(layer)
         twin.load_state_dict(layer.state_dict())
-        assert_same_bits(twin(x, SIZES), layer(x, SIZES))
+        assert_same_bits(twin(x, own_sizes(layer)), layer(x, own_sizes(layer)))
     assert_same_bits(pickle.loads(pickle.dumps(layer))(x), layer(x))
     for name in ("hidden_size", "anything"):
         with pytest.raises(AttributeError, match="is fixed"):
@@ -165,7 +177,7 @@ def test_a_seed_draws_the_same_and_within_the_bound(make: Callable[..., Any]) ->
 @ALL
 def test_what_grids_lack_says_so(make: Callable[..., Any]) -> None:
     layer = make()
-    with pytest.raises(TypeError, match=r"stream: .*LSTM has none, for a node of a grid waits"):
+    with pytest.raises(TypeError, match=r"stream: .*LSTM has none, for a node of a grid needs others"):
         layer.stream(batch=1)
     with pytest.raises(TypeError, match=r"quantize: .*LSTM has float32 and float64 kernels only"):
         layer.quantize("int8")
@@ -192,7 +204,7 @@ def wrong_inputs() -> dict[str, tuple[Any, Any, type[Exception], str]]:
             x,
             SIZES + np.array([0, 1]),
             ValueError,
-            r"sizes: expected 1..\[7, 6\], got \[7, 7\] for sample 0",
+            r"sizes: expected [13]..\[7, 6\], got \[7, 7\] for sample 0",
         ),
         "size zero": (x, SIZES - np.array([0, 1]), ValueError, r"sizes: .* got \[1, 0\] for sample 1"),
         "real sizes": (x, SIZES * 1.0, TypeError, "sizes: expected integers, got float64"),
@@ -267,8 +279,9 @@ def test_wrong_options_of_a_multidimensional_lstm_are_named(
         ({"non_lstm": {0: "sigmoid"}}, ValueError, "non_lstm 0: expected one of 'identity', 'relu', 'tanh'"),
         ({"non_lstm": {0: "tanh"}, "tied": True}, ValueError, "non_lstm: expected none with tied=True"),
         ({"tied_depth": True}, ValueError, "tied_depth: expected False without a depth"),
-        ({"residual": True}, ValueError, "residual: expected False without a depth"),
-        ({"residual": 1}, TypeError, "residual: expected True or False"),
+        ({"residual": True}, TypeError, "residual: expected a sequence of dimensions, got True"),
+        ({"residual": (2,)}, ValueError, r"residual: expected dimensions in 0..1, got 2"),
+        ({"residual": (1, 1)}, ValueError, "residual: expected each dimension once"),
         ({"hidden_size": 1 << 40}, MemoryError, "hidden_size=1099511627776"),
     ],
 )

@@ -38,7 +38,7 @@ def signal_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, old)
 
 
-# Each of these would take minutes.
+# Each of these would take many seconds, or minutes.
 def whole_sequence() -> Callable[[], Any]:
     layer = recurra.LSTM(1, 1024, proj_size=1, seed=0)
     return lambda: layer(np.ones((4_000_000, 1), "float32"))
@@ -59,7 +59,44 @@ def recording() -> Callable[[], Any]:
     return lambda: layer.forward(np.ones((400_000, 1), "float32"), recompute=True)
 
 
-CALLS = [whole_sequence, shared_by_rows, both_directions_with_lengths, recording]
+def long_tree() -> Callable[[], Any]:
+    layer, nodes = recurra.TreeLSTM(1, 1024, seed=0), 20_000
+    forest = recurra.Forest([[node - 1] if node else [] for node in range(nodes)])
+    return lambda: layer(forest, np.ones((nodes, 1), "float32"))
+
+
+def grid() -> Callable[[], Any]:
+    layer = recurra.MultidimensionalLSTM(1, 512, directions=1, seed=0)
+    return lambda: layer(np.ones((1, 1_000, 40, 1), "float32"))
+
+
+def matching() -> Callable[[], Any]:
+    layer = recurra.MatchLSTM(1, 16, 256, seed=0)
+    premise, hypothesis = np.ones((800, 16, 1), "float32"), np.ones((5_000, 16, 1), "float32")
+    return lambda: layer(premise, hypothesis)
+
+
+def model_of_layers() -> Callable[[], Any]:
+    model = recurra.Model([recurra.LSTM(1, 1024, proj_size=1, seed=0), "tanh"])
+    return lambda: model(np.ones((4_000_000, 1), "float32"))
+
+
+def convolution() -> Callable[[], Any]:
+    model = recurra.Model([recurra.Conv1d(1, 4, 200_000, padding=100_000, seed=0)])
+    return lambda: model(np.ones((1_000_000, 1), "float32"))
+
+
+CALLS = [
+    whole_sequence,
+    shared_by_rows,
+    both_directions_with_lengths,
+    recording,
+    long_tree,
+    grid,
+    matching,
+    model_of_layers,
+    convolution,
+]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -73,17 +110,39 @@ def test_a_long_call_is_ended_by_what_a_signal_handler_raises(make: Any, threads
     assert np.isfinite(layer(np.ones((4, 3), "float32"))[0]).all()
 
 
+# Each gives backward, without arguments; what it returns has x.
+def back_over_a_sequence() -> Callable[[], Any]:
+    y, _, tape = recurra.LSTM(64, 512, seed=0).forward(np.ones((150, 64, 64), "float32"))
+    return lambda: tape.backward(np.ones_like(y))
+
+
+def back_over_trees() -> Callable[[], Any]:
+    forest = recurra.Forest([[node - 1] if node % 100 else [] for node in range(5_000)])
+    h, _, tape = recurra.TreeLSTM(64, 512, seed=0).forward(forest, np.ones((5_000, 64), "float32"))
+    return lambda: tape.backward(np.ones_like(h))
+
+
+def back_over_a_grid() -> Callable[[], Any]:
+    y, tape = recurra.MultidimensionalLSTM(64, 256, seed=0).forward(np.ones((4, 20, 20, 64), "float32"), recompute=True)
+    return lambda: tape.backward(np.ones_like(y))
+
+
+BACKWARDS = [back_over_a_sequence, back_over_trees, back_over_a_grid]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-def test_backward_is_ended_too_and_may_be_called_again(threads: int) -> None:
+@pytest.mark.parametrize("make", BACKWARDS, ids=lambda make: make.__name__)
+def test_backward_is_ended_too_and_may_be_called_again(make: Any, threads: int) -> None:
     recurra.set_num_threads(threads)
-    layer = recurra.LSTM(64, 512, seed=0)
-    y, _, tape = layer.forward(np.ones((150, 64, 64), "float32"))
-    dy = np.ones_like(y)
-    whole = tape.backward(dy).x
+    backward = make()
+    whole = backward()
     with pytest.raises(Interruption), signal_after(0.1):
         while True:
-            tape.backward(dy)
-    assert_same_bits(tape.backward(dy).x, whole)
+            backward()
+    again = backward()
+    assert_same_bits(again.x, whole.x)
+    for name, gradient in whole.params.items():
+        assert_same_bits(again.params[name], gradient)
 
 
 def test_an_interrupted_run_of_a_stream_leaves_its_state() -> None:

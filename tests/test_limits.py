@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -212,10 +213,13 @@ def test_reversed_input_and_swapped_directions_swap_the_output(cell: str) -> Non
     proj = 4 if CELLS[cell].projected else 0
     layer = Problem(cell, N, H, 1, 1, proj, directions=2, dtype="float64").layer()
     output, state = layer(data())
-    params = layer.state_dict()
-    swapped = {n: n.removesuffix("_reverse") if "_reverse" in n else n + "_reverse" for n in params}
-    layer.load_state_dict({n: params[swapped[n]] for n in params})
-    turned, turned_state = layer(data()[::-1])
+
+    def swapped(named: Mapping[str, Any]) -> dict[str, Any]:
+        turned = {n: n.removesuffix("_reverse") if "_reverse" in n else n + "_reverse" for n in named}
+        return {n: named[turned[n]] for n in named if turned[n] in named}
+
+    packed = functional.pack(cell, swapped(layer.state_dict()), swapped(layer._packed.constants))
+    turned, turned_state = functional.run(packed, data()[::-1])
     half = output.shape[-1] // 2
     assert_same_bits(turned, np.concatenate([output[::-1, :, half:], output[::-1, :, :half]], -1))
     assert_same_bits([s[::-1] for s in states(turned_state)], list(states(state)))

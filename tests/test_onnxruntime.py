@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Problem, problems
 
-from recurra import functional
+from recurra import Activation, functional
 
 ort = pytest.importorskip("onnxruntime", reason="the parity extra is not installed: no onnxruntime")
 onnx = pytest.importorskip("onnx", reason="the parity extra is not installed: no onnx")
@@ -139,6 +140,77 @@ def test_a_row_of_length_zero_is_zero_in_the_output_of_both(
     output, _ = getattr(functional, op.lower())(inputs["X"], params, lengths=[2, 0, 4], **options)
     assert_close(output, y.transpose(0, 2, 1, 3).reshape(4, 3, -1), TOLERANCE)
     assert not output[:, 1].any()
+
+
+# Ours, ONNX's, and which of alpha and beta it has.
+FUNCTIONS = {
+    "tanh": ("Tanh", ""),
+    "sigmoid": ("Sigmoid", ""),
+    "relu": ("Relu", ""),
+    "softsign": ("Softsign", ""),
+    "softplus": ("Softplus", ""),
+    "leaky_relu": ("LeakyRelu", "a"),
+    "elu": ("Elu", "a"),
+    "thresholded_relu": ("ThresholdedRelu", "a"),
+    "hard_sigmoid": ("HardSigmoid", "ab"),
+    "scaled_tanh": ("ScaledTanh", "ab"),
+    "affine": ("Affine", "ab"),
+}
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "options"),
+    (
+        ("RNN", {}, {}),
+        ("GRU", {"linear_before_reset": 1}, {"reset": "after"}),
+        ("GRU", {"linear_before_reset": 0}, {"reset": "before"}),
+        ("LSTM", {}, {}),
+        ("LSTM", {"input_forget": 1}, {"coupled": "f_from_i"}),
+    ),
+)
+@given(st.data())
+def test_activation_lists_and_clip_give_what_onnx_runtime_gives(
+    op: str, attributes: dict[str, Any], options: dict[str, Any], data: st.DataObject
+) -> None:
+    """Lists f, g, h with alpha and beta, others in each direction, and a clip that is reached."""
+    cell = {"RNN": "rnn_tanh", "GRU": "gru", "LSTM": "lstm"}[op]
+    problem = data.draw(problems(cell, min_steps=1, min_batch=1, min_length=1, dtypes=("float32",)))
+    problem = replace(problem, steps=min(problem.steps, 5), hidden_size=min(problem.hidden_size, 17), gain=2.0)
+    problem = replace(problem, lengths=problem.lengths and tuple(min(n, problem.steps) for n in problem.lengths))
+    inputs = random_inputs(problem, op, peephole=op == "LSTM" and data.draw(st.booleans()))
+    places = {"RNN": ["nonlinearity"], "GRU": ["recurrent_activation", "activation"]}.get(
+        op, ["recurrent_activation", "activation", "output_activation"]
+    )
+    chosen: list[list[Activation]] = []
+    theirs: dict[str, list[Any]] = {"activations": [], "activation_alpha": [], "activation_beta": []}
+    for _ in range(problem.directions):
+        chosen.append([])
+        for place in places:
+            # Products of gates that grow soon leave nothing to compare.
+            gate = place == "recurrent_activation"
+            name = data.draw(st.sampled_from(["sigmoid", "hard_sigmoid", "softsign"] if gate else sorted(FUNCTIONS)))
+            alpha, beta = data.draw(st.sampled_from(((0.2, 0.5), (0.25, 0.4), (0.9, 0.3))))
+            onnx_name, has = FUNCTIONS[name]
+            chosen[-1].append(Activation(name, alpha if "a" in has else None, beta if "b" in has else None))
+            theirs["activations"].append(onnx_name)
+            theirs["activation_alpha"] += [alpha] * ("a" in has)
+            theirs["activation_beta"] += [beta] * ("b" in has)
+    clip = data.draw(st.sampled_from((None, 0.3, 1.0)))
+    more = {name: values for name, values in theirs.items() if values} | ({} if clip is None else {"clip": clip})
+    direction = ("forward", "bidirectional")[problem.directions - 1]
+    y, *final = runtime(op, inputs, hidden_size=problem.hidden_size, direction=direction, **attributes, **more)
+
+    state = tuple(inputs[n] for n in ("initial_h", "initial_c") if n in inputs) or None
+    params = from_onnx(op, inputs, input_forget="input_forget" in attributes)
+    own = {place: pair if len(pair) > 1 else pair[0] for place, *pair in zip(places, *chosen, strict=True)}
+    own = {place: tuple(value) if isinstance(value, list) else value for place, value in own.items()}
+    output, ours = getattr(functional, op.lower())(
+        inputs["X"], params, state[0] if state and op != "LSTM" else state, lengths=problem.lengths, clip=clip,
+        **options, **own,
+    )  # fmt: skip
+    expected = y.transpose(0, 2, 1, 3).reshape(problem.steps, problem.batch, -1)
+    scale = max(1.0, np.abs(expected).max())
+    assert_close((output / scale, states(ours)[0] / scale), (expected / scale, final[0] / scale), 5 * TOLERANCE)
 
 
 NODE_CASES = [

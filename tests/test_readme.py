@@ -2,60 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
+import documents
 import numpy as np
 import pytest
 from checks import assert_same_bits, run_python
 
 import recurra
-from recurra import _core
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-class EndOfInput(Exception):  # noqa: N818
-    """There are no more frames."""
-
-
-def names() -> dict[str, Any]:
-    """What the examples take for granted, and the names that earlier ones have left."""
-    frames = iter(np.ones((5, 12), np.float32))
-
-    def read_frame() -> Any:
-        for frame in frames:
-            return frame
-        raise EndOfInput
-
-    rng = np.random.default_rng(0)
-    return {
-        "np": np,
-        "recurra": recurra,
-        "x": rng.standard_normal((100, 8, 12), dtype=np.float32),
-        "lengths": [100, 7, 1, 31, 100, 64, 2, 99],
-        "targets": rng.integers(0, 9, 8),
-        "read_frame": read_frame,
-        "new_utterance": lambda: True,
-    }
+EXAMPLES = documents.blocks(documents.ROOT / "README.md", "python")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_an_example_runs(example: str) -> None:
-    given = names()
-    if ("cupy" in example or ".cuda()" in example) and not _core.cuda.device_count():
-        pytest.skip("there is no GPU")
+def test_an_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = documents.names()
+    monkeypatch.chdir(tmp_path)  # where examples write their files
     if "recurra.torch" in example:
         torch = pytest.importorskip("torch")
         given["model"] = torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.GRU(12, 64))
-    try:
-        exec(example, given)
-    except EndOfInput:
-        assert "while True" in example
+    documents.run(example, given, monkeypatch)
 
 
 def test_a_step_with_out_allocates_nothing_in_python() -> None:

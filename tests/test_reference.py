@@ -10,7 +10,7 @@ from checks import arrays, assert_close, assert_same_bits, isa_available, run_py
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import CELLS, run, shapes
-from strategies import DTYPES, SIZES, TOLERANCE, Problem, problems
+from strategies import DTYPES, SIZES, Problem, problems, tolerance
 
 import recurra
 from recurra import functional
@@ -25,12 +25,12 @@ def assert_matches_oracle(problem: Problem) -> None:
     want = run(problem.cell, x, layer.state_dict(), initial, problem.lengths, problem.constants)
     output, final = layer(x, state, lengths=problem.lengths)
     assert {array.dtype for array in arrays((output, final))} == {np.dtype(problem.dtype)}
-    assert_close((output, states(final)), want, TOLERANCE[problem.dtype])
+    assert_close((output, states(final)), want, tolerance(problem))
     if problem.directions == 1 and problem.lengths is None and problem.batch:
         stream = layer.stream(problem.batch)
         if state is not None:
             stream.state = state
-        assert_close((stream.run(x), states(stream.state)), want, TOLERANCE[problem.dtype])
+        assert_close((stream.run(x), states(stream.state)), want, tolerance(problem))
 
 
 def test_every_compiled_cell_has_an_oracle_and_every_oracle_a_cell() -> None:
@@ -101,6 +101,9 @@ OPTIONS: list[tuple[type[recurra.Recurrent], dict[str, Any], str]] = [
         for proj, end in ((0, ""), (2, "_projected"))
     ),
     (recurra.LSTM, {"cell_clip": 0.1}, "lstm"),
+    (recurra.LSTM, {"layer_norm": True}, "lstm_layer_norm"),
+    (recurra.LSTM, {"layer_norm": True, "cell_clip": 0.1}, "lstm_layer_norm"),
+    (recurra.GRU, {"layer_norm": True}, "gru_layer_norm"),
 ]
 
 
@@ -115,7 +118,7 @@ def test_layer_and_functional_options_mean_the_equations_of_cells_md(kind: Any, 
     assert_close((output, states(state)), want, 1e-13)
 
     call = getattr(functional, kind.__name__.lower())
-    read_from_params = ("peephole", "proj_size")
+    read_from_params = ("peephole", "proj_size", "layer_norm")
     named = {k: v for k, v in options.items() if k not in read_from_params}
     assert_same_bits(call(x, layer.state_dict(), lengths=lengths, **named), (output, state))
 

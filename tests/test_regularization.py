@@ -151,7 +151,7 @@ def test_variational_dropout_has_one_mask_for_a_whole_sequence() -> None:
 
 
 ZONED = ["rnn_tanh", "gru", "lstm", "gru_reset_before", "lstm_peephole", "lstm_projected", "sru", "min_gru"]
-ZONED += ["multiplicative_lstm", "multiplicative_lstm_paper_output", "differential_1", "differential_012"]
+ZONED += ["multiplicative_lstm", "multiplicative_lstm_paper_output", "differential_1", "differential_012", "slstm"]
 
 
 @pytest.mark.parametrize("cell", ZONED)

@@ -24,12 +24,12 @@ from checks import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import CELLS
+from reference import CELLS, kinds
 from strategies import DTYPES, Problem, problems
 
 import recurra
 
-ALL_CELLS = pytest.mark.parametrize("cell", sorted(CELLS))
+EVERY_KIND = pytest.mark.parametrize("cell", kinds())
 
 
 def row(state: Any, b: int) -> Any:
@@ -46,7 +46,7 @@ def whole(problem: Problem) -> tuple[recurra.Recurrent, Array, Any]:
     return layer, output, state
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_chunks_and_single_steps_of_a_stream_equal_the_whole_sequence(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell, directions=1, lengths=False, min_batch=1))
@@ -63,7 +63,7 @@ def test_chunks_and_single_steps_of_a_stream_equal_the_whole_sequence(cell: str,
     assert_same_bits(stream.state, final)
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_calls_that_carry_the_state_equal_the_whole_sequence(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell, directions=1, lengths=False))
@@ -74,7 +74,7 @@ def test_calls_that_carry_the_state_equal_the_whole_sequence(cell: str, data: st
     assert_same_bits((head, tail, state), (output[:cut], output[cut:], final))
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_a_row_alone_and_unpadded_equals_the_row_in_its_batch(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell))
@@ -87,7 +87,7 @@ def test_a_row_alone_and_unpadded_equals_the_row_in_its_batch(cell: str, data: s
         assert not output[n:, b].any()
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_a_permuted_batch_gives_the_permuted_output(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell, min_batch=2))
@@ -103,7 +103,7 @@ def test_a_permuted_batch_gives_the_permuted_output(cell: str, data: st.DataObje
     assert_same_bits(list(states(turned_final)), [part[:, order] for part in states(final)])
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_a_longer_padding_whatever_it_holds_changes_nothing(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell, lengths=True))
@@ -116,7 +116,7 @@ def test_a_longer_padding_whatever_it_holds_changes_nothing(cell: str, data: st.
     assert not longer[problem.steps :].any()
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_any_layout_of_input_and_output_gives_the_same_bits(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell))
@@ -147,7 +147,7 @@ def test_any_layout_of_input_and_output_gives_the_same_bits(cell: str, data: st.
         assert_same_bits((target, result_final), (output, final))
 
 
-@ALL_CELLS
+@EVERY_KIND
 @given(st.data())
 def test_batch_first_and_unbatched_give_the_same_bits(cell: str, data: st.DataObject) -> None:
     problem = data.draw(problems(cell, min_batch=1))
@@ -173,7 +173,7 @@ def test_batch_first_and_unbatched_give_the_same_bits(cell: str, data: st.DataOb
 
 @pytest.mark.skipif(CPUS < 2, reason="this process may use only one CPU")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@EVERY_KIND
 def test_one_thread_and_several_give_the_same_bits(cell: str, dtype: str, restore_threads: None) -> None:
     for hidden, batch, directions in ((257, 1, 1), (257, 37, 2), (100, 130, 2)):
         proj = hidden // 2 if CELLS[cell].projected else 0
@@ -194,7 +194,7 @@ def test_one_thread_and_several_give_the_same_bits(cell: str, dtype: str, restor
 
 
 @pytest.mark.parametrize("precision", (None, "bfloat16", "int8"))
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@EVERY_KIND
 def test_calls_leave_no_trace_in_the_memory_they_share(cell: str, precision: str | None) -> None:
     proj = 9 if CELLS[cell].projected else 0
     layer = recurra.Recurrent(cell, 5, 19, 2, bidirectional=True, proj_size=proj, seed=0)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checks import Array, arrays, assert_close, assert_same_bits, copies, states
+from gradients import as_state
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import CELLS, run
@@ -36,7 +37,7 @@ def test_steps_match_the_oracle(cell: str, dtype: str) -> None:
     stream = layer.stream(problem.batch)
     stream.state = problem.state()
     y = np.stack([stream.step(x) for x in problem.x()])
-    want = run(cell, problem.x(), layer.state_dict(), states(problem.state()))
+    want = run(cell, problem.x(), layer.state_dict(), states(problem.state()), None, problem.constants)
     assert_close((y, states(stream.state)), want, TOLERANCE[dtype])
 
 
@@ -100,6 +101,58 @@ def test_saved_state_resumes_elsewhere(cell: str) -> None:
     second.state = first.state
     assert_same_bits(second.run(x[4:]), output[4:])
     assert_same_bits(layer(x[4:], first.state), (output[4:], final))
+
+
+@ALL_CELLS
+def test_reset_to_given_states(cell: str) -> None:
+    problem = Problem(cell, 3, 5, 6, 4, 2 * CELLS[cell].projected, layers=2, with_state=True)
+    layer, x, state = problem.layer(), problem.x(), problem.state()
+    stream = layer.stream(4)
+
+    def part(take: Any) -> Any:
+        return as_state([take(array) for array in states(state)])
+
+    stream.run(x)
+    before = states(stream.state)
+    stream.reset([3, 0], part(lambda a: a[:, 1:3]))
+    for now, old, given_state in zip(states(stream.state), before, states(state), strict=True):
+        assert_same_bits(now[:, [1, 2]], old[:, [1, 2]])
+        assert_same_bits(now[:, [3, 0]], given_state[:, 1:3])
+    stream.reset(np.array([False, True, True, False]), part(lambda a: a[:, 3]))  # one state for both
+    for now, given_state in zip(states(stream.state), states(state), strict=True):
+        assert_same_bits(now[:, [3, 0, 1, 2]], given_state[:, [1, 2, 3, 3]])
+    stream.reset(state=state)
+    assert_same_bits(stream.run(x), layer(x, state)[0])
+    stream.reset(state=part(lambda a: a[:, 0]))
+    assert_same_bits(stream.run(x), layer(x, part(lambda a: np.repeat(a[:, :1], 4, axis=1)))[0])
+    stream.reset([2, 2], part(lambda a: a[:, :2]))
+    assert_same_bits([now[:, 2] for now in states(stream.state)], [a[:, 1] for a in states(state)])
+    single = layer.stream()
+    single.step(x[0, 0])
+    single.reset(state=part(lambda a: a[:, 0]))
+    assert_same_bits(single.run(x[:, 0]), layer(x[:, 0], part(lambda a: a[:, 0]))[0])
+
+
+def test_a_reset_to_what_does_not_fit_changes_nothing() -> None:
+    layer = recurra.LSTM(3, 5, 2, seed=0)
+    stream = layer.stream(4)
+    stream.run(np.ones((2, 4, 3), "float32"))
+    before = copies(stream.state)
+    h = np.zeros((2, 2, 5), "float32")
+    for rows, state, error, message in (
+        ([1, 2], (h, h[:, :1]), ValueError, r"state c: expected shape \[2, 2, 5\] or \[2, 5\], got \[2, 1, 5\]"),
+        ([1, 2], (h, h[:, 0]), ValueError, r"state: expected as many axes for state h, state c, got \[3, 2\]"),
+        (None, (h, h), ValueError, r"state h: expected shape \[2, 4, 5\]"),
+        ([1, 4], (h, h), ValueError, r"rows: expected values in 0\.\.3"),
+        ([1, 2], h, TypeError, r"state: expected a tuple \(h, c\)"),
+        ([1, 2], (h, h.astype("float64")), TypeError, "state c: expected float32"),
+    ):
+        with pytest.raises(error, match=message):
+            stream.reset(rows, state)
+        assert_same_bits(stream.state, before)
+    small = layer.quantize("int8").stream(1)
+    with pytest.raises(ValueError, match=r"state h: expected values in -1\.\.1 for int8"):
+        small.reset(state=(h[:, 0] + 2, h[:, 0]))
 
 
 @pytest.mark.parametrize("rows", ([1, 3], np.array([3, 1, 1]), np.array([False, True, False, True]), (1, 3)))
@@ -209,7 +262,7 @@ def test_a_step_is_called_as_its_signature_says() -> None:
 
 def test_a_subclass_may_have_a_step_of_its_own() -> None:
     class Twice(recurra.Stream):
-        def step(self, x: Any, out: Any = None) -> Any:
+        def step(self, x: Any, out: Any = None, **marks: Any) -> Any:  # type: ignore[override]
             super().step(x)
             return super().step(x, out)
 
@@ -218,7 +271,8 @@ def test_a_subclass_may_have_a_step_of_its_own() -> None:
     plain.step(x)
     assert_same_bits(Twice(layer.__dict__["_packed"]).step(x), plain.step(x))
     assert "out:" in (inspect.getdoc(vars(recurra.Stream)["step"]) or "")
-    assert list(inspect.signature(plain.step).parameters) == ["x", "out"]
+    marks = ["resets", "reset_state", "mask", "masked_output"]
+    assert list(inspect.signature(plain.step).parameters) == ["x", "out", *marks]
 
 
 def test_a_stream_goes_with_its_last_reference() -> None:

@@ -102,6 +102,58 @@ def test_outputs_depend_on_neither_k1_nor_k2(batch_first: bool, lengths: list[in
     assert_same_bits(seen[-1].state, final)
 
 
+@given(k1=st.integers(1, 12), extra=st.integers(0, 12), seed=st.integers(0, 99))
+@pytest.mark.parametrize("form", ("batch", "batch first", "sequence"))
+@pytest.mark.parametrize("masked_output", ("previous", "zero"))
+@pytest.mark.parametrize("lengths", (None, [11, 0, 6]))
+def test_windows_have_the_bits_of_a_call_with_marks(
+    lengths: list[int] | None, masked_output: str, form: str, k1: int, extra: int, seed: int
+) -> None:
+    axis, rng = int(form == "batch first"), np.random.default_rng(seed)
+    layer, x = lstm(batch_first=form != "batch"), rng.normal(size=(11, 3, 3)).astype("float32")
+    resets, mask = rng.random((11, 3)) < 0.2, rng.random((11, 3)) < 0.6
+    reset_state = tuple(rng.normal(size=(2, 5)).astype("float32") for _ in "hc")
+    if form == "sequence":
+        x, resets, mask, lengths = x[:, 0], resets[:, 0], mask[:, 0], None
+    elif axis:
+        x, resets, mask = x.swapaxes(0, 1), resets.T, mask.T
+    marks: dict[str, Any] = {"resets": resets, "mask": mask, "masked_output": masked_output}
+    for options in ({"resets": resets}, marks, marks | {"reset_state": reset_state}):
+        seen = list(training.tbptt(layer, x, k1, k1 + extra, lengths=lengths, **options))
+        y, final, tape = layer.forward(x, lengths=lengths, **options)
+        assert_same_bits(np.concatenate([window.y for window in seen], axis), y)
+        assert_same_bits(seen[-1].state, final)
+        if len(seen) == 1:
+            (window,) = seen
+            got, want = window.backward(y), tape.backward(y)
+            assert_same_bits(listed(got), listed(want))
+            assert (got.reset_state is None) == ("reset_state" not in options)
+            if got.reset_state is not None:
+                assert_same_bits(arrays(got.reset_state), arrays(want.reset_state))
+
+
+def test_no_gradient_of_a_window_crosses_a_reset() -> None:
+    """The last window, of steps 2 to 6, of which 6 is its own, and a reset of one row at 4."""
+    layer, x, resets = elman(), normal(7, 2, 3), np.zeros((7, 2), bool)
+    resets[4, 1] = True
+    *_, window = training.tbptt(layer, x, 2, 5, resets=resets)
+    assert (window.start, window.stop, window.origin) == (6, 7, 2)
+    gradients = window.backward(np.ones_like(window.y))
+    d_x: Any = gradients.x
+    for row in range(2):
+        alone, begin = x[:, row], 4 if row else 2
+        states = elman_forward(layer.state_dict(), alone[:, None], np.zeros((1, 4)))
+        if row:
+            states = [*states[:4], *elman_forward(layer.state_dict(), alone[4:, None], np.zeros((1, 4)))]
+        dy = np.zeros((7 - begin, 1, 4))
+        dy[-1] = 1
+        dx, dh, *_ = elman_backward(layer.state_dict(), alone[begin:, None], states[begin:], dy)
+        assert_close(window.y[:, row], states[-1], 1e-12)
+        assert_close(d_x[begin - 2 :, row], dx[:, 0], 1e-12)
+        assert not d_x[: begin - 2, row].any()
+        assert_close(arrays(gradients.state)[0][:, row], 0 * dh[:, 0] if row else dh[:, 0], 1e-12)
+
+
 @pytest.mark.parametrize("batch_first", (False, True))
 @pytest.mark.parametrize("recompute", (False, True))
 def test_one_window_is_the_full_gradient(batch_first: bool, recompute: bool) -> None:
@@ -217,6 +269,18 @@ def test_windows_are_read_only_views_that_layers_take() -> None:
     assert_same_bits(layer(inputs)[0], layer(inputs.copy())[0])
 
 
+def test_windows_of_a_series() -> None:
+    """[T], of NumPy and of pandas, whose objects say what they are by their module."""
+    series = normal(20)
+    inputs, targets = training.windows(series, 6, 3, horizon=2)
+    wide, ahead = training.windows(series[:, None], 6, 3, horizon=2)
+    assert_same_bits([inputs, targets], [wide, ahead[..., 0]])
+    assert np.shares_memory(inputs, series) and not inputs.flags.writeable
+    for array, want in ((series, (inputs, targets)), (series[:, None], (wide, ahead))):
+        frame = type("Series", (), {"__module__": "pandas", "to_numpy": lambda self, array=array: array})()
+        assert_same_bits([*training.windows(frame, 6, 3, horizon=2)], [*want])
+
+
 X, F32 = normal(4, 2, 3), normal(2, 3, dtype="float32")
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: training.tbptt(X, X, 2), TypeError, "layer: .*ndarray"),  # type: ignore[arg-type]
@@ -227,6 +291,15 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: training.tbptt(elman(), F32, 3), TypeError, "x: .*float64.*float32"),
     (lambda: training.tbptt(elman(), X, 3, state=X), ValueError, r"state h: .*\[1, 2, 4\].*\[4, 2, 3\]"),
     (lambda: training.tbptt(elman(), X, 3, lengths=[5, 1]), ValueError, r"lengths: .*0\.\.4.*5"),
+    (lambda: training.tbptt(elman(), X, 3, resets=np.ones((4, 2))), TypeError, "resets: expected bool, got float64"),
+    (lambda: training.tbptt(elman(), X, 3, mask=np.ones((2, 4), bool)), ValueError, r"mask: .*\[4, 2\], got \[2, 4\]"),
+    (lambda: training.tbptt(elman(), X, 3, reset_state=X), ValueError, "reset_state: expected None without resets"),
+    (
+        lambda: training.tbptt(elman(), X, 3, resets=np.ones((4, 2), bool), reset_state=X),
+        ValueError,
+        r"reset_state h: .*\[1, 2, 4\] or \[1, 4\].*\[4, 2, 3\]",
+    ),
+    (lambda: training.tbptt(elman(), X, 3, masked_output="zero"), ValueError, "masked_output: .*without a mask"),
     (lambda: training.tbptt(elman(), X, 3, recompute=1), TypeError, "recompute: .*1"),  # type: ignore[arg-type]
     (lambda: next(training.tbptt(elman(), X, 3)).backward(X), ValueError, r"dy: .*\[3, 2, 4\].*\[4, 2, 3\]"),
     (lambda: training.windows(X, 2), ValueError, r"x: .*\[T, F\].*\[4, 2, 3\]"),

@@ -66,7 +66,7 @@ def torch_run(module: Any, problem: Problem) -> Any:
 def test_layer_with_torch_weights_gives_what_torch_gives(cell: str, data: st.DataObject) -> None:
     # torch takes neither an empty sequence nor an empty packed batch
     problem = data.draw(problems(cell, min_steps=1, min_batch=1, min_length=1))
-    problem = replace(problem, cell_clip=None)
+    problem = replace(problem, cell_clip=None, proj_bias=False)
     module, layer = torch_module(problem), problem.layer()
     layer.load_state_dict(module.state_dict())
     output, final = layer(problem.x(), problem.state(), lengths=problem.lengths)

@@ -16,8 +16,10 @@ from torch_modules import (
     FORMS,
     KINDS,
     OWN_KINDS,
+    B,
     H,
     I,
+    T,
     Tensor,
     leaves,
     make_input,
@@ -50,11 +52,21 @@ def compiled(layer: Any, **options: Any) -> Any:
     return torch.compile(layer, **{"backend": "aot_eager", "fullgraph": True, **options})
 
 
-def description(layer: Any, batch_first: bool = False, trains: bool = True, seed: int | None = None) -> tuple[Any, ...]:
-    """What an operation is told of all layers of a module, after its parameters."""
+def description(
+    layer: Any,
+    batch_first: bool = False,
+    trains: bool = True,
+    seed: int | None = None,
+    flags: Any = None,
+    fresh: int = 0,
+) -> tuple[Any, ...]:
+    """What an operation is told of all layers of a module, after its parameters; with flags it gives cells."""
     directions = 2 if layer.bidirectional else 1
-    sizes = (directions * layer._sizes.output, directions * layer.num_layers, layer._state_widths)
-    return (None if seed is None else torch.tensor(seed), layer._number, -1, batch_first, trains, *sizes)
+    cells = directions * layer._sizes.hidden if flags is not None else 0
+    sizes = (directions * layer._sizes.output, cells, directions * layer.num_layers, layer._state_widths)
+    marks = (None, None) if flags is None else flags
+    drawn = None if seed is None else torch.tensor(seed)
+    return (*marks, drawn, layer._number, "previous", fresh, -1, batch_first, trains, *sizes)
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -93,6 +105,61 @@ def test_dropout_and_other_backends(backend: str) -> None:
     assert_trains_alike(module("gru", num_layers=3, dropout=dropout), "time_major", True, backend=backend)
 
 
+def marked(layer: Any, form: str, names: tuple[str, ...]) -> Any:
+    """function(call) -> all results and gradients of a call with marks."""
+    rng, turn = np.random.default_rng(0), form == "batch_first"
+    flags = {name: torch.from_numpy(rng.random((T, B)) < 0.5) for name in names}
+    if form == "unbatched":
+        flags = {name: each[:, 0] for name, each in flags.items()}
+    options: dict[str, Any] = {name: each.T if turn else each for name, each in flags.items()}
+    options |= {"masked_output": "zero"} if "mask" in names and turn else {}
+
+    def trained(call: Any) -> list[Tensor]:
+        layer.zero_grad()
+        torch.manual_seed(3)
+        x, hx = make_input(form).requires_grad_(), make_state(layer, form)
+        fresh = [part[:, 0] if form == "time_major" else 2 * part for part in leaves(hx)]
+        given = [part.requires_grad_() for part in (*leaves(hx), *fresh)]
+        state, begin = given[: len(fresh)], given[len(fresh) :]
+        nested = [tuple(parts) if len(parts) > 1 else parts[0] for parts in (state, begin)]
+        more = {"reset_state": nested[1]} if "resets" in names else {}
+        y, final, *cells = call(x, nested[0], **options, **more, return_cells=len(fresh) > 1)
+        results = [y, *leaves(final), *cells]
+        torch.autograd.backward(results, [normal(*part.shape, seed=k) for k, part in enumerate(results)])
+        inputs = [x, *state, *(begin if more else []), *layer.parameters()]
+        return [*(part.detach() for part in results), *(part.grad for part in inputs)]
+
+    return trained
+
+
+@pytest.mark.parametrize("names", (("resets",), ("mask",), ("resets", "mask"), ()))
+@pytest.mark.parametrize("form", ("time_major", "batch_first", "unbatched"))
+@pytest.mark.parametrize("kind", ("lstm_projected", "gru", "min_lstm"))
+def test_marks_and_cells_are_of_the_graph(kind: str, form: str, names: tuple[str, ...]) -> None:
+    layer = module(kind, num_layers=2, bidirectional=True, batch_first=form == "batch_first", initial_state=not names)
+    trained = marked(layer, form, names)
+    assert_equal(trained(compiled(layer)), trained(layer))
+
+
+def test_marks_in_other_graphs() -> None:
+    """With what is left out at random, through inductor, without gradients, and where the graph breaks."""
+    layer = module("lstm", num_layers=2, dropout=0.3, zoneout=0.2)
+    trained = marked(layer, "time_major", ("resets", "mask"))
+    assert_equal(trained(compiled(layer)), trained(layer))
+    layer.eval()
+    assert_equal(trained(compiled(layer, backend="inductor")), trained(layer))
+    resets = np.random.default_rng(1).random((T, B)) < 0.5
+    with torch.no_grad():
+        want = leaves(layer(X, resets=resets, return_cells=True))
+        given = torch.from_numpy(resets)
+        assert_equal(leaves(compiled(layer)(X, resets=given, return_cells=True)), want)
+        for options in ({"resets": resets}, {"resets": given, "lengths": [T] * B}):
+            found = compiled(layer, fullgraph=False)(X, return_cells=True, **options)
+            assert_equal(leaves(found), want)
+    with pytest.raises(TypeError, match=r"resets: expected torch\.bool, got torch\.int64"):
+        compiled(layer, fullgraph=False)(X, resets=given.long())
+
+
 @pytest.mark.parametrize("backend", ("eager", "aot_eager"))
 def test_recurrent_dropout_and_zoneout(backend: str) -> None:
     layer = module("lstm", num_layers=2, recurrent_dropout=0.3, zoneout=(0.1, 0.4))
@@ -123,16 +190,21 @@ def test_one_graph_serves_every_length_and_batch() -> None:
 @pytest.mark.parametrize("trains", (False, True))
 @pytest.mark.parametrize("with_state", (False, True))
 @pytest.mark.parametrize("batch_first", (False, True))
+@pytest.mark.parametrize("with_marks", (False, True))
 def test_the_operation_is_what_torch_demands(
-    with_state: bool, batch_first: bool, trains: bool, seed: int | None
+    with_state: bool, batch_first: bool, trains: bool, seed: int | None, with_marks: bool
 ) -> None:
     layer = module("lstm_projected", num_layers=2, bidirectional=True, batch_first=batch_first, zoneout=0.2)
     x = make_input("batch_first" if batch_first else "").requires_grad_(trains)
     parameters = [p.detach().requires_grad_(trains) for p in layer.parameters()]
     state = [part.requires_grad_(trains) for part in leaves(make_state(layer, "") if with_state else None)]
-    arguments = (x, state, parameters, *description(layer, batch_first, trains, seed))
+    flags, fresh = None, []
+    if with_marks:
+        flags = [torch.from_numpy(np.random.default_rng(k).random((T, B)) < 0.5) for k in range(2)]
+        fresh = [part.requires_grad_(trains) for part in leaves(make_state(layer, ""))]
+    arguments = (x, state + fresh, parameters, *description(layer, batch_first, trains, seed, flags, len(fresh)))
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
-    found = torch.library.opcheck(torch.ops.recurra.forward.default, arguments, test_utils=tests)
+    found = torch.library.opcheck(torch.ops.recurra.run.default, arguments, test_utils=tests)
     assert found == dict.fromkeys(tests, "SUCCESS")
 
 
@@ -171,29 +243,29 @@ def test_tapes_live_as_long_as_the_graph() -> None:
 def test_a_copied_tape_is_told() -> None:
     layer = module("gru")
     parameters = list(layer.parameters())
-    *results, tape = torch.ops.recurra.forward(X, [], parameters, *description(layer))
+    *results, tape = torch.ops.recurra.run(X, [], parameters, *description(layer))
     grads = [torch.ones_like(result) for result in results]
-    found = torch.ops.recurra.backward(tape, grads, [X, *parameters], True)
-    assert [part.shape for part in found] == [part.shape for part in (X, results[1], *parameters)]
+    found = torch.ops.recurra.run_backward(tape, grads, [X, *parameters], 0, True)
+    assert [part.shape for part in found] == [part.shape for part in (X, *parameters)]
     with pytest.raises(RuntimeError, match="tape of this call is gone"):
-        torch.ops.recurra.backward(tape.clone(), grads, [X, *parameters], True)
+        torch.ops.recurra.run_backward(tape.clone(), grads, [X, *parameters], 0, True)
 
 
 def test_a_module_that_is_gone_is_told() -> None:
     layer = module("gru")
     arguments = (X, [], [p.detach() for p in layer.parameters()], *description(layer, trains=False))
-    torch.ops.recurra.forward(*arguments)
+    torch.ops.recurra.run(*arguments)
     del layer
     gc.collect()
     with pytest.raises(RuntimeError, match="module of this graph is gone"):
-        torch.ops.recurra.forward(*arguments)
+        torch.ops.recurra.run(*arguments)
 
 
 LOSSES = pytest.mark.parametrize("loss", (lambda y: y.sum(), lambda y: y.square().sum()), ids=("linear", "square"))
 
 
-def second_gradients(layer: Any, x: Tensor, loss: Any) -> Any:
-    (gradient,) = torch.autograd.grad(loss(layer(x)[0]), x, create_graph=True)
+def second_gradients(layer: Any, x: Tensor, loss: Any, **options: Any) -> Any:
+    (gradient,) = torch.autograd.grad(loss(layer(x, **options)[0]), x, create_graph=True)
     return torch.autograd.grad(gradient.square().sum(), [x, layer.weight_hh_l0], allow_unused=True)
 
 
@@ -207,9 +279,12 @@ def test_gradients_of_gradients_are_refused_where_torch_makes_the_graph_of_gradi
 @LOSSES
 def test_gradients_of_gradients_are_right_where_autograd_makes_it(loss: Any) -> None:
     layer, x = module("gru"), make_input("").requires_grad_()
-    found = second_gradients(compiled(layer, backend="eager"), x, loss)
-    torch.testing.assert_close(found, second_gradients(layer, x, loss), rtol=1e-9, atol=1e-9)
-    assert all(part.abs().max() > 1e-3 for part in found)
+    resets, mask = (torch.from_numpy(np.random.default_rng(k).random((T, B)) < 0.5) for k in range(2))
+    choices: tuple[dict[str, Any], ...] = ({}, {"resets": resets, "mask": mask})
+    for options in choices:
+        found = second_gradients(compiled(layer, backend="eager"), x, loss, **options)
+        torch.testing.assert_close(found, second_gradients(layer, x, loss, **options), rtol=1e-9, atol=1e-9)
+        assert all(part.abs().max() > 1e-3 for part in found)
 
 
 def test_forward_mode_is_refused_or_right() -> None:

@@ -143,11 +143,15 @@ def test_draws_are_those_of_the_core_to_the_bit(kind: str, rate: float) -> None:
         layer.load_state_dict(params)
         _, final, _ = layer.forward(np.zeros((1, rows, 1)), np.ones((2, rows, size)), rng=seed)
         found = [final[lane] == 0 for lane in range(2)]
-        expected = [noise.hits(kind, rate, seed, lane, 1, rows, size)[0] for lane in range(2)]
+        expected = [
+            noise.hits(kind, rate, seed, lane, np.arange(rows), np.zeros((1, 1), int), size)[0] for lane in range(2)
+        ]
     else:
         layer = recurra.LSTM(1, size, bidirectional=True, dtype="float64", seed=0, **options)
         state, found = (np.full((2, rows, size), 7.0), np.full((2, rows, size), 7.0)), []
-        expected = [noise.hits(kind, rate, seed, lane, steps, rows, size) for lane in range(2)]
+        expected = [
+            noise.hits(kind, rate, seed, lane, np.arange(rows), np.arange(steps)[:, None], size) for lane in range(2)
+        ]
         _, (h, c), _ = layer.forward(np.zeros((steps, rows, 1)), state, rng=seed)
         final = h if kind == "zoneout_h" else c
         found = [final[lane] == 7.0 for lane in range(2)]  # kept in all steps

@@ -155,7 +155,10 @@ def test_unchanged_parameters_are_packed_once(monkeypatch: pytest.MonkeyPatch) -
     assert len(packs) == 2
 
 
-@pytest.mark.parametrize("kind", KINDS | OWN_KINDS)
+DENSE = [kind for kind, (_, options) in (KINDS | OWN_KINDS).items() if "heads" not in options]
+
+
+@pytest.mark.parametrize("kind", DENSE)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_one_step_packs_nothing_and_has_the_layers_bits(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes below, at and beside whole vectors, a stack in both directions, with and without biases and states."""
@@ -186,6 +189,15 @@ def test_one_step_packs_nothing_and_has_the_layers_bits(kind: str, dtype: str, m
                         assert_same_bits([t.numpy() for t in tensors(ours(x, list(hx)))], expected)
                 assert len(packs) <= 1  # a list is out of the ordinary, and goes the long way
                 monkeypatch.undo()
+
+
+@pytest.mark.parametrize("heads", [1, 3, 12])
+def test_one_step_of_heads_has_the_layers_bits(heads: int) -> None:
+    ours = recurra.torch.SLSTM(5, 36, 2, heads=heads)
+    layer, x = recurra.SLSTM(5, 36, 2, heads=heads), normal(1, 1, 5).float()
+    layer.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        assert_same_bits([t.numpy() for t in tensors(ours(x))], layer(x))
 
 
 def test_wide_steps_have_the_layers_bits_on_any_number_of_threads(restore_threads: None) -> None:

@@ -35,7 +35,8 @@ def layer_of(kind: str, **options: Any) -> Any:
 
 def test_every_layer_and_every_cell_is_among_them() -> None:
     assert {OWN_KINDS[kind][0] for kind in VARIANTS} == set(variants.__all__)
-    assert {module(kind)._cell for kind in VARIANTS} | {"differential_1", "differential_2", "differential_01"} == {
+    others = {f"differential_{orders}" for orders in ("1", "2", "01", "02", "12")}
+    assert {module(kind)._cell for kind in VARIANTS} | others == {
         cell for cell in CELLS if not cell.startswith(("lstm", "gru", "rnn"))
     }
 
@@ -171,8 +172,12 @@ def test_reprs_tell_the_options(kind: str) -> None:
 BAD: tuple[tuple[str, dict[str, Any], type[Exception], str], ...] = (
     ("MultiplicativeLSTM", {"form": "other"}, ValueError, "form: expected one of"),
     ("MultiplicativeLSTM", {"bias_at": "output"}, ValueError, "bias_at: expected 'candidate' with form='standard'"),
-    ("DifferentialRNN", {"orders": (1, 2)}, ValueError, "orders: expected one of"),
+    ("DifferentialRNN", {"orders": (1, 0)}, ValueError, "orders: expected one of"),
     ("DifferentialRNN", {"zoneout": (0.1, 0.1)}, ValueError, r"zoneout: expected a number or a tuple \(h, d0, d1\)"),
+    ("SLSTM", {"heads": 3}, ValueError, "heads: expected a divisor of hidden_size=4, got 3"),
+    ("SLSTM", {"heads": 0}, ValueError, "heads: expected"),
+    ("SLSTM", {"heads": 2.0}, TypeError, "heads: expected"),
+    ("SLSTM", {"forget": "tanh"}, ValueError, "forget: expected one of"),
     ("IndRNN", {"nonlinearity": "sigmoid"}, ValueError, "nonlinearity: expected one of"),
     ("MinGRU", {"candidate": "tanh"}, ValueError, "candidate: expected one of"),
     ("MinLSTM", {"candidate": None}, ValueError, "candidate: expected one of"),
@@ -195,7 +200,7 @@ def test_a_rate_that_a_cell_has_not_is_refused_later_too() -> None:
         rnn(make_input(""))
 
 
-@pytest.mark.parametrize("kind", ["differential_012", "multiplicative", "indrnn"])
+@pytest.mark.parametrize("kind", ["differential_012", "multiplicative", "slstm", "indrnn"])
 def test_wrong_states_are_refused(kind: str) -> None:
     rnn, x = module(kind), make_input("")
     hx = leaves(make_state(rnn, ""))
@@ -208,7 +213,7 @@ def test_wrong_states_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("name", variants.__all__)
 def test_options_and_defaults_are_the_layers(name: str) -> None:
-    """But for those of where and how: `diagonal`, which may only be True, seeds, and where a module is."""
+    """But for those of where and how: `diagonal`, which is always True, seeds, and where a module is."""
     ours, layers = getattr(recurra.torch, name), getattr(recurra, name)
     own = {
         option: parameter.default

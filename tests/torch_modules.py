@@ -9,6 +9,7 @@ import pytest
 from checks import states
 
 import recurra
+from recurra import Activation
 from recurra._cells import CELLS
 
 torch = pytest.importorskip("torch", reason="the parity extra is not installed: no torch")
@@ -36,12 +37,23 @@ OWN_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "coupled_clipped": ("LSTM", {"coupled": True, "cell_clip": 0.3}),
     "f_from_i_peephole_projected": ("LSTM", {"coupled": "f_from_i", "peephole": True, "proj_size": 2}),
     "sigmoid": ("RNN", {"nonlinearity": "sigmoid"}),
+    "lstm_layer_norm": ("LSTM", {"layer_norm": True}),
+    "lstm_layer_norm_clipped": ("LSTM", {"layer_norm": True, "cell_clip": 0.3}),
+    "gru_layer_norm": ("GRU", {"layer_norm": True}),
+    "softplus_rnn": ("RNN", {"nonlinearity": "softplus", "clip": 2.0}),
+    "softsign_gru": ("GRU", {"activation": "softsign", "recurrent_activation": "hard_sigmoid"}),
+    "elu_before": ("GRU", {"activation": Activation("elu", alpha=0.5), "reset": "before", "update": "write"}),
+    "scaled_lstm": ("LSTM", {"activation": Activation("scaled_tanh", alpha=1.5, beta=0.7), "peephole": True}),
+    "leaky_coupled": ("LSTM", {"output_activation": "leaky_relu", "coupled": True, "proj_size": 2, "clip": 1.5}),
     "multiplicative": ("MultiplicativeLSTM", {}),
     "multiplicative_paper": ("MultiplicativeLSTM", {"form": "paper"}),
     "multiplicative_output": ("MultiplicativeLSTM", {"form": "paper", "bias_at": "output"}),
     "differential": ("DifferentialRNN", {}),
     "differential_0": ("DifferentialRNN", {"orders": (0,)}),
     "differential_012": ("DifferentialRNN", {"orders": (0, 1, 2)}),
+    "slstm": ("SLSTM", {}),
+    "slstm_heads": ("SLSTM", {"heads": 2}),
+    "slstm_exp": ("SLSTM", {"forget": "exp", "heads": 4}),
     "indrnn": ("IndRNN", {}),
     "indrnn_tanh": ("IndRNN", {"nonlinearity": "tanh"}),
     "min_gru": ("MinGRU", {}),
@@ -85,6 +97,8 @@ def make_state(layer: Any, form: str) -> Any:
     h = normal(stack, *batch, layer.proj_size or H, seed=1)
     cell = getattr(layer, "_cell", "lstm" if isinstance(layer, torch.nn.LSTM) else "gru")
     others = [normal(stack, *batch, H, seed=2 + k) for k in range(len(CELLS[cell].states) - 1)]
+    if CELLS[cell].has_heads:
+        others[1] = others[1].abs() + 1  # n divides
     return (h, *others) if others else h
 
 

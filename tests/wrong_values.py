@@ -153,23 +153,43 @@ POSITIVE = {"1.0", "1e-60", "2**40", "2**70"}
 SYMBOLS = {"generator", "list of text", "list of huge", "list of None", "pair", "two integers", "two negative"}
 SYMBOLS |= {"two uint64", "texts", "0 and 2**40"}
 RIGHT: dict[str, set[str]] = {
-    **dict.fromkeys(("backward", "batch_first", "bias", "bidirectional", "input_grad", "recompute"), FLAG),
-    "bidirectional_frequency": FLAG,
+    **dict.fromkeys(
+        ("backward", "batch_first", "bias", "bidirectional", "input_grad", "layer_norm", "recompute"), FLAG
+    ),
+    **dict.fromkeys(("bidirectional_frequency", "initial_state", "return_cells"), FLAG),
+    "proj_bias": {"False"},  # without a projection
+    "dcells": NONE,  # of a tape without cells
     **dict.fromkeys(("dropout", "recurrent_dropout", "zoneout"), CHANCE),
-    **dict.fromkeys(("batch", "head", "into", "out", "state", "precision", "beams", "first_input", "top_k"), NONE),
+    **dict.fromkeys(("batch", "head", "into", "out", "precision", "beams", "first_input", "top_k"), NONE),
     "end": {"None", "0"},
     "temperature": POSITIVE | {"None"},
     **dict.fromkeys(("horizon", "proj_size", "time_axis", "length_penalty", "start"), ZERO),
     **dict.fromkeys(("lr", "momentum"), POSITIVE | {"0"}),
-    **dict.fromkeys(("n", "threads", "k1"), COUNT),
+    **dict.fromkeys(("n", "threads", "k1", "batch_size", "epochs", "kernel_size", "dilation"), COUNT),
+    **dict.fromkeys(("causal", "log", "progress", "return_state", "weight"), FLAG),
+    "p": CHANCE,
+    "padding": ZERO | COUNT | {"0 and 2**40"},
+    "features": {"generator", "list of one", "two integers", "two uint64"},
+    "steps": ZERO | COUNT,
+    "patience": COUNT | NONE,
+    "drop": FLAG,
+    "id": {"0", "empty list", "empty tuple", "list of one"},
+    **dict.fromkeys(("max_wait", "timeout"), POSITIVE | {"0", "inf"}),
+    "clip_norm": POSITIVE | {"inf", "None"},
+    **dict.fromkeys(("inputs", "outputs", "schedule", "validation"), NONE),
+    "dy": {"empty mapping"},  # of a model
+    "state_dict": {"empty mapping"},  # of what has no parameters
     **dict.fromkeys(("k2", "stride"), COUNT | {"None"}),
-    "value": POSITIVE | {"inf"},
+    "value": POSITIVE | {"inf", "0", "-1", "-0.5", "-(2**70)", "-inf"},  # that masks a step
     "max_norm": POSITIVE | {"inf"},
     "eps": POSITIVE - {"1e-60"},
-    "cell_clip": POSITIVE - {"1e-60"} | {"inf", "None"},
+    **dict.fromkeys(("cell_clip", "clip"), POSITIVE - {"1e-60"} | {"inf", "None"}),
+    "output_activation": NONE,
+    **dict.fromkeys(("alpha", "beta"), POSITIVE | {"0", "-1", "-0.5", "-(2**70)", "None"}),
     "constants": {"None", "empty mapping"},
+    "grad_clip": POSITIVE - {"1e-60"} | {"inf", "None"},
     "coupled": FLAG,
-    "diagonal": FLAG - {"False"},
+    "diagonal": FLAG,
     "forget_bias": POSITIVE | {"0", "-1", "-0.5", "-(2**70)", "None"},
     "grads": {"empty mapping", "empty list", "empty tuple"},  # nothing to clip
     "params": {"empty mapping"},  # of an optimiser
@@ -179,14 +199,20 @@ RIGHT: dict[str, set[str]] = {
     "lengths": {"None", "two integers", "list of one", "empty list", "empty tuple"},  # as many as `step_mask` is given
     "rows": {"None", "two booleans", "list of one", "empty list", "empty tuple"},
     "mask": {"None", "two booleans"},
-    "indices": {"0-d int", "two integers"},
-    "dstate": {"None", "pair", "list of None"},  # beside a dy
+    "resets": {"None", "two booleans"},  # of a stream's step
+    "reset_state": NONE,
+    "masked_output": set(),
+    "weights": NONE,
+    "indices": {"0-d int", "two integers", "generator", "list of one", "0 and 2**40", "two uint64"},
+    "state": {"None", "empty mapping"},
+    "dstate": {"None", "pair", "list of None", "empty mapping"},  # beside a dy
     **dict.fromkeys(("dtype", "engine"), NONE),  # of `to`: as before
     "allow_tf32": {"None", "False"},
     "device": set(),
+    "direction": set(),
     "name": {"text", "empty text", "dtype"},  # what `check_finite` is to call an array
-    **dict.fromkeys(("gate_output", "proj_m", "residual", "return_attention", "shared_encoders"), FLAG),
-    **dict.fromkeys(("tied", "tied_depth"), FLAG),
+    **dict.fromkeys(("gate_output", "proj_m", "return_attention", "shared_encoders"), FLAG),
+    **dict.fromkeys(("every_layer", "share_spatial", "tied", "tied_depth"), FLAG),
     **dict.fromkeys(("attention_size", "d_c", "d_last", "depth", "dimensions", "input", "leaf_states"), NONE),
     **dict.fromkeys(("before", "children", "sizes", "vocabulary"), NONE),
     **dict.fromkeys(("dims", "input_size"), ZERO),  # with a depth; of trees whose leaves have states
@@ -194,6 +220,7 @@ RIGHT: dict[str, set[str]] = {
     "source": {"None", "two integers", "0 and 2**40"},  # how many rows x has is known later
     "peephole": FLAG | {"None"},
     "priority": {"None", "two booleans", "empty list", "empty tuple", "list of one"},
+    "residual": {"None", "two booleans", "empty list", "empty tuple", "list of one"},
     "non_lstm": {"None", "empty mapping"},
     "given": {"None", "pair", "list of None"},
     "d_states": {"pair", "list of None"},
@@ -202,6 +229,8 @@ RIGHT: dict[str, set[str]] = {
     "labels": SYMBOLS | FLAG | {"None"},
     "trees": SYMBOLS | {"list of one", "ragged list"},
     "array": {"vector", "matrix", "3-d", "7-d", "empty", "empty 3-d", "two floats", "float64"},
-    "x": {"matrix", "matrix object", "None"},  # of `windows`, which takes any dtype; of trees with given leaves
+    # Of `windows`, which takes any dtype; of trees with given leaves.
+    "x": {"matrix", "matrix object", "None", "vector", "texts", "dates", "structured"}
+    | {f"two {kind}" for kind in ("floats", "integers", "negative", "uint64", "booleans")},
     "y": {"3-d", "float64"},  # of poolings
 }

@@ -1,4 +1,5 @@
-"""Multidimensional and Grid LSTMs as one writes them in PyTorch: batched by anti-diagonals, and node by node."""
+"""Multidimensional and Grid LSTMs as one writes them in PyTorch: batched by anti-diagonals, and node by node. And
+Local-Global LSTMs, of which a layer is one batch."""
 
 from __future__ import annotations
 
@@ -178,4 +179,82 @@ def case(shape: Shape) -> Case:
     return Case(label, shape.multiply_adds, partial(contestants, shape), nodes=math.prod(shape.sizes))
 
 
-CASES = [case(Shape(cell, (8, 32, 32), 32, 32)) for cell in ("multidimensional", "grid")]
+STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
+
+
+def local_global(x: torch.Tensor, p: Params, layers: int) -> torch.Tensor:
+    """The last depth map [B, Y, X, H]; form "paper"."""
+    e = torch.nn.functional.linear(x, p["weight_transition"], p["bias_transition"])
+    batch, height, width, hidden = e.shape
+    s, m = e[..., None, :].expand(batch, height, width, 8, hidden), e.new_zeros(batch, height, width, 9, hidden)
+    rows, columns = ([slice(a * n // 3, (a + 1) * n // 3) for a in range(3)] for n in (height, width))
+    for layer in range(layers):
+        maxima = torch.cat([e[:, row, column].amax((1, 2)) for row in rows for column in columns], -1)
+        padded = torch.nn.functional.pad(s, (0, 0, 0, 0, 1, 1, 1, 1))
+        near = [
+            padded[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width, n]
+            for n, (down, right) in enumerate(STEPS)
+        ]
+        joined = torch.cat([maxima[:, None, None].expand(batch, height, width, 9 * hidden), *near, e], -1)
+        weight, bias = (
+            torch.cat([p[f"{kind}_spatial_l{layer}"], p[f"{kind}_depth_l{layer}"][None]]).flatten(0, 1)
+            for kind in ("weight", "bias")
+        )
+        a = torch.nn.functional.linear(joined, weight, bias)
+        i, f, g, o = a.reshape(batch, height, width, 9, 4, hidden).unbind(-2)
+        m = torch.sigmoid(f) * m + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.tanh(torch.sigmoid(o) * m)
+        s, e = h[..., :8, :], h[..., 8, :]
+    return e
+
+
+class Maps(NamedTuple):
+    """The batch and the map's sizes, inputs, hidden units and layers."""
+
+    sizes: tuple[int, int, int]
+    inputs: int
+    hidden: int
+    layers: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of a forward and a backward pass: products with the neighbours at each point, with the maxima once a map."""
+        points = math.prod(self.sizes)
+        return 3 * self.hidden * (points * self.inputs + self.layers * 324 * self.hidden * (points + self.sizes[0]))
+
+
+def map_contestants(maps: Maps) -> dict[str, Call]:
+    """Forward and backward passes that return output and gradient of x."""
+    layer = recurra.LocalGlobalLSTM(maps.inputs, maps.hidden, maps.layers, seed=0)
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((*maps.sizes, maps.inputs), dtype=np.float32)
+    dy = rng.standard_normal((*maps.sizes, maps.hidden), dtype=np.float32)
+    params = {name: torch.from_numpy(value).requires_grad_() for name, value in layer.state_dict().items()}
+    their_x, their_dy = torch.from_numpy(x.copy()).requires_grad_(), torch.from_numpy(dy)
+
+    def ours() -> Any:
+        y, tape = layer.forward(x)
+        return [y, tape.backward(dy).x]
+
+    def theirs() -> Any:
+        for tensor in (their_x, *params.values()):
+            tensor.grad = None
+        y = local_global(their_x, params, maps.layers)
+        y.backward(their_dy)  # type: ignore[no-untyped-call,unused-ignore]
+        assert their_x.grad is not None
+        return [y.detach().numpy(), their_x.grad.numpy()]
+
+    return {"recurra": ours, "torch": theirs}
+
+
+def map_case(maps: Maps) -> Case:
+    """A row of the table."""
+    batch, *sizes = maps.sizes
+    label = f"LocalGlobalLSTM {'x'.join(map(str, sizes))} B={batch} I={maps.inputs} H={maps.hidden} x{maps.layers}"
+    return Case(label, maps.multiply_adds, partial(map_contestants, maps), nodes=math.prod(maps.sizes))
+
+
+CASES = [
+    *(case(Shape(cell, (8, 32, 32), 32, 32)) for cell in ("multidimensional", "grid")),
+    map_case(Maps((8, 16, 16), 16, 16, 2)),
+]

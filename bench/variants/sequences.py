@@ -1,5 +1,5 @@
-"""Multiplicative LSTM, differential RNN and MinGRU as one writes them in PyTorch: the products with all of a sequence's
-inputs at once, and a loop over its steps."""
+"""Multiplicative LSTM, layer-normalised LSTM and GRU, differential RNN, sLSTM and MinGRU as one writes them in PyTorch:
+the products with all of a sequence's inputs at once, and a loop over its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 import recurra
 
@@ -49,6 +49,37 @@ def _multiplicative_step(from_x: tuple[Tensor, ...], states: States, p: Params) 
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+def _normed_layer(kind: Any, *sizes: int, **options: Any) -> Any:
+    """With recurrent gains at which a rounding does not grow from step to step, as at 1 it does."""
+    layer = kind(*sizes, layer_norm=True, **options)
+    params = layer.state_dict()
+    layer.load_state_dict(params | {"gamma_h_l0": params["gamma_h_l0"] / 4})
+    return layer
+
+
+def _normed_products(x: Tensor, p: Params) -> tuple[Tensor, ...]:
+    return (_normed(linear(x, p["weight_ih_l0"]), p["gamma_x_l0"], p["bias_ih_l0"]),)
+
+
+def _normed(a: Tensor, gamma: Tensor, beta: Tensor | None = None) -> Tensor:
+    return layer_norm(a, a.shape[-1:], gamma, beta)
+
+
+def _normed_lstm_step(from_x: tuple[Tensor, ...], states: States, p: Params) -> States:
+    h, c = states
+    i, f, g, o = (from_x[0] + _normed(linear(h, p["weight_hh_l0"]), p["gamma_h_l0"])).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(_normed(c, p["gamma_c_l0"], p["beta_c_l0"])), c
+
+
+def _normed_gru_step(from_x: tuple[Tensor, ...], states: States, p: Params) -> States:
+    (h,) = states
+    xr, xz, xn = from_x[0].chunk(3, -1)
+    hr, hz, hn = _normed(linear(h, p["weight_hh_l0"]), p["gamma_h_l0"], p["bias_hh_l0"]).chunk(3, -1)
+    z = torch.sigmoid(xz + hz)
+    return (z * h + (1 - z) * torch.tanh(xn + torch.sigmoid(xr + hr) * hn),)
+
+
 def _differential_step(from_x: tuple[Tensor, ...], states: States, p: Params) -> States:
     """Of order 1 alone."""
     h, cell, difference = states
@@ -59,6 +90,22 @@ def _differential_step(from_x: tuple[Tensor, ...], states: States, p: Params) ->
     return torch.sigmoid(o + q[2] * difference) * torch.tanh(new), new, difference
 
 
+def _slstm_step(heads: int, from_x: tuple[Tensor, ...], states: States, p: Params) -> States:
+    h, c, n, m = states
+    weight, size = p["weight_hh_l0"], h.shape[-1] // heads
+    if heads == 1:
+        a = linear(h, weight)
+    else:
+        blocks = weight.view(4, heads, size, size)
+        a = torch.einsum("...hi,ghoi->...gho", h.reshape(*h.shape[:-1], heads, size), blocks).flatten(-3)
+    i, f, z, o = (from_x[0] + a + p["bias_hh_l0"]).chunk(4, -1)
+    before = torch.nn.functional.logsigmoid(f) + m
+    m = torch.where(n == 0, i, torch.maximum(i, before))
+    i, f = torch.exp(i - m), torch.exp(before - m)
+    c, n = f * c + i * torch.tanh(z), f * n + i
+    return torch.sigmoid(o) * c / n, c, n, m
+
+
 def _min_gru_step(from_x: tuple[Tensor, ...], states: States, p: Params) -> States:
     z, n = from_x[0].chunk(2, -1)
     z = torch.sigmoid(z)
@@ -67,7 +114,11 @@ def _min_gru_step(from_x: tuple[Tensor, ...], states: States, p: Params) -> Stat
 
 CELLS = {
     "MultiplicativeLSTM": Cell(recurra.MultiplicativeLSTM, _multiplicative_products, _multiplicative_step, 2, (5, 5)),
+    "LayerNormLSTM": Cell(partial(_normed_layer, recurra.LSTM), _normed_products, _normed_lstm_step, 2, (4, 4)),
+    "LayerNormGRU": Cell(partial(_normed_layer, recurra.GRU), _normed_products, _normed_gru_step, 1, (3, 3)),
     "DifferentialRNN": Cell(recurra.DifferentialRNN, _products, _differential_step, 3, (4, 4)),
+    "SLSTM": Cell(recurra.SLSTM, _products, partial(_slstm_step, 1), 4, (4, 4)),
+    "SLSTM heads=4": Cell(partial(recurra.SLSTM, heads=4), _products, partial(_slstm_step, 4), 4, (4, 1)),
     "MinGRU": Cell(recurra.MinGRU, _products, _min_gru_step, 1, (2, 0)),
 }
 _compiled = functools.cache(torch.compile)
@@ -201,6 +252,6 @@ def case(shape: Shape, training: bool = False) -> Case:
 CASES = [case(Shape("MultiplicativeLSTM", None, 1, hidden)) for hidden in (64, 256)]
 CASES += [case(Shape("MultiplicativeLSTM", 100, rows, hidden)) for rows in (1, 32) for hidden in (64, 256)]
 CASES.append(case(Shape("MultiplicativeLSTM", 100, 32, 256), training=True))
-for name in ("DifferentialRNN", "MinGRU"):
+for name in ("LayerNormLSTM", "LayerNormGRU", "DifferentialRNN", "SLSTM", "SLSTM heads=4", "MinGRU"):
     CASES.append(case(Shape(name, None, 1, 64)))
     CASES += [case(Shape(name, 100, 32, 256), training) for training in (False, True)]

@@ -2,6 +2,7 @@
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
@@ -70,6 +71,14 @@ Sequence<const T> input(const char* name, const py::array& array, int64_t steps,
   return {s.data, s.steps, s.rows, s.step_stride, s.row_stride};
 }
 
+// Booleans [steps, rows].
+inline Sequence<const uint8_t> flags(const char* name, const OptionalArray& array, int64_t steps, int64_t rows) {
+  if (!array) return {};
+  if (!py::isinstance<py::array_t<bool>>(*array) || array->ndim() != 2 || array->shape(0) != steps || array->shape(1) != rows)
+    throw py::value_error(std::string(name) + ": expected bool [" + std::to_string(steps) + ", " + std::to_string(rows) + "]");
+  return {static_cast<const uint8_t*>(array->data()), steps, rows, array->strides(0), array->strides(1)};
+}
+
 template <class T>
 T* optional(const char* name, const OptionalArray& array, const std::vector<int64_t>& shape, Use use) {
   return array ? data<T>(name, *array, shape, Layout::whole, use) : nullptr;
@@ -83,6 +92,7 @@ inline void check_count(const char* name, size_t wanted, size_t got) {
 // The size of an axis that the cell's table names, for one layer and direction.
 inline int64_t size_of(const std::string& axis, const NetworkConfig& c, int lane) {
   if (axis == "input") return lane < c.directions ? c.input_size : c.directions * c.output_size;
+  if (axis == "head") return c.hidden_size / std::max<int64_t>(c.heads, 1);
   return axis == "hidden" ? c.hidden_size : c.output_size;
 }
 

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <limits>
 #include <optional>
 
 #include "recurra/cuda.h"
@@ -17,6 +18,7 @@ namespace py = pybind11;
 using Address = uint64_t;
 using CudaArray = std::tuple<Address, int64_t, int64_t, int64_t>;  // address, strides of the outer axis, rows, columns
 using CudaLengths = std::optional<py::array_t<int64_t, py::array::c_style | py::array::forcecast>>;
+using CudaSegments = std::optional<py::array_t<int32_t, py::array::c_style | py::array::forcecast>>;
 
 inline void* pointer(Address address) { return reinterpret_cast<void*>(address); }
 
@@ -38,28 +40,33 @@ class PyCudaNetwork {
   }
 
   cuda::Plan plan(int64_t steps, int64_t rows, const CudaLengths& lengths, bool device_lengths, bool training, bool recompute,
-                  bool packed) const {
+                  bool packed, bool cells, const CudaSegments& segments) const {
     if (lengths && lengths->size() != rows) throw py::value_error("lengths: expected one for each row");
-    return network_.plan(steps, rows, {lengths ? lengths->data() : nullptr, device_lengths, training, recompute, packed});
+    if (segments && segments->size() != 3 * rows) throw py::value_error("segments: expected three numbers for each row");
+    return network_.plan(steps, rows,
+                         {lengths ? lengths->data() : nullptr, device_lengths, training, recompute, packed, cells,
+                          segments ? segments->data() : nullptr});
   }
 
   using States = std::optional<std::vector<std::optional<CudaArray>>>;
 
   void forward(const cuda::Plan& plan, const CudaArray& x, const States& initial, Address lengths, const CudaArray& y,
                const States& final_states, std::optional<uint64_t> seed, Address tape, Address workspace, Address stream,
-               Address weights) const {
+               Address weights, const std::optional<CudaArray>& cells) const {
     const auto from = states(initial), to = states(final_states);
     network_.forward(plan, array(x), initial ? from.data() : nullptr, static_cast<const int32_t*>(pointer(lengths)), array(y),
-                     to.data(), seed ? &*seed : nullptr, pointer(tape), pointer(workspace), pointer(stream), pointer(weights));
+                     to.data(), seed ? &*seed : nullptr, pointer(tape), pointer(workspace), pointer(stream), pointer(weights),
+                     array(cells));
   }
 
   void backward(const cuda::Plan& plan, const std::optional<CudaArray>& dy, const States& d_final,
                 const std::optional<CudaArray>& dx, const States& d_initial, const std::vector<std::vector<Address>>& params,
-                bool add, bool seeded, Address tape, Address workspace, Address stream, Address weights) const {
+                bool add, bool seeded, Address tape, Address workspace, Address stream, Address weights,
+                const std::optional<CudaArray>& d_cells, double clip) const {
     const auto from = states(d_final), to = states(d_initial);
     network_.backward(plan, array(dy), d_final ? from.data() : nullptr, array(dx), d_initial ? to.data() : nullptr,
                       pointers<void*>(params), add, seeded, pointer(tape), pointer(workspace), pointer(stream),
-                      pointer(weights));
+                      pointer(weights), array(d_cells), clip);
   }
 
   size_t weight_bytes() const { return network_.weight_bytes(); }
@@ -101,9 +108,11 @@ class PyCudaStream {
   }
   void get_state(const States& states, Address stream) const { stream_.get_state(arrays(states).data(), pointer(stream)); }
   void set_state(const States& states, Address stream) { stream_.set_state(arrays(states).data(), pointer(stream)); }
-  void reset(const CudaLengths& rows, Address stream) {
+  void reset(const CudaLengths& rows, Address stream, const std::optional<States>& states) {
     if (rows)
-      stream_.reset(rows->data(), rows->size(), pointer(stream));
+      stream_.reset(rows->data(), rows->size(), pointer(stream), states ? arrays(*states).data() : nullptr);
+    else if (states)
+      stream_.set_state(arrays(*states).data(), pointer(stream));
     else
       stream_.reset(pointer(stream));
   }
@@ -176,11 +185,13 @@ inline void define_cuda_network(py::module_& m) {
            released)
       .def("get_state", &PyCudaStream::get_state, py::arg("states"), py::arg("stream"), released)
       .def("set_state", &PyCudaStream::set_state, py::arg("states"), py::arg("stream"), released)
-      .def("reset", &PyCudaStream::reset, py::arg("rows"), py::arg("stream"), "All rows, or the given ones, to zero.");
+      .def("reset", &PyCudaStream::reset, py::arg("rows"), py::arg("stream"), py::arg("states") = py::none(),
+           "All rows, or the given ones, to zero or to these states.");
   py::class_<PyCudaNetwork>(m, "Network", "Weights of a stack of layers on a GPU.")
       .def(py::init([](const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
                        int64_t output_size, int layers, int directions, const std::vector<double>& constants,
-                       const std::array<double, 6>& rates, int device, const std::string& engine, bool allow_tf32) {
+                       const std::array<double, 6>& rates, int device, const std::string& engine, bool allow_tf32, bool reverse,
+                       int64_t heads) {
              NetworkConfig c;
              c.cell = cell;
              c.input_size = input_size;
@@ -188,7 +199,9 @@ inline void define_cuda_network(py::module_& m) {
              c.output_size = output_size;
              c.layers = layers;
              c.directions = directions;
+             c.reverse = reverse;
              c.constants = constants;
+             c.heads = heads;
              c.regularization = {rates[0], rates[1], {rates[2], rates[3], rates[4], rates[5]}};
              const cuda::Options options = cuda_options(dtype, device, engine, allow_tf32);
              const py::gil_scoped_release compiling;
@@ -196,20 +209,22 @@ inline void define_cuda_network(py::module_& m) {
            }),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("output_size"),
            py::arg("layers"), py::arg("directions"), py::arg("constants"), py::arg("regularization"), py::arg("device"),
-           py::arg("engine"), py::arg("allow_tf32"))
+           py::arg("engine"), py::arg("allow_tf32"), py::arg("reverse") = false, py::arg("heads") = 1)
       .def("set_parameters", &PyCudaNetwork::set_parameters, py::arg("params"), py::arg("stream"), released,
            "Addresses by layer and direction, 0 for an absent bias.")
       .def("pack", &PyCudaNetwork::pack, py::arg("params"), py::arg("weights"), py::arg("stream"), released,
            "The same, to weight_bytes of the caller's memory.")
       .def("plan", &PyCudaNetwork::plan, py::arg("steps"), py::arg("rows"), py::arg("lengths"), py::arg("device_lengths"),
-           py::arg("training"), py::arg("recompute"), py::arg("packed") = false)
+           py::arg("training"), py::arg("recompute"), py::arg("packed") = false, py::arg("cells") = false,
+           py::arg("segments") = py::none())
       .def("forward", &PyCudaNetwork::forward, py::arg("plan"), py::arg("x"), py::arg("initial"), py::arg("lengths"),
            py::arg("y"), py::arg("final_states"), py::arg("seed"), py::arg("tape"), py::arg("workspace"), py::arg("stream"),
-           py::arg("weights") = 0, released,
+           py::arg("weights") = 0, py::arg("cells") = py::none(), released,
            "Arrays are (address, outer stride, row stride, column stride). weights: of `pack`; 0: of `set_parameters`.")
       .def("backward", &PyCudaNetwork::backward, py::arg("plan"), py::arg("dy"), py::arg("d_final"), py::arg("dx"),
            py::arg("d_initial"), py::arg("params"), py::arg("add"), py::arg("seeded"), py::arg("tape"), py::arg("workspace"),
-           py::arg("stream"), py::arg("weights") = 0, released)
+           py::arg("stream"), py::arg("weights") = 0, py::arg("d_cells") = py::none(),
+           py::arg("clip") = std::numeric_limits<double>::infinity(), released)
       .def(
           "stream", [](const PyCudaNetwork& network, int64_t rows) { return std::make_unique<PyCudaStream>(network, rows); },
           py::arg("rows"))

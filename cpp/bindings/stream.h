@@ -21,12 +21,13 @@ class FastStream {
         output_(row_or_rows(batch, outputs_, unbatched)),
         multiplications_(network.multiplications_per_step() * double(batch)) {}
 
-  // None, and nothing done, unless the arrays are exactly what a step can use as they are.
+  // A null object, and nothing done, unless the arrays are exactly what a step can use as they are.
   py::object step(py::handle x, py::handle out) {
     const T* from = plain<T>(x, dtype_, input_, false);
-    if (!from) return py::none();
+    if (!from) return {};
     auto [result, to] = output_array<T>(out, dtype_, output_, from, count_of(input_));
-    if (to) without_gil_if(multiplications_ > kWorthReleasing, [&, to = to] { stream_.step(from, to); });
+    if (!to) return {};
+    without_gil_if(multiplications_ > kWorthReleasing, [&, to = to] { stream_.step(from, to); });
     return result;
   }
 
@@ -42,11 +43,12 @@ class FastStream {
   void set_state(const Arrays& arrays) {
     stream_.set_state(states<const T>("states", network_, arrays, batch_, Use::read).data());
   }
-  void reset(const std::optional<Int64Array>& rows) {
-    if (rows)
-      stream_.reset(rows->data(), rows->size());
-    else
-      stream_.reset();
+  void reset(const std::optional<Int64Array>& rows, const std::optional<Arrays>& given) {
+    const int64_t count = rows ? rows->size() : batch_;
+    const int64_t* const which = rows ? rows->data() : nullptr;
+    if (!given) return stream_.reset(which, count);
+    const bool alike = !given->empty() && given->front().ndim() == 3 && given->front().shape(1) == 1;
+    stream_.reset(which, count, states<const T>("states", network_, *given, alike ? 1 : count, Use::read).data(), alike);
   }
 
  private:
@@ -63,24 +65,27 @@ class FastStream {
 };
 
 using AnyStream = std::variant<FastStream<float>, FastStream<double>>;
-using SharedStream = std::shared_ptr<AnyStream>;
 
-// What a step function works on. `otherwise` is called, with the same arguments, when they are not plain arrays.
+// What a step function works on: any of several kinds of streams. `otherwise` is called, with the same arguments, when they are
+// not plain arrays.
+template <class AnyStream>
 struct Stepping {
-  SharedStream stream;
+  std::shared_ptr<AnyStream> stream;
   py::object otherwise;
 };
 
-// step(x, out) as a plain C function: pybind11's dispatcher would cost as much as the arithmetic of a small step.
+// step(x, out) as a plain C function: pybind11's dispatcher would cost as much as the arithmetic of a small step. A null object
+// from the stream's own step says that arrays are not plain; None is a result.
+template <class AnyStream>
 PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
   try {
-    const auto& stepping = *static_cast<Stepping*>(PyCapsule_GetPointer(capsule, nullptr));
+    const auto& stepping = *static_cast<Stepping<AnyStream>*>(PyCapsule_GetPointer(capsule, nullptr));
     const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
     const bool names_out = named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "out") == 0;
     if (count >= 1 && count + named <= 2 && (!named || names_out)) {
       const py::handle x = arguments[0], out = count + named == 2 ? arguments[1] : Py_None;
       py::object result = std::visit([&](auto& s) { return s.step(x, out); }, *stepping.stream);
-      if (!result.is_none()) return result.release().ptr();
+      if (result) return result.release().ptr();
     }
     return PyObject_Vectorcall(stepping.otherwise.ptr(), arguments, size_t(count), names);
   } catch (py::error_already_set& error) {
@@ -93,8 +98,19 @@ PyObject* call_step(PyObject* capsule, PyObject* const* arguments, Py_ssize_t co
   return nullptr;
 }
 
-PyMethodDef step_method = {"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_step)),
-                           METH_FASTCALL | METH_KEYWORDS, "step($self, /, x, out=None)\n--\n\nAdvance all layers by one step."};
+template <class AnyStream>
+PyMethodDef step_method(const char* text) {
+  const auto function = reinterpret_cast<void (*)()>(call_step<AnyStream>);
+  return {"step", reinterpret_cast<PyCFunction>(function), METH_FASTCALL | METH_KEYWORDS, text};
+}
+
+// A step function of this stream; `method` must stay.
+template <class AnyStream>
+py::object step_of(PyMethodDef& method, const std::shared_ptr<AnyStream>& stream, py::object otherwise) {
+  const py::capsule capsule(new Stepping<AnyStream>{stream, std::move(otherwise)},
+                            [](void* owned) { delete static_cast<Stepping<AnyStream>*>(owned); });
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, capsule.ptr()));
+}
 
 class PyStream {
  public:
@@ -102,9 +118,10 @@ class PyStream {
   explicit PyStream(FastStream<T> stream) : stream_(std::make_shared<AnyStream>(std::move(stream))) {}
 
   py::object step(py::object otherwise) const {
-    const py::capsule capsule(new Stepping{stream_, std::move(otherwise)},
-                              [](void* owned) { delete static_cast<Stepping*>(owned); });
-    return py::reinterpret_steal<py::object>(PyCFunction_New(&step_method, capsule.ptr()));
+    static PyMethodDef method = step_method<AnyStream>(
+        "step($self, /, x, out=None, *, resets=None, reset_state=None, mask=None, masked_output='previous')\n--\n\n"
+        "Advance all layers by one step.");
+    return step_of(method, stream_, std::move(otherwise));
   }
   void run(const py::array& x, const py::array& out) {
     std::visit([&](auto& s) { s.run(x, out); }, *stream_);
@@ -115,12 +132,12 @@ class PyStream {
   void set_state(const Arrays& states) {
     std::visit([&](auto& s) { s.set_state(states); }, *stream_);
   }
-  void reset(const std::optional<Int64Array>& rows) {
-    std::visit([&](auto& s) { s.reset(rows); }, *stream_);
+  void reset(const std::optional<Int64Array>& rows, const std::optional<Arrays>& states) {
+    std::visit([&](auto& s) { s.reset(rows, states); }, *stream_);
   }
 
  private:
-  SharedStream stream_;
+  std::shared_ptr<AnyStream> stream_;
 };
 
 }  // namespace bindings

@@ -5,17 +5,40 @@
 //   source   what the recurrent product multiplies: h(t-1) in the first phase, the previous phase's result afterwards; the
 //            first phase may do without one (its count is 0), and its pointwise function alone then reads h(t-1);
 //   result   what the pointwise function returns: the source of the next phase, or h(t) from the last one.
+// A phase by rows has, in place of a pointwise function, one of whole rows, which may take means over their units.
 #pragma once
 
 namespace recurra {
 
-// A size that is known only when a layer is made. `output` is the width of h: the projection when there is one.
-enum class Dim { one, input, hidden, output };
+// RECURRA_OUT_OF_LINE: on a function that cells share, whose code then exists once, since the wheel has a limit; a GPU's calls
+// are dear.
+#ifdef __CUDACC_RTC__
+#define RECURRA_OUT_OF_LINE inline
+#else
+#define RECURRA_OUT_OF_LINE __attribute__((noinline))
+#endif
 
-constexpr int kMaxChains = 4;   // registers of the kernels hold them
-constexpr int kMaxVectors = 9;  // memory does
+// Infinity, as each compiler takes it for a constant: NVRTC, which has no __GNUC__, lacks the built-in function, and g++ also
+// compiles kernels, for the tests.
+#ifdef __GNUC__
+constexpr double kInfinity = __builtin_inf();
+#else
+constexpr double kInfinity = 1.0 / 0.0;
+#endif
+
+// A size that is known only when a layer is made. `output` is the width of h: the projection when there is one. `head` is that
+// of one of the heads that h is cut into: a weight of so many columns is block diagonal, without the zeros.
+enum class Dim { one, input, hidden, output, head };
+
+constexpr int kMaxChains = 4;    // of a product: registers of the kernels hold them
+constexpr int kMaxVectors = 14;  // memory does
 constexpr int kMaxStates = 4;
 constexpr int kMaxPhases = 2;
+constexpr int kMaxConstants = 11;
+
+// What a sum over units depends on is the number of its parts, never that of the lanes which hold them: unit u is in part
+// u mod kParts, each part ascends, and halves of the parts are then added to each other.
+constexpr int kParts = 16;
 
 // A short compile-time list; only for the tables below.
 template <class T, int capacity>
@@ -47,10 +70,12 @@ struct State {
   Dim width = Dim::hidden;
 };
 
-// A number the user may set when the layer is made, such as a clipping bound.
+// A number the user may set when the layer is made, for each direction: a clipping bound, an activation function (an Activation
+// of cells/activation.h), or a function's parameter.
 struct Constant {
   const char* name = nullptr;
   double value = 0;
+  bool chooses_activation = false;
 };
 
 // Gate blocks first .. first+count-1 of `weight` (and of `bias`, when not null); block first+g adds to chain[g]. Without a
@@ -68,21 +93,23 @@ struct Phase {
   Product recurrent;  // of the source
   int chains = 0;
   Dim units = Dim::hidden;        // how many units the phase computes
-  const char* vectors = nullptr;  // parameter holding per-unit vectors (peepholes), vector_count of them
-  int vector_count = 0;
-  bool unit_range = false;   // the result lies in -1 .. 1 when h(t-1) does; int8 then knows its scale beforehand
-  bool sets_states = false;  // of the states beside h; one phase sets them all
-  Product bias = {};         // blocks of a bias that are not those of a product
+  const char* vectors = nullptr;  // parameter holding per-unit vectors (peepholes)
+  int vector_count = 0;           // all of them
+  bool unit_range = false;        // the result lies in -1 .. 1 when h(t-1) does; int8 then knows its scale beforehand
+  bool sets_states = false;       // of the states beside h; one phase sets them all
+  List<Product, 5> rest = {};     // blocks of biases and vectors that are neither those of a product nor of `vectors`
   // Its code is that of all phases with such products, save the pointwise function, for single rows too. That costs 5 % of
-  // the smallest steps and saves 10 KB of each instruction set.
+  // the smallest steps and saves 3 KB of each instruction set.
   bool shares_code = false;
+  // Its products, of as many gates each, are kept apart: chains of the input first, then those of the source.
+  bool by_rows = false;
 };
 
 struct Spec {
   const char* gates = "";          // one letter per gate block, in packed order
   List<Param, 8> params;           // each block of each is of one product, or the vectors of one phase: backward writes it once
   List<State, kMaxStates> states;  // states[0] is h, as wide as the output; the others are as wide as `hidden`
-  List<Constant, 2> constants;
+  List<Constant, kMaxConstants> constants;
   int kept = 0;   // per-unit values handed from one phase to a later one of the same step
   int saved = 0;  // per-unit values that a step with a tape keeps for backward, beside its states
   List<Phase, kMaxPhases> phases;
@@ -94,12 +121,22 @@ struct Spec {
 // where V holds one or more units (a SIMD vector, a float, a double) and `unit` gives access to the units' own values.
 //
 // forward: a[c] is chain c; unit.h() = h(t-1), unit.state(i) / set_state(i, v) the other states (c, ...), unit.vector(i) the
-// per-unit vectors, unit.kept(i) / keep(i, v) values for a later phase, unit.save(i, v) values for backward, unit.constant(i).
+// per-unit vectors, unit.kept(i) / keep(i, v) values for a later phase, unit.save(i, v) values for backward, unit.constant(i),
+// and unit.choice(i) for a constant that is an integer.
 // backward: from the gradient of what forward returned to da[c], those of the chains. It reads h() and state(i) as before the
-// step, saved(i), vector(i), constant(i); d_state(i) is the gradient of a state after the step, set_d_state(i, v) sets that of
-// the state before it; add_d_h(v) adds what reaches h(t-1) past the chains; d_kept(i) / set_d_kept(i, v) hand gradients to an
-// earlier phase; set_d_vector(i, v) is this unit's share of a per-unit vector's gradient.
-// Only a phase of `hidden` units may use states, kept and saved values, and only the one that sets states may read them.
+// step, saved(i), vector(i), constant(i), choice(i); d_state(i) is the gradient of a state after the step, set_d_state(i, v)
+// sets that of the state before it; add_d_h(v) adds what reaches h(t-1) past the chains; d_kept(i) / set_d_kept(i, v) hand
+// gradients to an earlier phase; set_d_vector(i, v) is this unit's share of a per-unit vector's gradient. Only a phase of
+// `hidden` units may use states, kept and saved values, and only the one that sets states may read them.
+//
+// A phase by rows, which is the only one of its cell, has instead
+//   template <class Row> static void forward(Row& row)
+//   template <class Row> static void backward(Row& row)
+// where row.each(use) is use(unit) for all units of a row, V = Row::Value at a time, and row.mean(sum, n) of a Row::Sum, to
+// which sum.add(unit, v) has added n values of each unit, their mean. A unit has all of the above, unit.side(s, g) for gate
+// block g of the input product (s = 0) or of the recurrent one, and unit.set_result(v); kept and d_kept are memory to work in.
+// Backward, it has d_result(), set_da(c, v) and, in place of add_d_h, set_d_h(v), after which d_result() is gone; side(s, g)
+// must have been saved as value s * gates + g. set_state and set_d_state come after all uses of state and d_state.
 template <class... P>
 struct Pointwise {
   static constexpr List<Phase, kMaxPhases> phases() { return List<Phase, kMaxPhases>({P::phase...}); }

@@ -103,8 +103,15 @@ struct MinLstmUpdate {
 
 template <class G>
 struct SruUpdate {
-  static constexpr Phase phase = {{"weight_ih", nullptr, 0, 4, {0, 1, 2, 3}}, {}, 4, Dim::hidden, "weight_v", 2, false, true,
-                                  {nullptr, "bias_ih", 0, 2, {1, 2}}};
+  static constexpr Phase phase = {{"weight_ih", nullptr, 0, 4, {0, 1, 2, 3}},
+                                  {},
+                                  4,
+                                  Dim::hidden,
+                                  "weight_v",
+                                  2,
+                                  false,
+                                  true,
+                                  List<Product, 5>({Product{nullptr, "bias_ih", 0, 2, {1, 2}}})};
 
   template <class V, class Unit>
   static V forward(const V* a, Unit& unit) {

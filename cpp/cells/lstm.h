@@ -7,7 +7,7 @@
 //   g = tanh(W_g x + b_g + U_g h(t-1))
 //   c = clip(f c(t-1) + i g)
 //   o = s(W_o x + b_o + U_o h(t-1) + p_o c)          the output gate sees the new c
-//   h = o tanh(c), or with projection h = W_hr (o tanh(c))
+//   h = o tanh(c), or with projection h = W_hr (o tanh(c)) + b_hr
 //
 // Coupled, one of the two gates is not computed: i = 1 - f ("i_from_f") or f = 1 - i ("f_from_i"), taken as 1 - s(a) = s(-a).
 #pragma once
@@ -105,7 +105,7 @@ struct Lstm {
     Spec s = {letters[int(coupling)],
               gate_params(Gates::gates),
               List<State, kMaxStates>({State{"h", Dim::output}, State{"c", Dim::hidden}}),
-              List<Constant, 2>({Constant{"cell_clip", __builtin_inf()}}),
+              List<Constant, kMaxConstants>({Constant{"cell_clip", kInfinity}}),
               0,
               4,
               Phases::phases()};
@@ -115,9 +115,9 @@ struct Lstm {
   }
 };
 
-// h = W_hr q, where q is the result of the cell's own last phase.
+// h = W_hr q + b_hr, where q is the result of the cell's own last phase.
 struct Projection {
-  static constexpr Phase phase = {{}, {"weight_hr", nullptr, 0, 1, {0}}, 1, Dim::output};
+  static constexpr Phase phase = {{}, {"weight_hr", "bias_hr", 0, 1, {0}}, 1, Dim::output};
 
   template <class V, class Unit>
   static V forward(const V* a, Unit&) {
@@ -137,8 +137,8 @@ struct ProjectedLstm {
 
   static constexpr Spec spec() {
     Spec s = Base::spec();
-    const Param projection[] = {{"weight_hr", 1, Dim::output, Dim::hidden}};
-    s.params.append(projection, 1);
+    const Param projection[] = {{"weight_hr", 1, Dim::output, Dim::hidden}, {"bias_hr", 1, Dim::output, Dim::one, true}};
+    s.params.append(projection, 2);
     s.phases = Phases::phases();
     return s;
   }

@@ -40,7 +40,7 @@ struct MultiplicativeGates {
                                   bias_at_output ? 1 : 0,
                                   true,
                                   true,
-                                  {nullptr, "bias_ih", 0, 4, {0, 1, bias_at_output ? 4 : 2, 3}},
+                                  List<Product, 5>({Product{nullptr, "bias_ih", 0, 4, {0, 1, bias_at_output ? 4 : 2, 3}}}),
                                   true};
 
   template <class V, class Unit>

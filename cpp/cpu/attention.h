@@ -1,54 +1,4 @@
-// The attention of a row, AttentionCall. Included by kernels.cpp after math.h, in the same namespace. What a sum over units
-// depends on is the number of its parts, never that of the lanes which hold them.
-
-template <class T>
-struct Parts {
-  static constexpr int vectors = kAttentionParts / Vec<T>::lanes;
-  static_assert(vectors * Vec<T>::lanes == kAttentionParts, "a part is a lane");
-  Vec<T> part[vectors];
-
-  RECURRA_FN Parts() {
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) part[v] = Vec<T>(0);
-  }
-  // term(at, sum) is sum with the terms of the vector at `at` added.
-  template <class Term>
-  RECURRA_FN void add(ptrdiff_t size, const Term& term) {
-    for (ptrdiff_t i = 0; i < size; i += kAttentionParts)
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) part[v] = term(i + v * Vec<T>::lanes, part[v]);
-  }
-  RECURRA_FN T total() const {
-    T sum[kAttentionParts];
-    for (int v = 0; v < vectors; ++v) part[v].store(sum + v * Vec<T>::lanes);
-    for (int half = kAttentionParts / 2; half; half /= 2)
-      for (int i = 0; i < half; ++i) sum[i] = sum[i] + sum[i + half];
-    return sum[0];
-  }
-};
-
-// exp(-x) for x >= 0.
-template <class T>
-RECURRA_FN Vec<T> exp_minus(Vec<T> x) {
-  const ReducedExp<T> e = reduced_exp<-1>(clip(x, Vec<T>(Constants<T>::sigmoid_limit)));
-  return fma(e.scale, e.p, e.scale);
-}
-
-// Scores to their softmax, in place.
-template <class T>
-void softmax(T* alpha, int words) {
-  constexpr int U = Vec<T>::lanes;
-  const int filled = (words + kAttentionParts - 1) / kAttentionParts * kAttentionParts;
-  T most = alpha[0];
-  for (int j = 1; j < words; ++j) most = most < alpha[j] ? alpha[j] : most;
-  for (int j = words; j < filled; ++j) alpha[j] = most;
-  for (int j = 0; j < filled; j += U) exp_minus(Vec<T>(most) - Vec<T>::load(alpha + j)).store(alpha + j);
-  for (int j = words; j < filled; ++j) alpha[j] = 0;
-  Parts<T> sum;
-  sum.add(filled, [&](ptrdiff_t at, Vec<T> part) { return part + Vec<T>::load(alpha + at); });
-  const Vec<T> total(sum.total());
-  for (int j = 0; j < filled; j += U) (Vec<T>::load(alpha + j) / total).store(alpha + j);
-}
+// The attention of a row, AttentionCall. Included by kernels.cpp after pointwise.h, in the same namespace.
 
 template <class T>
 void attention(const AttentionCall<T>& call) {
@@ -61,7 +11,8 @@ void attention(const AttentionCall<T>& call) {
     });
     call.alpha[j] = score.total();
   }
-  softmax(call.alpha, call.words);
+  softmax_of_row(call.alpha, call.alpha, call.words, false);
+  for (int j = call.words; j % kParts; ++j) call.alpha[j] = 0;
   for (ptrdiff_t at = 0; at < call.size; at += U) {
     Vec<T> sum(0);
     for (int j = 0; j < call.words; ++j) sum = fma(Vec<T>(call.alpha[j]), Vec<T>::load(call.values + j * call.size + at), sum);
@@ -72,7 +23,7 @@ void attention(const AttentionCall<T>& call) {
 template <class T>
 void attention_backward(const AttentionCall<T>& call) {
   constexpr int U = Vec<T>::lanes;
-  const int filled = (call.words + kAttentionParts - 1) / kAttentionParts * kAttentionParts;
+  const int filled = (call.words + kParts - 1) / kParts * kParts;
   for (int j = 0; j < call.words; ++j) {
     const T* const value = call.values + j * call.size;
     Parts<T> d_alpha;

@@ -15,6 +15,7 @@ struct BackwardUnit {
   RECURRA_FN Vec<T> saved(int i) const { return Vec<T>::load(call.saved[row] + i * call.padded + at); }
   RECURRA_FN Vec<T> vector(int i) const { return Vec<T>::load(vectors + i * Vec<T>::lanes); }
   RECURRA_FN Vec<T> constant(int i) const { return Vec<T>(call.constants[i]); }
+  RECURRA_FN int choice(int i) const { return int(call.constants[i]); }
   RECURRA_FN Vec<T> d_state(int i) const { return Vec<T>::load(call.d_states[row] + i * call.padded + at); }
   RECURRA_FN void set_d_state(int i, Vec<T> v) const { v.store(call.d_states[row] + i * call.padded + at); }
   RECURRA_FN Vec<T> d_kept(int i) const { return Vec<T>::load(call.d_kept[row] + i * call.padded + at); }
@@ -23,8 +24,9 @@ struct BackwardUnit {
   RECURRA_FN void add_d_h(Vec<T> v) { direct = direct + v; }
 };
 
+// Flat, like all that calls a cell's functions: what they call from other headers would else leave the object as weak symbols.
 template <class P, class T>
-void backward(const BackwardCall<T>& call) {
+__attribute__((flatten)) void backward(const BackwardCall<T>& call) {
   constexpr int chains = P::phase.chains, U = Vec<T>::lanes;
   for (int row = 0; row < call.rows; ++row)
     for (int tile = call.tile_begin; tile < call.tile_end; ++tile) {

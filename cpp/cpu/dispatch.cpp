@@ -14,6 +14,10 @@ namespace recurra {
 
 ptrdiff_t first_level_cache = 32 << 10;
 
+void left_out(const char* what) {
+  throw std::invalid_argument(std::string(what) + ": left out when this library was built, by a RECURRA_ option of CMake");
+}
+
 #define RECURRA_DECLARE(isa)  \
   namespace isa {             \
   extern const Backend table; \

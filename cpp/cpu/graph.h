@@ -72,7 +72,7 @@ struct GraphNode {
   RECURRA_FN void set_child_direct(int k, Vec<T> v) const { store(call.child_direct[child(k)], 0, v); }
 };
 
-// Small rather than fast: products take most of the time, and there are 36 of these for every instruction set.
+// Small rather than fast: products take most of the time, and there are 40 of these for every instruction set.
 template <class P, bool forward, class T>
 __attribute__((flatten, optimize("Os"))) void graph_function(const GraphCall<T>& call) {
   for (int row = 0; row < call.rows; ++row)
@@ -85,8 +85,8 @@ __attribute__((flatten, optimize("Os"))) void graph_function(const GraphCall<T>&
     }
 }
 
-template <GraphFunction function, class P, class T>
+template <bool training, GraphFunction function, class P, class T>
 constexpr void set_graph(Kernels<T>& k) {
   k.graph[int(function)] = graph_function<P, true, T>;
-  k.graph_backward[int(function)] = graph_function<P, false, T>;
+  if constexpr (training) k.graph_backward[int(function)] = graph_function<P, false, T>;
 }

@@ -162,6 +162,6 @@ void step_in_place(const InPlaceCall<T>& given) {
       add_in_place<InputOf<F>>(acc, call.x.rows[0], given.input, call.tiles.input_size, call.tiles.units, tile);
     if constexpr (phase.recurrent.count > 0)
       add_in_place<RecurrentOf<F>>(acc, call.source.rows[0], given.recurrent, call.tiles.source_size, call.tiles.units, tile);
-    FormBlock<F, T, FullWeights>::spill(call, 0, tile, acc, call.finish[0]);
+    FormBlock<F, T, FullWeights>::spill(call, 0, tile, acc, call.finish);
   }
 }

@@ -7,8 +7,10 @@
 #include <arm_neon.h>
 #endif
 
-#include "../cells/graph/cells.def"
+// Products take most of the time.
+#define RECURRA_SMALL __attribute__((noinline, flatten, optimize("Os")))
 #include "../engine/backend.h"
+#include "cells/graph/cells.def"
 
 #ifdef __FAST_MATH__
 #error "fast-math reorders sums: results would depend on the compiler"
@@ -25,6 +27,8 @@ namespace {
 //
 #include "math.h"
 //
+#include "parts.h"
+//
 #include "weights.h"
 //
 #include "tile.h"
@@ -36,6 +40,10 @@ namespace {
 #include "fingerprint.h"
 //
 #include "backward.h"
+//
+#include "rows.h"
+//
+#include "pointwise.h"
 //
 #include "attention.h"
 //
@@ -75,14 +83,18 @@ constexpr bool well_formed(const Phase& phase) {
   for (int g = 0; g < phase.recurrent.count; ++g)
     if (phase.recurrent.chain[g] >= phase.chains) return false;
   if (!phase.recurrent.count && phase.input.count != phase.chains) return false;
-  return phase.chains <= kMaxChains && phase.input.count <= phase.chains && phase.vector_count <= kMaxVectors;
+  if (phase.by_rows && (phase.input.count != phase.recurrent.count || 2 * phase.input.count != phase.chains)) return false;
+  return (phase.by_rows || phase.chains <= kMaxChains) && phase.input.count <= phase.chains &&
+         phase.vector_count <= kMaxVectors;
 }
 
 template <class P, class T, class W>
 constexpr void (*run_of())(const PhaseCall<T>&) {
-  if constexpr (!P::phase.recurrent.count)
+  if constexpr (P::phase.by_rows)
+    return sweep_by_rows<P::phase.input.count, T, W>;
+  else if constexpr (!P::phase.recurrent.count)
     return sweep_inputs<P::phase.input.count, T, W>;
-  else if constexpr (P::phase.shares_code)
+  else if constexpr (P::phase.shares_code || kLittleCode<T>)
     return sweep<FormBlock<FormOf<P>, T, W>, PhaseCall<T>>;
   else
     return sweep<PhaseBlock<P, T, W>, PhaseCall<T>>;
@@ -95,62 +107,88 @@ constexpr void set_phases(KernelTable<T>& k, int cell, Pointwise<P...>) {
   ((k.phase[cell][phase++] = run_of<P, T, W>()), ...);
 }
 
-template <class W, class T>
+// What a build leaves out, `included` being false, stays null in the tables.
+template <bool included, class W, class T>
 constexpr KernelTable<T> table_of() {
   KernelTable<T> k;
-  int cell = 0;
+  if constexpr (included) {
+    int cell = 0;
 #define RECURRA_CELL(name, ...) set_phases<W>(k, cell++, __VA_ARGS__::Phases());
-#include "../cells/cells.def"
-  k.input_product[1] = sweep<InputBlock<1, T, W>, InputCall<T>>;
-  k.input_product[2] = sweep<InputBlock<2, T, W>, InputCall<T>>;
-  k.input_product[3] = sweep<InputBlock<3, T, W>, InputCall<T>>;
-  k.input_product[4] = sweep<InputBlock<4, T, W>, InputCall<T>>;
+#include "cells/cells.def"
+    k.input_product[1] = sweep<InputBlock<1, T, W>, InputCall<T>>;
+    k.input_product[2] = sweep<InputBlock<2, T, W>, InputCall<T>>;
+    k.input_product[3] = sweep<InputBlock<3, T, W>, InputCall<T>>;
+    k.input_product[4] = sweep<InputBlock<4, T, W>, InputCall<T>>;
+  }
   return k;
 }
 
-template <class T, class... P>
-constexpr void set_in_place(Kernels<T>& k, int cell, Pointwise<P...>) {
-  int phase = 0;
-  ((k.in_place[cell][phase++] = step_in_place<FormOf<P>, T>), ...);
-  phase = 0;
-  ((k.finish[cell][phase][0] = finish<P, false, T>, k.finish[cell][phase++][1] = finish<P, true, T>), ...);
+template <bool training, class P, class T>
+constexpr void set_phase(Kernels<T>& k, int cell, int phase) {
+  if constexpr (P::phase.by_rows) {
+    k.in_place[cell][phase] = by_rows_in_place<P, T>;
+    k.finish[cell][phase][0] = k.finish[cell][phase][1] = forward_rows<P, T>;
+    if constexpr (training) k.backward[cell][phase] = backward_rows<P, T>;
+  } else {
+    k.in_place[cell][phase] = step_in_place<FormOf<P>, T>;
+    k.finish[cell][phase][0] = finish<P, false, T>;
+    if constexpr (training) k.finish[cell][phase][1] = finish<P, true, T>;
+    if constexpr (training) k.backward[cell][phase] = backward<P, T>;
+  }
 }
 
-template <class T, class... P>
-constexpr void set_backward(Kernels<T>& k, int cell, Pointwise<P...>) {
+template <bool training, class T, class... P>
+constexpr void set_cell(Kernels<T>& k, int cell, Pointwise<P...>) {
   int phase = 0;
-  ((k.backward[cell][phase++] = backward<P, T>), ...);
+  (set_phase<training, P>(k, cell, phase++), ...);
 }
 
-template <class T>
+template <bool training, class T>
+constexpr void set_all(Kernels<T>& k) {
+  k.lanes = Vec<T>::lanes;
+  int cell = 0;
+#define RECURRA_CELL(name, ...) set_cell<training>(k, cell++, __VA_ARGS__::Phases());
+#include "cells/cells.def"
+  k.affine = sweep<AffineBlock<T>, AffineCall<T>>;
+  k.activation = activation<T>;
+  k.softmax = softmax<T>;
+  if constexpr (training) k.transposed = sweep<TransposedBlock<T>, TransposedCall<T>>;
+  if constexpr (training) k.outer = outer<T>;
+}
+
+template <bool training, class T>
+constexpr void set_graphs(Kernels<T>& k) {
+  k.attention = attention<T>;
+  k.gathered = sweep<GatheredBlock<T>, GatheredCall<T>>;
+  if constexpr (training) k.attention_backward = attention_backward<T>;
+#define RECURRA_GRAPH_FUNCTION(name, ...) set_graph<training, GraphFunction::name, __VA_ARGS__>(k);
+#include "cells/graph/cells.def"
+}
+
+template <bool included, bool training, bool graphs, class T>
 constexpr Kernels<T> full_kernels() {
   Kernels<T> k;
-  k.lanes = Vec<T>::lanes;
-  k.by_precision[0] = table_of<FullWeights, T>();
-  int cell = 0;
-#define RECURRA_CELL(name, ...) set_in_place(k, cell++, __VA_ARGS__::Phases());
-#include "../cells/cells.def"
-  cell = 0;
-#define RECURRA_CELL(name, ...) set_backward(k, cell++, __VA_ARGS__::Phases());
-#include "../cells/cells.def"
-  k.transposed = sweep<TransposedBlock<T>, TransposedCall<T>>;
-  k.outer = outer<T>;
-  k.affine = sweep<AffineBlock<T>, AffineCall<T>>;
-  k.attention = attention<T>;
-  k.attention_backward = attention_backward<T>;
-  k.gathered = sweep<GatheredBlock<T>, GatheredCall<T>>;
-#define RECURRA_GRAPH_FUNCTION(name, ...) set_graph<GraphFunction::name, __VA_ARGS__>(k);
-#include "../cells/graph/cells.def"
+  k.by_precision[0] = table_of<included, FullWeights, T>();
+  if constexpr (included) set_all<training>(k);
+  if constexpr (included && graphs) set_graphs<training>(k);
   return k;
 }
 
 template <class Bfloat16>
 constexpr Backend backend(const char* name) {
-  Kernels<float> k = full_kernels<float>();
-  k.by_precision[1] = table_of<Bfloat16, float>();
-  k.by_precision[2] = table_of<Int8Weights, float>();
-  return {name,  k,    full_kernels<double>(), {nullptr, round_rows<typename Bfloat16::Number>, quantise}, fingerprint,
-          enter, leave};
+  constexpr bool training = RECURRA_TRAINING, graphs = RECURRA_GRAPHS;
+  Kernels<float> k = full_kernels<true, training, graphs, float>();
+  k.by_precision[1] = table_of<RECURRA_BFLOAT16, Bfloat16, float>();
+  k.by_precision[2] = table_of<RECURRA_INT8, Int8Weights, float>();
+  using Number = typename Bfloat16::Number;
+  return {name,
+          k,
+          full_kernels<RECURRA_DOUBLE, training, graphs, double>(),
+          {nullptr, round_rows<Number>, quantise},
+          {0, sizeof(Number), 1},
+          fingerprint,
+          enter,
+          leave};
 }
 
 }  // namespace

@@ -5,16 +5,20 @@
 
 #if defined(__AVX512VNNI__)
 #define RECURRA_VECTOR_BYTES 64
-#define RECURRA_REGISTERS 32
+#define RECURRA_ACCUMULATORS 24
 #elif defined(__AVX2__) && defined(__FMA__)
 #define RECURRA_VECTOR_BYTES 32
-#define RECURRA_REGISTERS 16
+#define RECURRA_ACCUMULATORS 12
 #elif defined(__aarch64__)
 #define RECURRA_VECTOR_BYTES 16
-#define RECURRA_REGISTERS 32
+#define RECURRA_ACCUMULATORS 24
 #else
 #define RECURRA_VECTOR_BYTES 16
-#define RECURRA_REGISTERS 16
+#define RECURRA_ACCUMULATORS 8
+#define RECURRA_FALLBACK true  // for machines without a fused multiply-add: little code rather than fast
+#endif
+#ifndef RECURRA_FALLBACK
+#define RECURRA_FALLBACK false
 #endif
 
 template <class T>
@@ -24,21 +28,32 @@ template <>
 struct Lanes<float> {
   typedef float type __attribute__((vector_size(RECURRA_VECTOR_BYTES)));
   typedef int bits __attribute__((vector_size(RECURRA_VECTOR_BYTES)));
+  typedef unsigned words __attribute__((vector_size(RECURRA_VECTOR_BYTES)));
 };
 
 template <>
 struct Lanes<double> {
   typedef double type __attribute__((vector_size(RECURRA_VECTOR_BYTES)));
   typedef long long bits __attribute__((vector_size(RECURRA_VECTOR_BYTES)));
+  typedef unsigned long long words __attribute__((vector_size(RECURRA_VECTOR_BYTES)));
 };
 
 #define RECURRA_FN RECURRA_INLINE
+
+// Whether fma rounds once. Where it does not, a product on its own may be too small for a normal number.
+constexpr bool kFusesProducts = !RECURRA_FALLBACK;
+
+// Whether little code counts for more than the last per cents of speed: activations are called then, and cells share the code
+// of their products.
+template <class T>
+constexpr bool kLittleCode = RECURRA_FALLBACK || sizeof(T) == sizeof(double);
 
 template <class T>
 struct Vec {
   using Scalar = T;
   using Raw = typename Lanes<T>::type;
   using Bits = typename Lanes<T>::bits;
+  using Words = typename Lanes<T>::words;  // for arithmetic, which those of a NaN may overflow
   static constexpr int lanes = RECURRA_VECTOR_BYTES / sizeof(T);
 
   Raw v;
@@ -79,6 +94,8 @@ struct Vec {
 #endif
   RECURRA_FN Bits bits() const { return (Bits)v; }
   static RECURRA_FN Vec from_bits(Bits b) { return Vec((Raw)b); }
+  RECURRA_FN Words words() const { return (Words)v; }
+  static RECURRA_FN Vec from_words(Words w) { return Vec((Raw)w); }
 
   friend RECURRA_FN Vec operator+(Vec a, Vec b) { return a.v + b.v; }
   friend RECURRA_FN Vec operator-(Vec a, Vec b) { return a.v - b.v; }
@@ -135,6 +152,26 @@ RECURRA_FN Vec<T> min(Vec<T> a, Vec<T> b) {
 template <class T>
 RECURRA_FN Vec<T> max(Vec<T> a, Vec<T> b) {
   return Vec<T>(a.v > b.v ? a.v : b.v);
+}
+#endif
+
+#if defined(__AVX512VNNI__)
+RECURRA_FN Vec<float> sqrt(Vec<float> a) { return _mm512_mask_sqrt_ps(a.v, 0xffff, a.v); }
+RECURRA_FN Vec<double> sqrt(Vec<double> a) { return _mm512_mask_sqrt_pd(a.v, 0xff, a.v); }
+#elif defined(__AVX2__) && defined(__FMA__)
+RECURRA_FN Vec<float> sqrt(Vec<float> a) { return _mm256_sqrt_ps(a.v); }
+RECURRA_FN Vec<double> sqrt(Vec<double> a) { return _mm256_sqrt_pd(a.v); }
+#elif defined(__aarch64__)
+RECURRA_FN Vec<float> sqrt(Vec<float> a) { return vsqrtq_f32(a.v); }
+RECURRA_FN Vec<double> sqrt(Vec<double> a) { return vsqrtq_f64(a.v); }
+#elif defined(__SSE2__)
+RECURRA_FN Vec<float> sqrt(Vec<float> a) { return _mm_sqrt_ps(a.v); }
+RECURRA_FN Vec<double> sqrt(Vec<double> a) { return _mm_sqrt_pd(a.v); }
+#else
+template <class T>
+RECURRA_FN Vec<T> sqrt(Vec<T> a) {
+  for (int i = 0; i < Vec<T>::lanes; ++i) a.v[i] = sizeof(T) == 4 ? __builtin_sqrtf(float(a.v[i])) : __builtin_sqrt(a.v[i]);
+  return a;
 }
 #endif
 

@@ -47,9 +47,10 @@ RECURRA_FN bool prefetches_ahead(const Call& call) {
 }
 
 // A cell's view of the units at hand: one row's lanes of one tile.
-template <class T, bool saves>
+template <class T>
 struct Unit {
   const PhaseCall<T>& call;
+  bool saves;
   int row;
   ptrdiff_t at;  // the first unit
   const T* vectors;
@@ -60,10 +61,11 @@ struct Unit {
   RECURRA_FN Vec<T> kept(int i) const { return Vec<T>::load(call.kept[row] + i * call.padded + at); }
   RECURRA_FN void keep(int i, Vec<T> v) const { v.store(call.kept[row] + i * call.padded + at); }
   RECURRA_FN void save(int i, Vec<T> v) const {
-    if constexpr (saves) v.store(call.saved[row] + i * call.padded + at);
+    if (saves) v.store(call.saved[row] + i * call.padded + at);
   }
   RECURRA_FN Vec<T> vector(int i) const { return Vec<T>::load(vectors + i * Vec<T>::lanes); }
   RECURRA_FN Vec<T> constant(int i) const { return Vec<T>(call.constants[i]); }
+  RECURRA_FN int choice(int i) const { return int(call.constants[i]); }
 };
 
 template <class P>
@@ -144,15 +146,15 @@ struct FormBlock {
         for (int n = 0; n < N; ++n) __builtin_prefetch(call.y[r] + ptrdiff_t(tile + n) * Vec<T>::lanes, 1);
     Vec<T> acc[N][R][chains];
     sum(acc, call, row, tile);
-    spill(call, row, tile, acc, call.finish[call.saved.base != nullptr]);
+    spill(call, row, tile, acc, call.finish);
   }
 };
 
-template <class P, bool saves, class T, class V>
-RECURRA_FN void finish_unit(const PhaseCall<T>& call, int row, int tile, const V* chain) {
+template <class P, class T, class V>
+RECURRA_FN void finish_unit(const PhaseCall<T>& call, bool saves, int row, int tile, const V* chain) {
   constexpr int chains = P::phase.chains, U = V::lanes;
   const ptrdiff_t at = ptrdiff_t(tile) * U;
-  Unit<T, saves> unit{call, row, at, call.tiles.base + tile * call.tiles.size + chains * U};
+  Unit<T> unit{call, saves, row, at, call.tiles.base + tile * call.tiles.size + chains * U};
   const V result = P::forward(chain, unit);
   result.store(call.result[row] + at);
   if (call.y.base) result.store(call.y[row] + at, call.tiles.units - at);
@@ -168,7 +170,7 @@ __attribute__((noinline, flatten)) void finish(const PhaseCall<T>& call, int row
       Vec<T> chain[chains];
 #pragma GCC unroll 8
       for (int c = 0; c < chains; ++c) chain[c] = Vec<T>::load(spilled + c * U);
-      finish_unit<P, saves>(call, r, t, chain);
+      finish_unit<P>(call, saves, r, t, chain);
     }
 }
 
@@ -183,7 +185,7 @@ struct PhaseBlock : FormBlock<FormOf<P>, T, W> {
     ManyRows::sum(acc, call, row, tile);
     // A small layer's step is one chain of dependent operations: sending the sums through memory is 5 % of it.
     if constexpr (R == 1 && N == 1)
-      if (!call.saved.base) return finish_unit<P, false>(call, row, tile, acc[0][0]);
+      if (!call.saved.base) return finish_unit<P>(call, false, row, tile, acc[0][0]);
     ManyRows::spill(call, row, tile, acc, call.saved.base ? finish<P, true, T> : finish<P, false, T>);
   }
 };
@@ -302,7 +304,6 @@ template <int gates, class T, class W>
 void sweep_inputs(const PhaseCall<T>& call) {
   constexpr int U = Vec<T>::lanes, many_tiles = 8, many_rows = 2 * InputBlock<gates, T, W>::Shape::max_rows;
   constexpr int room = many_rows < many_tiles ? many_tiles : many_rows;
-  const Finish<T> finish = call.finish[call.saved.base != nullptr];
   const int tiles_at_once = call.rows == 1 ? many_tiles : 1;
   alignas(sizeof(Vec<T>)) T chains[room * gates * U];
   for (int tile = call.tile_begin, tiles; tile < call.tile_end; tile += tiles) {
@@ -311,7 +312,7 @@ void sweep_inputs(const PhaseCall<T>& call) {
       const ptrdiff_t at = ptrdiff_t(tile) * gates * U;
       if (call.before.base) {
         rows = 1;
-        finish(call, row, rows, tile, tiles, call.before[row] + at);
+        call.finish(call, row, rows, tile, tiles, call.before[row] + at);
         continue;
       }
       rows = call.rows - row < many_rows ? call.rows - row : many_rows;
@@ -325,7 +326,7 @@ void sweep_inputs(const PhaseCall<T>& call) {
       if (call.x.scale) input.x.scale += row;
       input.out = {chains - at, gates * U};
       sweep<InputBlock<gates, T, W>>(input);
-      finish(call, row, rows, tile, tiles, chains);
+      call.finish(call, row, rows, tile, tiles, chains);
     }
   }
 }

@@ -50,7 +50,7 @@ struct Ahead {
   RECURRA_FN void prefetch(ptrdiff_t word) const { __builtin_prefetch(from + word * step); }
 };
 
-constexpr int kAccumulators = RECURRA_REGISTERS == 32 ? 24 : 12;  // the rest hold weights and a broadcast
+constexpr int kAccumulators = RECURRA_ACCUMULATORS;  // registers; the rest hold weights and a broadcast
 
 // acc[n][r][chain[g]] = fma(value[r], w[n][g], ...) for all n, r, g, where a value is made of a row's word at k. With this in
 // the loop over k itself, GCC sends acc through the stack before and after (4 to 14 % of a batch in bfloat16).

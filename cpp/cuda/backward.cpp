@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "call.h"
 
@@ -11,9 +12,10 @@ struct Workspace {
   std::vector<std::vector<PhaseWeights>> gradients;  // [layer][phase], numbers
   char* dy = nullptr;                                // of the network's output, in time: [row][direction][output]
   char* between[2] = {};                             // of a layer's input, in time; the lowest layer's too
-  char* second_dx = nullptr;                         // the second direction's, in its loop's order
+  char* second_dx = nullptr;                         // the last direction's, in its loop's order, where that is backwards
   char* reversed_x = nullptr;
-  Rows loop_dy;  // of a layer's output, in the loops' order
+  char* d_cells = nullptr;  // of the last layer's second state, in time: [row][direction][hidden]
+  Rows loop_dy, loop_dc;    // of a layer's output, and of that state, in the loops' order
   Rows d_h, d_states, d_result, d_kept, d_masked, mask;
   std::vector<Rows> da;  // of each phase, of a chunk of steps
   Rows previous;         // what recurrent products read, of a chunk, where rows end
@@ -38,9 +40,13 @@ Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Dat
   for (int layer = 0; layer < c.layers; ++layer) w.gradients.push_back(net.deal_weights(deal, layer, size));
   w.dy = deal.take(plan.total * output, size);
   for (int i = 0; i < std::min(c.layers, 2); ++i) w.between[i] = deal.take(plan.total * widest, size);
-  if (directions == 2) w.second_dx = deal.take(plan.engine == Engine::cublas ? plan.total * widest : 0, size);
-  if (directions == 2) w.reversed_x = deal.take(plan.total * widest, net.weight_size);
+  if (net.runs_back()) w.second_dx = deal.take(plan.engine == Engine::cublas ? plan.total * widest : 0, size);
+  if (net.runs_back()) w.reversed_x = deal.take(plan.total * widest, net.weight_size);
   w.loop_dy = deal_rows(deal, directions, plan.total, c.output_size, size);
+  if (plan.options.cells) {
+    w.d_cells = deal.take(plan.total * directions * hidden, size);
+    w.loop_dc = deal_rows(deal, directions, plan.total, hidden, size);
+  }
   w.d_h = deal_rows(deal, directions, rows, c.output_size, size);
   w.d_states = deal_rows(deal, directions, rows, states, size);
   w.d_result = deal_rows(deal, directions, rows, first_units, size);
@@ -71,7 +77,7 @@ Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Dat
 class Layer {
  public:
   Layer(const Call& call, const Workspace& w, const Products& products, const std::vector<LayerRows>& layers, int layer,
-        int first, bool has_dy, char* dx)
+        int first, bool has_dy, bool has_dc, double clip, char* dx)
       : call_(call),
         net_(call.net),
         plan_(call.plan),
@@ -81,6 +87,8 @@ class Layer {
         first_(first),
         count_(products.directions),
         has_dy_(has_dy),
+        has_dc_(has_dc),
+        clip_(clip),
         dx_(dx) {
     const LayerRows& rows = layers[size_t(layer)];
     rows_.h = number(rows.h);
@@ -89,11 +97,12 @@ class Layer {
     rows_.source = weight(rows.source);
     rows_.result = weight(rows.result);
     x_ = {const_cast<void*>(call.input_rows(layers, layer)), net_.input_size(layer), 0};
-    if (net_.directions() == 2) {
+    if (net_.runs_back()) {
       x_.direction = (w.reversed_x - static_cast<char*>(x_.data)) / int64_t(net_.weight_size);
       if (!first)
         call_.launch.run(net_.kernels.reverse_rows, x_.row, plan_.total, 1,
                          ReorderArguments{plan_.total, x_.row, call_.steps().reversed, x_.data, w.reversed_x});
+      if (net_.config.reverse) x_ = {w.reversed_x, x_.row, 0};
     }
     x_ = weight(x_);
     for (int p = 0; p < net_.phases(); ++p) {
@@ -162,11 +171,16 @@ class Layer {
 
   void end() const {
     for (int s = 0; s <= net_.states(); ++s) copy_state(s, net_.kernels.write_state, w_.d_initial[size_t(s)]);
-    // Both directions at once: the second one's gradient is in its own order still.
-    if (dx_ && count_ == 2)
-      call_.launch.run(net_.kernels.add_reversed, x_.row, plan_.total, 1,
-                       ReorderArguments{plan_.total, x_.row, call_.steps().reversed, w_.second_dx, dx_});
+    if (!dx_ || in_time() || !net_.runs_back()) return;
+    // The last direction's gradient is in its own order still.
+    if (net_.config.reverse) call_.launch.zero(dx_, plan_.total * x_.row, net_.number_size);
+    call_.launch.run(net_.kernels.add_reversed, x_.row, plan_.total, 1,
+                     ReorderArguments{plan_.total, x_.row, call_.steps().reversed, w_.second_dx, dx_});
   }
+
+  // The exact engine makes the gradients of a direction that runs backwards in time, or adds them to the first one's; the
+  // other one puts them aside.
+  bool in_time() const { return products_.engine == Engine::exact; }
 
   void clear_gradients() const {
     const auto clear = [&](const Rows& rows, int64_t count) {
@@ -217,19 +231,15 @@ class Layer {
         a.result = at_weight(weight(w_.result), place);
         a.kept = at_number(number(w_.kept), place);
         a.saved = at_number(number(w_.saved), place);
-        constants(a.constants);
+        net_.set_constants(a.constants, first_);
         a.noise = call_.seeded(layer_, first_);
-        call_.launch.run(net_.kernels.forward[p], a.units, a.rows, count_, a);
+        call_.launch.phase(net_.kernels.forward[p], p, count_, a);
       }
     }
   }
 
   const void* vectors(int p) const {
     return advanced(weights_[size_t(p)].sums.data, int64_t(phase(p).chains) * shape(p).units, net_.number_size);
-  }
-
-  void constants(double (&to)[2]) const {
-    for (int i = 0; i < net_.spec.constants.size; ++i) to[i] = net_.config.constants[size_t(i)];
   }
 
   void step(const Chunk& chunk, int64_t step) const {
@@ -240,6 +250,7 @@ class Layer {
     if (plan_.options.device_lengths) a.lengths = call_.steps().lengths;
     a.order = call_.steps().order;
     if (has_dy_) a.dy = at_number(number(w_.loop_dy), plan_.at(step));
+    if (has_dc_) a.d_cells = at_number(number(w_.loop_dc), plan_.at(step));
     a.d_h = number(w_.d_h);
     a.d_result = number(w_.d_result);
     a.d_states = number(w_.d_states);
@@ -247,14 +258,14 @@ class Layer {
     a.h_before = at_number(rows_.h, before);
     a.states_before = at_number(rows_.states, before);
     a.saved = plan_.options.recompute ? at_number(number(w_.saved), place) : at_number(rows_.saved, plan_.at(step));
-    constants(a.constants);
+    net_.set_constants(a.constants, first_);
     a.noise = call_.seeded(layer_, first_);
     for (int p = net_.phases() - 1; p >= 0; --p) {
       a.units = shape(p).units;
       a.vectors = vectors(p);
       a.sums_direction = weights_[size_t(p)].sums.direction;
       a.da = at_weight(weight(w_.da[size_t(p)]), place);
-      call_.launch.run(net_.kernels.backward[p], a.units, rows, count_, a);
+      call_.launch.phase(net_.kernels.backward[p], p, count_, a);
       const bool masked = !p && call_.drops_recurrent();
       const Rows to = p ? a.d_result : masked ? number(w_.d_masked) : a.d_h;
       products_.to_source(weights_[size_t(p)], phase(p), shape(p), a.da, rows, !p && !masked, to);
@@ -262,23 +273,29 @@ class Layer {
         call_.launch.run(net_.kernels.add_masked, net_.config.output_size, rows, count_,
                          MaskedArguments{rows, net_.config.output_size, a.d_h, mask(), to});
     }
+    if (clip_ == std::numeric_limits<double>::infinity()) return;
+    const int64_t others = net_.states() * net_.config.hidden_size;
+    call_.launch.run(net_.kernels.clip_rows, net_.config.output_size, rows, count_,
+                     ClipArguments{rows, net_.config.output_size, step, a.lengths, clip_, a.d_h});
+    if (others)
+      call_.launch.run(net_.kernels.clip_rows, others, rows, count_,
+                       ClipArguments{rows, others, step, a.lengths, clip_, a.d_states});
   }
 
   void input_gradients(const Chunk& chunk) const {
     if (!dx_) return;
     const int64_t first = plan_.at(chunk.from), count = rows_of(chunk);
     for (int d = 0; d < count_; ++d) {
-      // The exact engine adds the second direction's gradient to the first one's, in time; the other one puts it aside.
-      const bool in_time = count_ == 1 && first_ == 1;
-      Rows to = {d ? w_.second_dx : dx_, x_.row, 0};
-      if (!in_time) to = at_number(to, first);
-      bool add = in_time;
+      const bool back = net_.runs_back() && first_ + d + 1 == net_.directions(), placed = back && in_time();
+      Rows to = {back && !placed ? w_.second_dx : dx_, x_.row, 0};
+      if (!placed) to = at_number(to, first);
+      bool add = placed && net_.directions() == 2;
       for (int p = 0; p < net_.phases(); ++p) {
         if (!phase(p).input.count) continue;
         PhaseWeights one = weights_[size_t(p)];
         one.input = of_direction(one.input, d, net_.weight_size);
         products_.to_input(one, phase(p), shape(p), of_direction(weight(w_.da[size_t(p)]), d, net_.weight_size), count, add,
-                           in_time ? call_.steps().reversed + first : nullptr, to);
+                           placed ? call_.steps().reversed + first : nullptr, to);
         add = true;
       }
     }
@@ -314,7 +331,8 @@ class Layer {
   const Workspace& w_;
   const Products& products_;
   const int layer_, first_, count_;
-  const bool has_dy_;
+  const bool has_dy_, has_dc_;
+  const double clip_;
   char* const dx_;
   LayerRows rows_;
   Rows x_;
@@ -331,7 +349,7 @@ size_t backward_bytes(const Network::Data& net, const Plan::Data& plan) {
 
 void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
                   const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool draws, const void* tape,
-                  void* workspace, CUstream stream, const void* packed) {
+                  void* workspace, CUstream stream, const void* packed, const Array& d_cells, double clip) {
   const Current current(net.device);
   const NetworkConfig& c = net.config;
   Dealer deal{static_cast<char*>(workspace)}, taped{static_cast<char*>(const_cast<void*>(tape))};
@@ -346,11 +364,14 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
   if (dy.data)
     call.launch.run(net.kernels.read_gradient, directions * c.output_size, plan.rows, plan.steps,
                     ReadArguments{call.steps(), directions * c.output_size, call.sequence(dy), w.dy});
+  if (d_cells.data)
+    call.launch.run(net.kernels.read_gradient, directions * c.hidden_size, plan.rows, plan.steps,
+                    ReadArguments{call.steps(), directions * c.hidden_size, call.sequence(d_cells), w.d_cells});
   for (int s = 0; s <= net.states(); ++s)
     call.state(net.kernels.read_state, d_final ? d_final[s] : Array{}, format, w.d_final[size_t(s)], width(s));
 
-  const int kind = 2 + (dy.data ? 4 : 0) + (dx.data ? 8 : 0) + (draws ? 16 : 0);
-  replay(net, plan, kind, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
+  const int kind = 2 + (dy.data ? 4 : 0) + (dx.data ? 8 : 0) + (draws ? 16 : 0) + (d_cells.data ? 32 : 0);
+  replay(net, plan, kind, clip, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
     const Call call = call_on(on);
     // The exact engine's sums go on from direction to direction.
     const int at_once = plan.engine == Engine::exact ? 1 : directions;
@@ -366,15 +387,23 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
       if (!top) divide.noise = call.seeded(layer);
       if (has_dy)
         call.launch.run(net.kernels.divide_gradient, c.output_size, plan.rows, plan.steps * directions, divide, directions);
+      const bool has_dc = top && d_cells.data;
+      if (has_dc) {
+        divide.columns = c.hidden_size;
+        divide.from = w.d_cells;
+        divide.to = w.loop_dc;
+        call.launch.run(net.kernels.divide_gradient, c.hidden_size, plan.rows, plan.steps * directions, divide, directions);
+      }
       char* const to = layer || dx.data ? w.between[layer % 2] : nullptr;
       for (int first = 0; first < directions; first += at_once)
-        Layer(call, w, products, kept.layers, layer, first, has_dy, to).run();
+        Layer(call, w, products, kept.layers, layer, first, has_dy, has_dc, clip, to).run();
     }
   });
 
   if (dx.data) {
     OutputArguments a{};
     a.steps = call.steps();
+    a.steps.reverse = 0;
     a.columns = c.input_size;
     a.directions = 1;
     a.from = {w.between[0], c.input_size, 0};

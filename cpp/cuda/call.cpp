@@ -35,7 +35,9 @@ void each_parameter(const Network::Data& net, int layer, int p, int direction, c
     const bool input = part.kind == Kind::input, recurrent = part.kind == Kind::recurrent;
     const Rows& rows = input ? packed.input : recurrent ? packed.recurrent : packed.sums;
     ParameterArguments a{};
-    a.columns = input ? shape.inputs : recurrent ? shape.sources : 1;
+    const bool heads = recurrent && net.config.heads > 1 && net.spec.params[part.param].cols == Dim::head;
+    a.head = heads ? int(shape.units / net.config.heads) : 0;
+    a.columns = input ? shape.inputs : heads ? a.head : recurrent ? shape.sources : 1;
     a.units = shape.units;
     a.first = part.first;
     a.count = part.count;
@@ -181,7 +183,8 @@ Header deal_header(Dealer& deal, const Network::Data& net, const Plan::Data& pla
     header.order = deal.take(plan.rows, sizeof(int32_t));
   }
   if (!plan.lengths.empty() || plan.options.device_lengths) header.lengths = deal.take(plan.rows, sizeof(int32_t));
-  if (net.directions() == 2) header.reversed = deal.take(plan.total, sizeof(int32_t));
+  if (net.runs_back()) header.reversed = deal.take(plan.total, sizeof(int32_t));
+  if (!plan.segments.empty()) header.segments = deal.take(int64_t(plan.segments.size()), sizeof(int32_t));
   return header;
 }
 
@@ -197,7 +200,8 @@ Tape deal_tape(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
   for (int layer = 0; layer < (training ? c.layers : std::min(c.layers, 2)); ++layer) {
     LayerRows rows{};
     rows.h = deal_rows(deal, net.directions(), all, c.output_size, net.number_size);
-    rows.states = deal_rows(deal, net.directions(), kept, net.states() * c.hidden_size, net.number_size);
+    rows.states =
+        deal_rows(deal, net.directions(), plan.keeps_states() ? all : plan.rows, net.states() * c.hidden_size, net.number_size);
     if (net.has_source(training)) rows.source = deal_rows(deal, net.directions(), kept, c.output_size, net.weight_size);
     if (saves) rows.saved = deal_rows(deal, net.directions(), plan.total, net.spec.saved * c.hidden_size, net.number_size);
     if (saves && net.phases() > 1)
@@ -222,12 +226,14 @@ void measure(const Network::Data& net, Plan::Data& plan) {
 Steps Call::steps() const {
   const auto ints = [](const char* p) { return reinterpret_cast<const int*>(p); };
   return {plan.steps,           plan.rows,          reinterpret_cast<const int64_t*>(header.starts),
-          ints(header.lengths), ints(header.order), ints(header.reversed)};
+          ints(header.lengths), ints(header.order), ints(header.reversed),
+          net.config.reverse};
 }
 
 Seeded Call::seeded(int layer, int first_direction) const {
   return {recurra::detail::rates_of(net.config.regularization),
-          draws ? reinterpret_cast<const uint64_t*>(header.seed) : nullptr, layer * net.directions() + first_direction};
+          draws ? reinterpret_cast<const uint64_t*>(header.seed) : nullptr, layer * net.directions() + first_direction,
+          reinterpret_cast<const int*>(header.segments), net.runs_back() ? net.directions() - 1 - first_direction : -1};
 }
 
 const void* Call::input_rows(const std::vector<LayerRows>& layers, int layer) const {
@@ -239,6 +245,7 @@ const void* Call::input_rows(const std::vector<LayerRows>& layers, int layer) co
 
 void Call::write_header(const uint64_t* seed, const int32_t* lengths) const {
   if (seed) launch.upload(seed, header.seed, sizeof *seed);
+  if (seed && header.segments) launch.upload(plan.segments.data(), header.segments, plan.segments.size() * sizeof(int32_t));
   if (header.starts) {
     launch.upload(plan.starts.data(), header.starts, plan.starts.size() * sizeof(int64_t));
     launch.upload(plan.order.data(), header.order, plan.order.size() * sizeof(int32_t));
@@ -289,8 +296,8 @@ CUgraphExec captured(CUstream stream, const std::function<void()>& body) {
 
 }  // namespace
 
-void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, const void* weights,
-            void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body) {
+void replay(Network::Data& net, const Plan::Data& plan, int kind, double clip, const void* workspace, const void* tape,
+            const void* weights, void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body) {
   std::optional<Blas> blas;
   const auto blas_on = [&](CUstream on) -> const Blas* {
     if (plan.engine == Engine::cublas) blas.emplace(net.device, on, blas_memory, net.options.allow_tf32);
@@ -302,10 +309,11 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* wo
   std::unique_lock<std::mutex> lock(net.graphs_lock);
   auto& graphs = net.graphs;
   const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const Graph& g) {
-    return g.plan == plan.number && g.kind == kind && g.workspace == workspace && g.tape == tape && g.weights == weights;
+    return g.plan == plan.number && g.kind == kind && g.clip == clip && g.workspace == workspace && g.tape == tape &&
+           g.weights == weights;
   });
   if (found == graphs.end()) {
-    graphs.push_front({plan.number, kind, workspace, tape, weights, nullptr});
+    graphs.push_front({plan.number, kind, clip, workspace, tape, weights, nullptr});
     if (graphs.size() > kGraphs) {
       if (graphs.back().exec) driver().cuGraphExecDestroy(graphs.back().exec);
       graphs.pop_back();

@@ -28,6 +28,12 @@ struct Launcher {
            int64_t of_rest = 1) const {
     launch_rows(kernel, columns, rows, rest, stream, arguments, of_rest);
   }
+  // The pointwise function of a phase, or that of its rows.
+  template <class Arguments>
+  void phase(CUfunction kernel, int p, int directions, const Arguments& a) const {
+    if (net.spec.phases[p].by_rows) return launch_by_rows(kernel, a.rows, directions, net.number_size, stream, a);
+    run(kernel, a.units, a.rows, directions, a);
+  }
   void parameter(CUfunction kernel, const ParameterArguments& a) const {
     run(kernel, a.columns, int64_t(a.count) * a.units, 1, a);
   }
@@ -67,7 +73,7 @@ struct Products {
 
 // What kernels must know of a call, in device memory.
 struct Header {
-  char *seed = nullptr, *starts = nullptr, *lengths = nullptr, *order = nullptr, *reversed = nullptr;
+  char *seed = nullptr, *starts = nullptr, *lengths = nullptr, *order = nullptr, *reversed = nullptr, *segments = nullptr;
 };
 
 // What a layer leaves behind, for backward or for the layer above.
@@ -114,17 +120,17 @@ void measure(const Network::Data& net, Plan::Data& plan);
 size_t forward_bytes(const Network::Data& net, const Plan::Data& plan);
 size_t backward_bytes(const Network::Data& net, const Plan::Data& plan);
 
-// body(stream, cuBLAS), or the graph that it was when it last ran at these addresses. `kind` tells bodies with other launches
-// apart; cuBLAS, null on the exact engine, has its memory at `blas_memory`.
-void replay(Network::Data& net, const Plan::Data& plan, int kind, const void* workspace, const void* tape, const void* weights,
-            void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body);
+// body(stream, cuBLAS), or the graph that it was when it last ran at these addresses. `kind` and `clip` tell bodies with other
+// launches apart; cuBLAS, null on the exact engine, has its memory at `blas_memory`.
+void replay(Network::Data& net, const Plan::Data& plan, int kind, double clip, const void* workspace, const void* tape,
+            const void* weights, void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body);
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
                  const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,
-                 CUstream stream, const void* weights);
+                 CUstream stream, const void* weights, const Array& cells = {});
 void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, const Array* d_final, const Array& dx,
                   const Array* d_initial, const std::vector<std::vector<void*>>& params, bool add, bool seeded,
-                  const void* tape, void* workspace, CUstream stream, const void* weights);
+                  const void* tape, void* workspace, CUstream stream, const void* weights, const Array& d_cells, double clip);
 
 }  // namespace cuda
 }  // namespace recurra

@@ -4,6 +4,7 @@ set(all "// Made by cpp/cuda/embed.cmake.\n#include \"cuda/compile.h\"\n\nnamesp
 set(count 0)
 foreach(file IN LISTS FILES)
   file(READ ${ROOT}/${file} text)
+  string(REGEX REPLACE "\n *//[^\n]*" "\n" text "${text}") # lines of comments, which the wheel has no room for, are empty
   get_filename_component(folder ${ROOT}/${file} DIRECTORY)
   string(REGEX MATCHALL "#include \"[^\"\n]+\"" includes "${text}")
   foreach(include IN LISTS includes)

@@ -26,7 +26,7 @@ Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Dat
       all->push_back(
           deal.take(int64_t(c.layers) * directions * plan.rows * (s ? c.hidden_size : c.output_size), net.number_size));
   const int64_t widest = std::max(c.input_size, c.layers > 1 ? net.input_size(1) : 0);
-  if (directions == 2) w.reversed_x = deal.take(plan.total * widest, net.weight_size);
+  if (net.runs_back()) w.reversed_x = deal.take(plan.total * widest, net.weight_size);
   const int64_t chunk = std::min(plan.total, plan.chunk_steps * plan.rows);
   int64_t columns = 0;
   for (int p = 0; p < net.phases(); ++p) {
@@ -55,11 +55,13 @@ class Layer {
         workspace_(workspace),
         products_(products),
         weights_(call.weights[size_t(layer)]),
+        layers_(layers),
         rows_(layers[size_t(layer) % layers.size()]),
         layer_(layer) {
     x_ = {const_cast<void*>(call.input_rows(layers, layer)), net_.input_size(layer), 0};
     if (net_.directions() == 2)  // the second direction's rows lie elsewhere: as far as that
       x_.direction = (workspace.reversed_x - static_cast<char*>(x_.data)) / int64_t(net_.weight_size);
+    if (net_.config.reverse) x_.data = workspace.reversed_x;
   }
 
   void run() const {
@@ -82,9 +84,11 @@ class Layer {
   Rows weight(const Rows& rows, int64_t first) const { return from(rows, first, 0, net_.weight_size); }
 
   void begin() const {
-    if (lanes() == 2)
+    if (net_.runs_back()) {
+      const void* const in_time = call_.input_rows(layers_, layer_);
       call_.launch.run(net_.kernels.reverse_rows, x_.row, plan_.total, 1,
-                       ReorderArguments{plan_.total, x_.row, call_.steps().reversed, x_.data, workspace_.reversed_x});
+                       ReorderArguments{plan_.total, x_.row, call_.steps().reversed, in_time, workspace_.reversed_x});
+    }
     for (int s = 0; s <= net_.states(); ++s) copy_state(s, net_.kernels.read_state, workspace_.initial[size_t(s)], false);
     if (call_.drops_recurrent())
       call_.launch.run(
@@ -109,7 +113,7 @@ class Layer {
     a.steps.order = nullptr;
     a.columns = width;
     a.first_lane = layer_ * lanes();
-    a.at_end = at_end && (!s || trains());
+    a.at_end = at_end && (!s || plan_.keeps_states());
     a.array = {all, plan_.rows * width, width, 1, net_.number_size == 8 ? format_f64 : format_f32};
     a.rows = s ? from(rows_.states, 0, (s - 1) * width, net_.number_size) : rows_.h;
     call_.launch.run(kernel, width, plan_.rows, lanes(), a);
@@ -125,13 +129,13 @@ class Layer {
     a.order = call_.steps().order;
     a.h_before = number(rows_.h, before);
     a.h_after = number(rows_.h, after);
-    a.states_before = number(rows_.states, trains() ? before : 0);
-    a.states_after = number(rows_.states, trains() ? after : 0);
+    a.states_before = number(rows_.states, plan_.keeps_states() ? before : 0);
+    a.states_after = number(rows_.states, plan_.keeps_states() ? after : 0);
     a.source = weight(rows_.source, trains() ? after : 0);
     a.mask = mask();
     a.kept = workspace_.kept;
     a.saved = number(rows_.saved, at);
-    for (int i = 0; i < net_.spec.constants.size; ++i) a.constants[i] = net_.config.constants[size_t(i)];
+    net_.set_constants(a.constants);
     a.noise = call_.seeded(layer_);
     const Rows result = rows_.result.data ? weight(rows_.result, at) : workspace_.result;
     Rows source = rows_.source.data ? weight(rows_.source, trains() ? before : 0) : a.h_before;
@@ -148,7 +152,7 @@ class Layer {
       a.vectors = advanced(weights.sums.data, phase.chains * shape.units, net_.number_size);
       a.result = result;
       products_.recurrent(weights, phase, shape, source, rows, a.input, a.recurrent);
-      call_.launch.run(net_.kernels.forward[p], shape.units, rows, lanes(), a);
+      call_.launch.phase(net_.kernels.forward[p], p, lanes(), a);
       source = result;
     }
   }
@@ -159,6 +163,7 @@ class Layer {
   const Workspace& workspace_;
   const Products& products_;
   const std::vector<PhaseWeights>& weights_;
+  const std::vector<LayerRows>& layers_;
   const LayerRows& rows_;
   const int layer_;
   Rows x_;
@@ -174,7 +179,7 @@ size_t forward_bytes(const Network::Data& net, const Plan::Data& plan) {
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
                  const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,
-                 CUstream stream, const void* packed) {
+                 CUstream stream, const void* packed, const Array& cells) {
   const Current current(net.device);
   const NetworkConfig& c = net.config;
   Dealer deal{static_cast<char*>(workspace)}, taped{static_cast<char*>(tape)};
@@ -201,7 +206,7 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
     a.noise = on.seeded(layer);
     return a;
   };
-  replay(net, plan, seed ? 1 : 0, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
+  replay(net, plan, seed ? 1 : 0, 0, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
     const Call call = call_on(on);
     const Products products{call.launch, plan.engine, blas, net.directions()};
     for (int layer = 0; layer < c.layers; ++layer) {
@@ -217,6 +222,12 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
   a.array = call.sequence(y);
   a.array_steps = plan.all_steps;
   call.launch.run(net.kernels.write_output, c.output_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
+  if (cells.data) {
+    a.columns = c.hidden_size;
+    a.from = from(layers[size_t(c.layers - 1) % layers.size()].states, plan.rows, 0, net.number_size);
+    a.array = call.sequence(cells);
+    call.launch.run(net.kernels.write_output, c.hidden_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
+  }
   for (int s = 0; final_states && s <= net.states(); ++s)
     if (final_states[s].data) call.state(net.kernels.write_state, final_states[s], state_format, w.final[size_t(s)], width(s));
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "cells/cell.h"
 #include "device.h"
 
 namespace recurra {
@@ -17,6 +18,15 @@ void launch_rows(CUfunction kernel, int64_t columns, int64_t rows, int64_t rest,
   const Grid grid = {unsigned((columns + block - 1) / block), unsigned(std::min(rows, most)),
                      unsigned(std::min(rest, most / of_rest * of_rest))};
   launch(kernel, grid, {block, 1, 1}, stream, arguments);
+}
+
+// Rows that kParts threads have each: by_rows.cuh.
+template <class Arguments>
+void launch_by_rows(CUfunction kernel, int64_t rows, int directions, size_t number_size, CUstream stream,
+                    const Arguments& arguments) {
+  if (rows <= 0) return;
+  launch(kernel, {1, unsigned(std::min<int64_t>(rows, 65535)), unsigned(directions)}, {kParts, 1, 1}, stream, arguments,
+         unsigned(kParts * number_size));
 }
 
 // Tiles of an [m, n] result: product.cuh.

@@ -15,7 +15,7 @@ struct CellType {
 };
 constexpr CellType cell_types[] = {
 #define RECURRA_CELL(name, ...) {#name, #__VA_ARGS__},
-#include "../cells/cells.def"
+#include "cells/cells.def"
 };
 
 const char* number_of(Number number) { return number == Number::f64 ? "double" : "float"; }
@@ -42,10 +42,13 @@ Unit unit_of(const std::string& name, Number number, const std::string& definiti
 }  // namespace
 
 Unit cell_unit(int cell, Number number) {
-  const std::string phases = std::to_string(spec_of(cell).phases.size);
+  const Spec& spec = spec_of(cell);
+  const bool by_rows = spec.phases[0].by_rows;
   const auto [name, type] = cell_types[cell];
-  return unit_of(name, number, std::string("#define RECURRA_CELL_TYPE ") + type + "\n#define RECURRA_PHASES " + phases + "\n",
-                 "step.cuh");
+  return unit_of(name, number,
+                 std::string("#define RECURRA_CELL_TYPE ") + type + "\n#define RECURRA_PHASES " +
+                     std::to_string(spec.phases.size) + "\n#define RECURRA_BY_ROWS " + (by_rows ? "1" : "0") + "\n",
+                 by_rows ? "by_rows.cuh" : "step.cuh");
 }
 
 Unit product_unit(Number number) { return unit_of("product", number, "", "product.cuh"); }
@@ -91,6 +94,7 @@ void set_row_kernels(RowKernels& all, const Device& device, Number number) {
   RECURRA_FUNCTION(add_masked)
   RECURRA_FUNCTION(gather_previous)
   RECURRA_FUNCTION(clear_rows)
+  RECURRA_FUNCTION(clip_rows)
   RECURRA_FUNCTION(pack_weights)
   RECURRA_FUNCTION(pack_sums)
   RECURRA_FUNCTION(give_gradient)
@@ -109,6 +113,7 @@ KernelSet kernels_of(const Device& device, int cell, Number number) {
     all.backward[p] = phases.function(("backward_" + n).c_str());
     all.step[p] = phases.function(("step_" + n).c_str());
   }
+  if (spec_of(cell).phases[0].by_rows) all.step[1] = phases.function("step_1");
   return all;
 }
 

@@ -18,12 +18,13 @@ struct RowKernels {
   CUfunction ordered_product, ordered_outer, column_sums, parallel_sums;
   CUfunction read_lengths, fill_reversed, read_input, read_gradient, write_output, pass_on, divide_gradient, reverse_rows,
       add_reversed;
-  CUfunction read_state, write_state, draw_masks, make_source, add_masked, gather_previous, clear_rows;
+  CUfunction read_state, write_state, draw_masks, make_source, add_masked, gather_previous, clear_rows, clip_rows;
   CUfunction pack_weights, pack_sums, give_gradient, upload;
 };
 
 struct KernelSet : RowKernels {
-  CUfunction forward[kMaxPhases] = {}, backward[kMaxPhases] = {}, step[kMaxPhases] = {};
+  CUfunction forward[kMaxPhases] = {}, backward[kMaxPhases] = {};
+  CUfunction step[kMaxPhases] = {};  // of a phase by rows: its products, then its rows
 };
 
 struct HeadKernels : RowKernels {

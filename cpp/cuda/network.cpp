@@ -50,6 +50,11 @@ Network::Data::~Data() {
   });
 }
 
+void Network::Data::set_constants(double (&to)[2][kMaxConstants], int first) const {
+  for (int d = first; d < directions(); ++d)
+    std::copy_n(recurra::detail::constants_of(config, spec, d), spec.constants.size, to[d - first]);
+}
+
 PhaseShape Network::Data::shape(int layer, int p) const {
   const Phase& phase = spec.phases[p];
   const auto width = [&](Dim dim) { return dim == Dim::output ? config.output_size : config.hidden_size; };
@@ -115,6 +120,9 @@ void Network::pack(const std::vector<std::vector<const void*>>& params, void* to
       const int layer = int(lane) / net.directions(), direction = int(lane) % net.directions();
       const PhaseWeights& weights = all[size_t(layer)][size_t(p)];
       launch.zero(of_direction(weights.sums, direction, net.number_size).data, weights.sums.row, net.number_size);
+      if (net.config.heads > 1)  // outside of the blocks
+        launch.zero(of_direction(weights.recurrent, direction, net.weight_size).data, weights.recurrent.direction,
+                    net.weight_size);
       each_parameter(net, layer, p, direction, weights, net.weight_size, [&](int i, ParameterArguments a, bool matrix) {
         a.parameter = const_cast<void*>(params[lane][size_t(i)]);
         if (a.parameter) launch.parameter(matrix ? net.kernels.pack_weights : net.kernels.pack_sums, a);
@@ -140,12 +148,15 @@ int64_t steps_of_chunk(int64_t rows, int64_t columns, int64_t steps) {
 Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) const {
   const Data& net = *data_;
   if (steps < 0 || rows < 0 || rows >= INT32_MAX) refuse("rows: expected 0 to 2^31 - 2 rows and 0 or more steps");
+  if (options.cells && !net.states()) refuse("cells: expected none, for the cell's only state is h");
   if (options.lengths && options.device_lengths) refuse("lengths: expected in host or in device memory, got both");
   if (options.packed && (!options.lengths || !std::is_sorted(options.lengths, options.lengths + rows, std::greater<int64_t>())))
     refuse("lengths: expected falling ones in host memory, as packed sequences have them");
   auto plan = std::make_shared<Plan::Data>();
   plan->options = options;
   plan->options.lengths = nullptr;
+  plan->options.segments = nullptr;
+  if (options.training && options.segments) plan->segments.assign(options.segments, options.segments + 3 * rows);
   plan->number = ++plans;
   plan->all_steps = steps;
   plan->rows = rows;
@@ -178,25 +189,28 @@ Engine Plan::engine() const { return data_->engine; }
 
 void Network::forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
                       const Array* final_states, const uint64_t* seed, void* tape, void* workspace, StreamHandle stream,
-                      const void* weights) const {
+                      const void* weights, const Array& cells) const {
+  if (cells.data && !plan.data_->options.cells) refuse("cells: expected none for a plan without them");
   if (plan.data_->rows && plan.data_->options.device_lengths != (lengths != nullptr))
     refuse("lengths: expected as in the plan");
   if (plan.data_->options.training != (tape != nullptr)) refuse("tape: expected memory for a plan for training only");
   if (seed && !tape) refuse("seed: expected null outside of training");
   run_forward(*data_, *plan.data_, x, initial, lengths, y, final_states, format_of(data_->options.number), seed, tape,
-              workspace, static_cast<CUstream>(stream), weights);
+              workspace, static_cast<CUstream>(stream), weights, cells);
 }
 
 void Network::backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
                        const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
-                       StreamHandle stream, const void* weights) const {
+                       StreamHandle stream, const void* weights, const Array& d_cells, double clip) const {
+  if (d_cells.data && !plan.data_->options.cells) refuse("d_cells: expected none for a plan without cells");
+  if (!(clip > 0)) refuse("clip: expected a positive number");
   if (!plan.data_->options.training) refuse("plan: expected one for training");
   if (int(params.size()) != data_->config.layers * data_->directions())
     refuse("params: expected one list per layer and direction");
   for (const auto& lane : params)
     if (int(lane.size()) != data_->spec.params.size) refuse("params: expected the cell's number of them");
   run_backward(*data_, *plan.data_, dy, d_final, dx, d_initial, params, add, seeded, tape, workspace,
-               static_cast<CUstream>(stream), weights);
+               static_cast<CUstream>(stream), weights, d_cells, clip);
 }
 
 }  // namespace cuda

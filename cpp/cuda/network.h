@@ -67,11 +67,13 @@ struct Plan::Data {
   int64_t rows = 0, total = 0;
   // Rows are sorted, the longest first, where the host knows lengths that differ; empty otherwise.
   std::vector<int32_t> order, lengths;
+  std::vector<int32_t> segments;  // of PlanOptions
   std::vector<int64_t> starts;
   int64_t chunk_steps = 1, backward_steps = 1, block_steps = 1;
   size_t workspace = 0, backward_workspace = 0, tape = 0;
   uint64_t number = 0;  // one for each plan of the process, for graphs that were made from it
 
+  bool keeps_states() const { return options.training || options.cells; }  // those of every step, beside h
   int64_t at(int64_t step) const { return starts.empty() ? step * rows : starts[size_t(step)]; }
   int64_t before(int64_t step) const { return step ? rows + at(step - 1) : 0; }
   int64_t active(int64_t step) const { return at(step + 1) - at(step); }
@@ -81,6 +83,7 @@ struct Plan::Data {
 struct Graph {
   uint64_t plan;
   int kind;  // forward or backward, and what else decides about its launches
+  double clip;
   const void *workspace, *tape, *weights;
   CUgraphExec exec;  // null: seen once
 };
@@ -104,7 +107,10 @@ struct Network::Data {
   ~Data();
 
   int directions() const { return config.directions; }
+  bool runs_back() const { return directions() == 2 || config.reverse; }  // in its last direction
   int phases() const { return spec.phases.size; }
+  // Of the directions from `first` on.
+  void set_constants(double (&to)[2][kMaxConstants], int first = 0) const;
   int64_t widest() const { return std::max(config.hidden_size, config.output_size); }
   int states() const { return spec.states.size - 1; }  // after h
   int64_t input_size(int layer) const { return layer ? config.directions * config.output_size : config.input_size; }
@@ -113,9 +119,10 @@ struct Network::Data {
   bool has_source(bool training) const {
     return number_size != weight_size || (training && config.regularization.recurrent_dropout > 0);
   }
-  // One direction's h is what the layer above reads, unless dropout changes it or products read another type.
+  // One direction's h is what the layer above reads, unless dropout changes it, products read another type or its rows are
+  // backwards in time.
   bool reads_h_below(int layer, bool training) const {
-    return layer && directions() == 1 && number_size == weight_size && !(training && config.regularization.dropout > 0);
+    return layer && !runs_back() && number_size == weight_size && !(training && config.regularization.dropout > 0);
   }
   std::vector<PhaseWeights> deal_weights(Dealer& deal, int layer, size_t size) const;
   // Weights that lie at `base`; null: the network's own. std::invalid_argument if it has none.

@@ -4,8 +4,25 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../cells/cells.def"
 #include "../cells/graph/cell.h"
+#include "cells/cells.def"
+
+// What a build for a small device leaves out: see CMakeLists.txt.
+#ifndef RECURRA_DOUBLE
+#define RECURRA_DOUBLE 1
+#endif
+#ifndef RECURRA_BFLOAT16
+#define RECURRA_BFLOAT16 1
+#endif
+#ifndef RECURRA_INT8
+#define RECURRA_INT8 1
+#endif
+#ifndef RECURRA_TRAINING
+#define RECURRA_TRAINING 1
+#endif
+#ifndef RECURRA_GRAPHS
+#define RECURRA_GRAPHS 1
+#endif
 
 #define RECURRA_INLINE inline __attribute__((always_inline))
 
@@ -19,7 +36,7 @@ constexpr int kPrecisions = 3;  // full, bfloat16, int8: recurra::Precision
 // The number of cells in cells.def.
 constexpr int kCells = 0
 #define RECURRA_CELL(...) +1
-#include "../cells/cells.def"
+#include "cells/cells.def"
     ;
 
 // Rows anywhere in memory: row r starts at base + offset[r]. What moves with time is the base, so a table is filled once for
@@ -81,14 +98,15 @@ struct Tiles {
 template <class T>
 struct PhaseCall;
 
-// The cell on chains that lie in memory, [tile][row][chain][lane]: of rows row .. row + rows - 1 and as many tiles.
+// The cell on chains that lie in memory, [tile][row][chain][lane]: of rows row .. row + rows - 1 and as many tiles. Of a phase
+// by rows, on all tiles of those rows, whose chains are in `before` and `apart`.
 template <class T>
 using Finish = void (*)(const PhaseCall<T>&, int row, int rows, int tile, int tiles, const T* chains);
 
 // One phase of one step: rows 0 .. rows-1, unit tiles tile_begin .. tile_end-1.
 template <class T>
 struct PhaseCall {
-  const Finish<T>* finish = nullptr;  // without and with values saved
+  Finish<T> finish = nullptr;
   Tiles<T> tiles;
   int tile_begin = 0, tile_end = 0;
   bool backwards = false;  // the order in which tiles are visited may alternate from step to step
@@ -105,6 +123,10 @@ struct PhaseCall {
   Panel<T> saved;         // [saved][padded units] a row, for backward; base may be null
   ptrdiff_t padded = 0;   // units padded to whole tiles
   const T* constants = nullptr;
+  // Of a phase by rows: its chains, those of the input product (unless they are in `before`) and then those of the recurrent
+  // one, each [tile][gate][lane]; and whether the cell has to wait for tiles of other workers, so that the engine will call it.
+  Panel<T> apart;
+  bool shared = false;
 };
 
 // One phase of one step of one row, whose weights lie where their owner keeps them. The tiles hold biases and vectors only.
@@ -195,12 +217,9 @@ struct AffineCall {
   Panel<T> y;  // unpadded
 };
 
-// Attention of one row over `words` words, with sums over units and numbers in as many parts on every machine, hence arrays
-// that are filled up with zeros to whole parts: score[j] = weight . tanh(keys[j] + query), alpha = softmax(score), context =
-// the sum over words, ascending, of alpha[j] values[j]. Backward, from the gradient of the context, writes that of the query
-// and adds to those of keys, values and weight.
-constexpr int kAttentionParts = 16;
-
+// Attention of one row over `words` words, with arrays that are filled up with zeros to whole parts: score[j] = weight .
+// tanh(keys[j] + query), alpha = softmax(score), context = the sum over words, ascending, of alpha[j] values[j]. Backward, from
+// the gradient of the context, writes that of the query and adds to those of keys, values and weight.
 template <class T>
 struct AttentionCall {
   int words = 0;
@@ -218,6 +237,25 @@ struct AttentionCall {
   T* d_values = nullptr;
   T* d_query = nullptr;
   T* d_weight = nullptr;
+};
+
+// An activation function of cells/activation.h of some numbers; y may be x.
+template <class T>
+struct ActivationCall {
+  int function = 0;
+  T alpha = 0, beta = 0;
+  ptrdiff_t count = 0;
+  const T* x = nullptr;
+  T* y = nullptr;
+};
+
+// exp(x) / sum(exp(x)) over each of some rows side by side, or its logarithm; y may be x.
+template <class T>
+struct SoftmaxCall {
+  ptrdiff_t rows = 0, size = 0;
+  bool log = false;
+  const T* x = nullptr;
+  T* y = nullptr;
 };
 
 // out[r][k] += the sum over inputs i, ascending, of x[r][i] w[i][k]. Packed as for TransposedCall.
@@ -277,7 +315,7 @@ template <class T>
 struct Kernels {
   int lanes = 0;  // units per tile
   KernelTable<T> by_precision[kPrecisions];
-  Finish<T> finish[kCells][kMaxPhases][2] = {};
+  Finish<T> finish[kCells][kMaxPhases][2] = {};  // without saving, and with
   void (*in_place[kCells][kMaxPhases])(const InPlaceCall<T>&) = {};
   // For training, in full precision.
   void (*backward[kCells][kMaxPhases])(const BackwardCall<T>&) = {};
@@ -287,6 +325,8 @@ struct Kernels {
   void (*attention)(const AttentionCall<T>&) = nullptr;
   void (*attention_backward)(const AttentionCall<T>&) = nullptr;
   void (*gathered)(const GatheredCall<T>&) = nullptr;
+  void (*activation)(const ActivationCall<T>&) = nullptr;
+  void (*softmax)(const SoftmaxCall<T>&) = nullptr;
   void (*graph[kGraphFunctions])(const GraphCall<T>&) = {};
   void (*graph_backward[kGraphFunctions])(const GraphCall<T>&) = {};
 };
@@ -296,6 +336,7 @@ struct Backend {
   Kernels<float> f32;
   Kernels<double> f64;                                                                   // full precision only
   void (*reduce[kPrecisions])(const ReduceCall&) = {};                                   // null for full
+  int reduced_bytes[kPrecisions] = {};                                                   // of a number that it makes
   void (*fingerprint)(const char*, ptrdiff_t bytes, unsigned long long* sum) = nullptr;  // adds to sum[8]
   // Every thread computes inside an Environment. enter and leave (given what enter returned) fix the floating-point
   // environment, so that results depend neither on the caller's rounding mode nor, in time, on subnormal numbers, which count
@@ -316,6 +357,9 @@ class Environment {
   const unsigned long saved_;
 };
 
+// Throws std::invalid_argument: this build lacks it.
+[[noreturn]] void left_out(const char* what);
+
 template <class T>
 const Kernels<T>& kernels(const Backend& backend);
 template <>
@@ -324,6 +368,9 @@ inline const Kernels<float>& kernels(const Backend& backend) {
 }
 template <>
 inline const Kernels<double>& kernels(const Backend& backend) {
+#if !RECURRA_DOUBLE
+  left_out("double");
+#endif
   return backend.f64;
 }
 

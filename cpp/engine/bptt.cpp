@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "worth.h"
 
@@ -21,9 +22,10 @@ Bptt<T>::Bptt(const Record<T>& record, const Gradients<T>& gradients, int worker
       da_(model_.layers[0].phases.size()) {
   const int rows = std::max(record.rows(), 1);
   const double step = model_.multiplications() * rows;
-  split_ = workers == 1 || rows >= kRowsPerWorker * workers ? Split::rows
-           : step >= kWorthBarrier * workers                ? Split::tiles
-                                                            : Split::none;
+  const bool by_rows = model_.spec->phases[0].by_rows;  // then tiles cannot be shared
+  split_ = workers == 1 || rows >= (by_rows ? 1 : kRowsPerWorker) * workers ? Split::rows
+           : !by_rows && step >= kWorthBarrier * workers                    ? Split::tiles
+                                                                            : Split::none;
   same_tiles_ = true;
   for (const PackedPhase<T>& phase : model_.layers[0].phases)
     same_tiles_ = same_tiles_ && phase.tile_count * model_.lanes == model_.padded(phase.tiles.source_size);
@@ -57,6 +59,7 @@ void Bptt<T>::deal() {
     deal.panel(masked_h_, record_.stride, regularizer_.masked_rows(chunk_rows_));
     deal.panel(saved_, spec.saved * hidden, recomputed);
     deal.panel(kept_, spec.kept * hidden, recomputed);
+    deal.panel(apart_, model_.apart_width(), recomputed);
     for (Panel<T>& result : result_) deal.panel(result, record_.stride, recomputed);
     deal.panel(d_h_, record_.stride, rows);
     deal.panel(d_states_, record_.state_width, rows);
@@ -88,7 +91,7 @@ typename Bptt<T>::Pass Bptt<T>::pass_of(int layer, int direction) {
   const auto between = [&](int l) { return Sequence<T>{between_[l & 1].base, record_.x.steps, rows, rows * width, width}; };
   Pass pass;
   pass.lane = size_t(layer * c.directions + direction);
-  pass.reverse = direction == 1;
+  pass.reverse = direction == 1 || c.reverse;
   pass.packed = &model_.layers[pass.lane];
   pass.transposed = &model_.transposed()[pass.lane];
   pass.track = &record_.tracks[pass.lane];
@@ -98,6 +101,10 @@ typename Bptt<T>::Pass Bptt<T>::pass_of(int layer, int direction) {
   pass.dy = top ? gradients_.dy : read_only(between(layer));
   pass.y_order = top ? record_.order.data() : nullptr;
   if (pass.dy.data) pass.dy.data += direction * c.output_size;
+  if (top && gradients_.d_cells.data) {
+    pass.d_cells = gradients_.d_cells;
+    pass.d_cells.data += direction * c.hidden_size;
+  }
   return pass;
 }
 
@@ -201,11 +208,13 @@ void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
   call.new_states = states_;
   call.kept = kept_;
   call.saved = saved_;
+  call.apart = apart_;
+  call.shared = workers_ > 1;
   call.padded = model_.padded_hidden();
-  call.constants = model_.constants.data();
+  call.constants = pass.packed->constants.data();
   for (size_t p = 0; p < da_.size(); ++p) {
     const PackedPhase<T>& phase = pass.packed->phases[p];
-    call.finish = phase.finish;
+    call.finish = phase.finish[1];
     call.tiles = phase.tiles;
     call.tile_begin = int(share(phase.tile_count, worker));
     call.tile_end = int(share(phase.tile_count, worker + 1));
@@ -213,7 +222,11 @@ void Bptt<T>::recompute(const Pass& pass, const Chunk& chunk, int worker) {
                        : masked ? Rows<const T>{masked_h_.base, table.chunk_own}
                                 : call.h;
     call.result = result_[p];
-    phase.run(call);
+    phase.each_call(call, phase.run);
+    barrier_.wait(worker);
+    if (!phase.by_rows || !call.shared) continue;
+    const int begin = int(share(chunk.rows, worker));
+    call.finish(call, begin, int(share(chunk.rows, worker + 1)) - begin, 0, 0, nullptr);
     barrier_.wait(worker);
   }
 }
@@ -231,7 +244,43 @@ void Bptt<T>::time_loop(const Pass& pass, const Chunk& chunk, int worker) {
   if (split_ == Split::none && worker) return;
   const Tables table = tables(worker);
   for (int r = 0; r < rows_of(worker).count; ++r) table.own[r] = r * record_.stride;
-  for (int64_t step = chunk.to - 1; step >= chunk.from; --step) this->step(pass, chunk, step, worker);
+  for (int64_t step = chunk.to - 1; step >= chunk.from; --step) {
+    between_steps(pass, step + 1, worker);
+    this->step(pass, chunk, step, worker);
+  }
+}
+
+// Back over what befell rows when so many of their steps were done. With all workers at the same rows, the first sees to it.
+template <class T>
+void Bptt<T>::between_steps(const Pass& pass, int64_t position, int worker) {
+  if (!record_.events[pass.reverse].any(position)) return;
+  const Events::Range events = record_.events[pass.reverse].at(position);
+  if (split_ == Split::tiles) barrier_.wait(worker);
+  const NetworkConfig& c = model_.config;
+  const RowShare rows = rows_of(worker);
+  for (const Event* event = events.end(); event-- != events.begin() && walks(worker);) {
+    const int r = rows.place_of(event->row), place = rows.place + r;
+    if (r < 0) continue;
+    const int64_t caller_row = record_.order[size_t(event->row)];
+    if (event->resets()) {
+      for (int s = 0; s < model_.spec->states.size; ++s) {
+        const int64_t width = s ? c.hidden_size : c.output_size;
+        T* d = s ? d_states_[place] + (s - 1) * model_.padded_hidden() : d_h_[place];
+        T* to =
+            gradients_.d_reset ? gradients_.d_reset[s] + (int64_t(pass.lane) * record_.rows() + caller_row) * width : nullptr;
+        for (int64_t i = 0; to && i < width; ++i) to[i] = to[i] + d[i];
+        std::memset(d, 0, size_t(width) * sizeof(T));
+      }
+    } else if (pass.y_order) {
+      const auto add = [&](T* to, const Sequence<const T>& from, int64_t size) {
+        const T* d = from.data + event->time * from.step_stride + caller_row * from.row_stride;
+        for (int64_t i = 0; from.data && i < size; ++i) to[i] = to[i] + d[i];
+      };
+      add(d_h_[place], pass.dy, c.output_size);
+      add(d_states_[place], pass.d_cells, c.hidden_size);
+    }
+  }
+  if (split_ == Split::tiles) barrier_.wait(worker);
 }
 
 template <class T>
@@ -247,7 +296,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
   call.rows = rows;
   call.padded = model_.padded_hidden();
   if (pass.dy.data)
-    for (int r = 0; r < rows; ++r) table.dy[r] = offset(pass, pass.dy, pass.y_order, part.row(r), step);
+    for (int r = 0; r < rows; ++r) table.dy[r] = outer_offset(pass, pass.dy, pass.y_order, part.row(r), step);
   const Panel<T> d_h = own(d_h_), d_result = own(d_result_);
   const Place<T> past = {own(past_.h), own(past_.states)};
   const CallerRows callers = {record_.order.data(), part};
@@ -257,7 +306,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
   call.saved = read_only(record_.recompute ? mine(saved_, row) : mine(pass.track->saved, record_.at(step) + first));
   call.d_states = own(d_states_);
   call.d_kept = own(d_kept_);
-  call.constants = model_.constants.data();
+  call.constants = pass.packed->constants.data();
   for (size_t p = da_.size(); p-- > 0;) {
     const int tiles = pass.packed->phases[p].tile_count;
     call.tiles = pass.packed->phases[p].tiles;
@@ -269,6 +318,7 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
     call.d_result = call.last ? d_h : d_result;
     call.da = every(da_[p], row, part.stride);
     call.d_width = weights_.width(p);
+    if (pass.d_cells.data && model_.spec->phases[int(p)].sets_states) add_cells(pass, call, step, part);
     regularizer_.divide(call, p, past, pass.lane, callers, step);
     kernels<T>(*model_.backend).backward[cell_][p](call);
     regularizer_.reunite(call, p, past);
@@ -277,6 +327,31 @@ void Bptt<T>::step(const Pass& pass, const Chunk& chunk, int64_t step, int worke
     product(pass, p, call.da, masked ? own(d_masked_) : p ? d_result : d_h, rows, worker);
     if (by_tiles && !same_tiles_) barrier_.wait(worker);
   }
+  if (gradients_.clip < std::numeric_limits<T>::infinity()) clip(rows, worker);
+}
+
+// To the gradient of the second state after the step, of the units of a call.
+template <class T>
+void Bptt<T>::add_cells(const Pass& pass, const BackwardCall<T>& call, int64_t step, const RowShare& rows) const {
+  const int64_t begin = call.tile_begin * int64_t(model_.lanes);
+  const int64_t end = std::min(call.tile_end * int64_t(model_.lanes), model_.config.hidden_size);
+  for (int r = 0; r < call.rows; ++r) {
+    const T* const from = pass.d_cells.data + outer_offset(pass, pass.d_cells, pass.y_order, rows.row(r), step);
+    for (int64_t u = begin; u < end; ++u) call.d_states[r][u] = call.d_states[r][u] + from[u];
+  }
+}
+
+// What a step hands to the one before it, of the first `rows` rows that a worker walks. A NaN stays one.
+template <class T>
+void Bptt<T>::clip(int rows, int worker) {
+  const bool together = split_ == Split::tiles;
+  if (together) barrier_.wait(worker);
+  const int first = rows_of(worker).place, most = rows;
+  const int begin = together ? int(share(most, worker)) : 0, end = together ? int(share(most, worker + 1)) : most;
+  for (const Panel<T>& d : {d_h_, d_states_})
+    for (int r = first + begin; r < first + end; ++r)
+      for (ptrdiff_t i = 0; i < d.stride; ++i) d[r][i] = std::min(std::max(d[r][i], -gradients_.clip), gradients_.clip);
+  if (together) barrier_.wait(worker);
 }
 
 // From the gradients of a phase's chains to that of the vector it multiplied.
@@ -299,7 +374,15 @@ void Bptt<T>::product(const Pass& pass, size_t p, const Blocks<T>& da, const Pan
   call.out = {out.base, table.own};
   const bool masked = p == 0 && regularizer_.drops_recurrent();
   call.add = p == 0 && !masked;
-  if (rows > 0) kernels<T>(*model_.backend).transposed(call);
+  const auto transposed = kernels<T>(*model_.backend).transposed;
+  const std::vector<HeadTiles>& heads = pass.transposed->phases[p].heads;
+  if (rows > 0 && heads.empty()) transposed(call);
+  if (rows > 0)
+    each_head_tiles(heads, call, [&](TransposedCall<T> part, const Span& meet) {
+      part.summed = meet.size();
+      part.a.base += meet.begin / part.a.width * part.a.stride;
+      transposed(part);
+    });
   const int64_t begin = call.tile_begin * int64_t(model_.lanes), end = call.tile_end * int64_t(model_.lanes);
   const RowShare part = rows_of(worker);
   for (int r = 0; masked && r < rows; ++r) {
@@ -333,12 +416,12 @@ void Bptt<T>::input_gradients(const Pass& pass, const Chunk& chunk, int worker) 
     const int64_t first = record_.at(step) - record_.at(chunk.from);
     const int64_t last = std::min<int64_t>(record_.active(step), end - first);
     for (int64_t r = std::max<int64_t>(0, begin - first); r < last; ++r)
-      table.chunk_x[first + r - begin] = offset(pass, pass.dx, pass.x_order, int(r), step);
+      table.chunk_x[first + r - begin] = outer_offset(pass, pass.dx, pass.x_order, int(r), step);
   }
   TransposedCall<T> call;
   call.rows = int(end - begin);
   call.out = {pass.dx.data, table.chunk_x};
-  call.add = pass.reverse;
+  call.add = pass.lane % size_t(model_.config.directions) != 0;  // to what the first direction has left
   for (size_t p = 0; p < da_.size() && call.rows; ++p) {
     const Product& input = model_.spec->phases[int(p)].input;
     if (!input.count) continue;
@@ -365,6 +448,7 @@ template <class T>
 void Bptt<T>::finish(const Pass& pass, int worker) {
   const NetworkConfig& c = model_.config;
   const RowShare rows = rows_of(worker);
+  between_steps(pass, 0, worker);
   for (int r = 0; r < rows.count && walks(worker); ++r)
     for (int s = 0; gradients_.d_initial && s < model_.spec->states.size; ++s) {
       const int64_t width = s ? c.hidden_size : c.output_size, caller_row = record_.order[size_t(rows.row(r))];
@@ -375,15 +459,16 @@ void Bptt<T>::finish(const Pass& pass, int worker) {
   if (weights_.wanted()) weights_.hand_out(*pass.packed, pass.lane, worker);
 }
 
-// No gradient reaches a padded step.
+// No gradient reaches a step that is not run.
 template <class T>
 void Bptt<T>::clear_padding(int worker) {
   const Sequence<T>& dx = gradients_.dx;
   const int rows = record_.rows();
   for (int r = int(share(rows, worker)); dx.data && r < share(rows, worker + 1); ++r)
-    for (int64_t step = record_.length(r); step < dx.steps; ++step)
-      std::memset(dx.data + step * dx.step_stride + record_.order[size_t(r)] * dx.row_stride, 0,
+    each_skipped(record_.times.empty() ? nullptr : record_.times[size_t(r)], record_.length(r), dx.steps, [&](int64_t t) {
+      std::memset(dx.data + t * dx.step_stride + record_.order[size_t(r)] * dx.row_stride, 0,
                   size_t(model_.config.input_size) * sizeof(T));
+    });
 }
 
 template class Bptt<float>;

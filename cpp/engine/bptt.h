@@ -14,12 +14,14 @@ constexpr int64_t kGradientRows = 256;
 // Gradients that come in and go out; any may be null. They are written, or with `add` those of parameters added to.
 template <class T>
 struct Gradients {
-  Sequence<const T> dy;
+  Sequence<const T> dy, d_cells;
   const T* const* d_final = nullptr;
   Sequence<T> dx;
   T* const* d_initial = nullptr;
+  T* const* d_reset = nullptr;  // always added to
   const std::vector<std::vector<T*>>* params = nullptr;
   bool add = false;
+  T clip;  // of what a step hands to the one before
 };
 
 // One backward pass. Steps are walked in chunks from the last to the first; a chunk's rows are multiplied with the weights
@@ -40,7 +42,7 @@ class Bptt {
     const PackedLayer<T>* packed;
     const TransposedLayer<T>* transposed;
     const Track<T>* track;
-    Sequence<const T> x, dy;
+    Sequence<const T> x, dy, d_cells;
     Sequence<T> dx;
     const int64_t *x_order, *y_order;
   };
@@ -63,7 +65,10 @@ class Bptt {
   void gather_result(const Pass& pass, const Chunk& chunk, int worker);
   void time_loop(const Pass& pass, const Chunk& chunk, int worker);
   void step(const Pass& pass, const Chunk& chunk, int64_t step, int worker);
+  void between_steps(const Pass& pass, int64_t position, int worker);
   void drop_between(int layer, int worker);
+  void add_cells(const Pass& pass, const BackwardCall<T>& call, int64_t step, const RowShare& rows) const;
+  void clip(int rows, int worker);
   void product(const Pass& pass, size_t p, const Blocks<T>& da, const Panel<T>& out, int rows, int worker);
   void input_gradients(const Pass& pass, const Chunk& chunk, int worker);
   void weight_gradients(const Pass& pass, const Chunk& chunk, int worker);
@@ -83,6 +88,13 @@ class Bptt {
     const int64_t t = pass.reverse ? record_.length(r) - 1 - step : step;
     return (order ? order[r] : r) * sequence.row_stride + t * sequence.step_stride;
   }
+  // The same in an array of the caller's, when there is an order: its rows may lie at times of their own.
+  template <class S>
+  ptrdiff_t outer_offset(const Pass& pass, const S& sequence, const int64_t* order, int r, int64_t step) const {
+    if (!order || record_.times.empty()) return offset(pass, sequence, order, r, step);
+    const int64_t t = record_.times[size_t(r)][pass.reverse ? record_.length(r) - 1 - step : step];
+    return order[r] * sequence.row_stride + t * sequence.step_stride;
+  }
   Tables tables(int worker) const;
 
   const Record<T>& record_;
@@ -100,14 +112,14 @@ class Bptt {
   int chunk_rows_;
 
   Buffer<char> memory_;
-  std::vector<Blocks<T>> da_;                    // [phase], rows of the chunk: gradients of chains, and shares of the vectors'
-  Blocks<T> x_, h_, first_result_;               // rows of the chunk: inputs, h(t-1), results of the first of two phases
-  Panel<T> states_, saved_, kept_, result_[2];   // likewise, to recompute
-  Panel<T> d_h_, d_states_, d_kept_, d_result_;  // running gradients
-  Panel<T> masked_h_;                            // h(t-1) of the chunk after variational dropout
-  Panel<T> mask_, d_masked_;                     // of h(t-1), a row each; the gradient of h(t-1) so masked
-  Place<T> past_;                                // gradients that bypass a step, in zoneout
-  Panel<T> between_[2];                          // gradients on their way from layer to layer
+  std::vector<Blocks<T>> da_;       // [phase], rows of the chunk: gradients of chains, and shares of the vectors'
+  Blocks<T> x_, h_, first_result_;  // rows of the chunk: inputs, h(t-1), results of the first of two phases
+  Panel<T> states_, saved_, kept_, apart_, result_[2];  // likewise, to recompute
+  Panel<T> d_h_, d_states_, d_kept_, d_result_;         // running gradients
+  Panel<T> masked_h_;                                   // h(t-1) of the chunk after variational dropout
+  Panel<T> mask_, d_masked_;                            // of h(t-1), a row each; the gradient of h(t-1) so masked
+  Place<T> past_;                                       // gradients that bypass a step, in zoneout
+  Panel<T> between_[2];                                 // gradients on their way from layer to layer
   ptrdiff_t* tables_ = nullptr;
 };
 

@@ -1,4 +1,5 @@
 // The table of cells, as data: for the engine and for whoever asks what there is.
+#include <iterator>
 #include <stdexcept>
 
 #include "model.h"
@@ -13,21 +14,22 @@ struct Named {
 
 constexpr Named table[] = {
 #define RECURRA_CELL(name, ...) {#name, __VA_ARGS__::spec()},
-#include "../cells/cells.def"
+#include "cells/cells.def"
 };
 
 std::string text(Dim dim) {
-  const char* names[] = {"one", "input", "hidden", "output"};
+  const char* names[] = {"one", "input", "hidden", "output", "head"};
   return names[int(dim)];
 }
 
 std::vector<CellInfo> describe() {
   std::vector<CellInfo> all;
   for (const Named& entry : table) {
-    CellInfo info{entry.name, entry.spec.gates, {}, {}, {}, false, false, false};
+    CellInfo info{entry.name, entry.spec.gates, {}, {}, {}, false, false, false, false};
     for (int i = 0; i < entry.spec.params.size; ++i) {
       const Param& p = entry.spec.params[i];
       info.params.push_back({p.name, p.blocks, text(p.rows), text(p.cols), p.is_bias});
+      info.has_heads = info.has_heads || p.cols == Dim::head;
     }
     for (int i = 0; i < entry.spec.states.size; ++i) {
       const State& s = entry.spec.states[i];
@@ -51,6 +53,11 @@ std::vector<CellInfo> describe() {
 
 const std::vector<CellInfo>& cells() {
   static const std::vector<CellInfo> all = describe();
+  return all;
+}
+
+const std::vector<std::string>& activations() {
+  static const std::vector<std::string> all(std::begin(kActivations), std::end(kActivations));
   return all;
 }
 

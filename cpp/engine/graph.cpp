@@ -2,8 +2,8 @@
 
 #include <stdexcept>
 
-#include "../cells/graph/cells.def"
 #include "arguments.h"
+#include "cells/graph/cells.def"
 #include "graph_model.h"
 #include "transpose.h"
 
@@ -14,9 +14,10 @@ using detail::SpareMemory;
 
 namespace {
 
-SlotOptions slot_options(const GraphConfig& config) {
+[[maybe_unused]] SlotOptions slot_options(const GraphConfig& config) {
   const size_t slots = size_t(config.slots);
-  expect(config.dimensions.size() == slots && config.priority.size() == slots, "dimensions, priority: expected one a slot");
+  expect(config.dimensions.size() == slots && config.priority.size() == slots && config.residual.size() == slots,
+         "dimensions, priority, residual: expected one a slot");
   SlotOptions options;
   options.standard = config.standard;
   for (size_t d = 0; d < slots; ++d) {
@@ -24,6 +25,7 @@ SlotOptions slot_options(const GraphConfig& config) {
     expect(name != std::end(kGridDimensions), "dimensions: expected 'lstm', 'identity', 'tanh' or 'relu'");
     options.kinds[d] = GridDimension(name - kGridDimensions);
     options.priority[d] = config.priority[d];
+    options.residual[d] = config.residual[d];
   }
   return options;
 }
@@ -31,7 +33,7 @@ SlotOptions slot_options(const GraphConfig& config) {
 }  // namespace
 
 GraphSpec graph_spec(const GraphConfig& config) {
-  const int n = config.slots;
+  [[maybe_unused]] const int n = config.slots;
   expect(config.hidden_size >= 1 && config.hidden_size <= 1 << 24, "hidden_size: expected 1 to 2^24");
   expect(config.input_size >= 0 && config.input_size <= 1 << 24, "input_size: expected 0 to 2^24");
 #define RECURRA_GRAPH_CELL(name, fewest, most, ...)                                               \
@@ -39,13 +41,18 @@ GraphSpec graph_spec(const GraphConfig& config) {
     expect(n >= fewest && n <= most, "slots: expected " #fewest " to " #most " for '" #name "'"); \
     return __VA_ARGS__;                                                                           \
   }
-#include "../cells/graph/cells.def"
+#include "cells/graph/cells.def"
   throw std::invalid_argument("cell: there is none of this name");
 }
 
 std::vector<std::string> graph_states(const GraphSpec& spec) {
+  std::vector<std::string> names{"h"};
+  if (spec.differences) {
+    for (int n = 0; n + 1 < spec.states; ++n) names.push_back("d" + std::to_string(n));
+    return names;
+  }
   if (!spec.states_of_slots) return {"h", "c"};
-  std::vector<std::string> names;
+  names.clear();
   for (const char* letter : {"h_", "m_"})
     for (int d = 1; d <= spec.slots; ++d) names.push_back(letter + std::to_string(d));
   return names;
@@ -93,8 +100,11 @@ GraphRows::GraphRows(std::vector<int64_t> the_fronts, int the_slots, std::vector
   }
   std::vector<int64_t> fed(source);
   std::sort(fed.begin(), fed.end());
-  for (size_t i = 1; i < fed.size(); ++i)
-    expect(fed[i] < 0 || fed[i] != fed[i - 1], "source: expected a row of x to feed one row");
+  if (std::adjacent_find(std::upper_bound(fed.begin(), fed.end(), -1), fed.end()) != fed.end()) {
+    feeds.assign(size_t(inputs), false);
+    for (const int64_t from : source)
+      if (from >= 0) feeds[size_t(from)] = true;
+  }
   if (!lists()) return;
   expect(int64_t(first.size()) == rows + 1 && first.front() == 0 && first.back() == int64_t(children.size()) &&
              std::is_sorted(first.begin(), first.end()),
@@ -185,6 +195,11 @@ const GraphSpec& GraphNetwork<T>::spec() const {
 }
 
 template <class T>
+double GraphNetwork<T>::multiplications(int64_t rows) const {
+  return model_->multiplications * double(rows);
+}
+
+template <class T>
 GraphRecord<T>::GraphRecord(std::shared_ptr<const GraphModel<T>> the_model, std::shared_ptr<const GraphRows> the_rows,
                             int64_t the_inputs, Keep keep)
     : model(std::move(the_model)), rows(std::move(the_rows)), inputs(the_inputs), recompute(keep == Keep::states) {
@@ -199,6 +214,7 @@ GraphRecord<T>::GraphRecord(std::shared_ptr<const GraphModel<T>> the_model, std:
       deal.panel(chains, odd_width(model->chain_width()), rows->rows - rows->given);
       deal.panel(child_chains, odd_width(units), children);
     }
+    if (rows->shares()) deal.panel(fed, odd_width(model->chain_width()), rows->inputs);
     if (counting) memory = SpareMemory::of_process().take(deal.used);
   }
   std::fill_n(states[rows->rows], states.stride, T(0));
@@ -210,7 +226,7 @@ template <class T>
 std::shared_ptr<const GraphRecord<T>> GraphNetwork<T>::forward(const T* x, int64_t inputs,
                                                                std::shared_ptr<const GraphRows> rows,
                                                                const std::vector<const T*>& given, const std::vector<T*>& out,
-                                                               Keep keep) const {
+                                                               Keep keep, const Stop& stop) const {
   const GraphModel<T>& model = *model_;
   const int states = model.spec.states;
   expect(rows->lists() == (model.spec.slots == 0) && rows->slots == model.spec.slots, "graph: expected the slots of the cell");
@@ -224,6 +240,8 @@ std::shared_ptr<const GraphRecord<T>> GraphNetwork<T>::forward(const T* x, int64
   const int64_t units = model.units;
   TeamLease team(model.multiplications * double(rows->rows) < kWorthWaking ? 1 : num_threads());
   Barrier barrier(team.size());
+  Stopper stopper(stop);
+  GraphFrontEnd front_end{stopper, barrier};
   // What is not kept: every worker's chains, those of a chunk; few rows whose columns are divided have them in common.
   Panel<T> chains, child_chains;
   T* sums = nullptr;
@@ -250,11 +268,12 @@ std::shared_ptr<const GraphRecord<T>> GraphNetwork<T>::forward(const T* x, int64
         else
           std::fill_n(to, units, T(0));
       }
+    if (rows->shares()) feed(*record, worker);
     barrier.wait(rank);
     for (size_t f = 0; f + 1 < rows->fronts.size(); ++f) {
-      divide_rows(rows->fronts[f], rows->fronts[f + 1], model.multiplications, worker, barrier,
+      divide_rows(rows->fronts[f], rows->fronts[f + 1], model.multiplications, worker, front_end,
                   [&](int64_t first, int count, GraphShare share, const GraphMeeting& sync) {
-                    GraphStep<T> step{*record, first, count, {}, {}, {}, sums + rank * kGraphRows * units};
+                    GraphStep<T> step{*record, first, count, {}, {}, {}, sums + rank * kGraphRows * units, stopper};
                     const int64_t own = share.parts > 1 ? 0 : rank;
                     step.chains = spare ? Panel<T>{chains[own * kGraphRows], chains.stride}
                                         : Panel<T>{record->chains[first - rows->given], record->chains.stride};
@@ -265,7 +284,7 @@ std::shared_ptr<const GraphRecord<T>> GraphNetwork<T>::forward(const T* x, int64
                     step.states = {record->states[first], record->states.stride};
                     step.forward(share, sync);
                   });
-      barrier.wait(rank);
+      if (!front_end.goes_on(rank, f)) return;
     }
     for (int i = 0; i < states; ++i)
       for (int64_t r = worker.begin(rows->rows); r < worker.end(rows->rows); ++r)
@@ -273,6 +292,7 @@ std::shared_ptr<const GraphRecord<T>> GraphNetwork<T>::forward(const T* x, int64
   };
   team.run(job);
   SpareMemory::of_process().give(std::move(memory));
+  stopper.check();
   return keep == Keep::nothing ? nullptr : record;
 }
 

@@ -19,7 +19,7 @@ struct GraphConfig {
   int64_t input_size = 0, hidden_size = 0;
   int slots = 0;
   std::vector<std::string> dimensions;  // of "grid"
-  std::vector<bool> priority;
+  std::vector<bool> priority, residual;
   bool standard = false;
 };
 
@@ -41,8 +41,10 @@ struct GraphRows {
   std::vector<int64_t> after;           // as before: the row that this one precedes in a slot
   std::vector<int64_t> parent, number;  // of every row: -1 without a parent; its place in `children`
   int64_t inputs = 0;                   // rows that x must have
+  std::vector<bool> feeds;              // of rows of x, whether they feed any; empty where each feeds one at the most
 
   bool lists() const { return !first.empty(); }
+  bool shares() const { return !feeds.empty(); }
 };
 
 template <class T>
@@ -56,8 +58,9 @@ class GraphTape {
   explicit GraphTape(std::shared_ptr<const GraphRecord<T>> record) : record_(std::move(record)) {}
   // Pointers to [rows, H] and, for given rows, [given, H], one for each state; those of gradients that come in may be null, and
   // so may dx [inputs given, I] and any of params.
-  void backward(const std::vector<const T*>& d_states, T* dx, const std::vector<T*>& d_given,
-                const std::vector<T*>& params) const;
+  void backward(const std::vector<const T*>& d_states, T* dx, const std::vector<T*>& d_given, const std::vector<T*>& params,
+                const Stop& stop) const;
+  double multiplications() const;  // of backward, about
   size_t bytes() const;
   const GraphRows& rows() const;
   int64_t inputs() const;
@@ -75,8 +78,9 @@ class GraphNetwork {
   GraphNetwork(const GraphConfig& config, const std::vector<const T*>& params);
   // given[i] [given, H] may be null: zero. out[i] [rows, H]. Returns a tape unless nothing is kept; x [inputs, I] is copied.
   std::shared_ptr<const GraphRecord<T>> forward(const T* x, int64_t inputs, std::shared_ptr<const GraphRows> rows,
-                                                const std::vector<const T*>& given, const std::vector<T*>& out,
-                                                Keep keep) const;
+                                                const std::vector<const T*>& given, const std::vector<T*>& out, Keep keep,
+                                                const Stop& stop) const;
+  double multiplications(int64_t rows) const;  // about
   const GraphConfig& config() const;
   const GraphSpec& spec() const;
 

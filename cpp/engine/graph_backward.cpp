@@ -18,7 +18,7 @@ template <class T>
 class GraphBackward {
  public:
   GraphBackward(const GraphRecord<T>& record, const std::vector<const T*>& d_states, T* dx, const std::vector<T*>& d_given,
-                const std::vector<T*>& params, int workers)
+                const std::vector<T*>& params, int workers, Stopper& stopper)
       : record_(record),
         model_(*record.model),
         rows_(*record.rows),
@@ -27,7 +27,9 @@ class GraphBackward {
         d_given_(d_given),
         params_(params),
         workers_(workers),
-        barrier_(workers) {
+        barrier_(workers),
+        stopper_(stopper),
+        front_end_{stopper, barrier_} {
     for (int64_t r = 0; rows_.lists() && r < rows_.rows; ++r)
       most_children_ =
           std::max(most_children_, rows_.first[size_t(std::min(rows_.rows, r + kGraphRows))] - rows_.first[size_t(r)]);
@@ -45,6 +47,7 @@ class GraphBackward {
       deal.panel(da_, odd_width(model_.chain_width()), steps);
       deal.panel(d_vectors_, odd_width(spec.vector_count * units), model_.peepholes() ? steps : 0);
       deal.panel(direct_, odd_width(std::max(spec.direct.size, 1) * units), steps);  // with children: of the sum of their h
+      deal.panel(fed_da_, odd_width(model_.chain_width()), rows_.shares() ? rows_.inputs : 0);
       deal.panel(child_da_, odd_width(units), children);
       deal.panel(child_direct_, odd_width(units), children);
       deal.panel(chains_, odd_width(model_.chain_width()), record.recompute ? workers * kGraphRows : 0);
@@ -69,17 +72,21 @@ class GraphBackward {
     begin(worker);
     barrier_.wait(rank);
     for (size_t f = rows_.fronts.size() - 1; f-- > 0;) {
-      divide_rows(rows_.fronts[f], rows_.fronts[f + 1], 2 * model_.multiplications, worker, barrier_,
+      divide_rows(rows_.fronts[f], rows_.fronts[f + 1], 2 * model_.multiplications, worker, front_end_,
                   [&](int64_t first, int count, GraphShare share, const GraphMeeting& sync) {
                     pull(first, count, share, sync);
                     step(first, count, rank, share, sync);
                   });
-      barrier_.wait(rank);
+      if (!front_end_.goes_on(rank, f)) return;
     }
-    divide_rows(0, rows_.given, 2 * model_.multiplications, worker, barrier_,
+    divide_rows(0, rows_.given, 2 * model_.multiplications, worker, front_end_,
                 [&](int64_t first, int count, GraphShare share, const GraphMeeting& sync) { pull(first, count, share, sync); });
     barrier_.wait(rank);
     finish_states(worker);
+    if (rows_.shares()) {
+      sum_fed(worker);
+      barrier_.wait(rank);
+    }
     if (dx_) inputs(worker);
     for (int p = 0; p < model_.spec.phases.size; ++p)
       for (int i = 0; i < model_.spec.phases[p].products.size; ++i) {
@@ -134,6 +141,10 @@ class GraphBackward {
         const int64_t p = rows_.after[size_t(spec.direct[k].slot * rows_.rows + r)];
         if (p >= 0) add_row(d + spec.direct[k].state * units(), direct_[p - rows_.given] + k * units(), units());
       }
+      for (int s = 0; s < spec.slots; ++s) {
+        const int64_t p = spec.residual[s] ? rows_.after[size_t(s * rows_.rows + r)] : -1;
+        if (p >= 0) add_row(d + s * units(), d_states_[p] + s * units(), units());
+      }
     }
     sync();
     for (int p = 0; p < spec.phases.size; ++p)
@@ -163,7 +174,7 @@ class GraphBackward {
   void step(int64_t first, int count, int rank, GraphShare share, const GraphMeeting& sync) {
     const GraphSpec& spec = model_.spec;
     const int64_t at = first - rows_.given, child = rows_.lists() ? rows_.first[size_t(first)] : 0;
-    GraphStep<T> step{record_, first, count, {}, {}, {}, sums_ + rank * kGraphRows * units()};
+    GraphStep<T> step{record_, first, count, {}, {}, {}, sums_ + rank * kGraphRows * units(), stopper_};
     if (record_.recompute) {
       const int64_t own = share.parts > 1 ? 0 : rank;
       step.chains = from(chains_, own * kGraphRows);
@@ -213,16 +224,29 @@ class GraphBackward {
         std::copy_n(d_states_[r] + i * units(), units(), d_given_[size_t(i)] + r * units());
   }
 
-  // A row of x feeds one row.
+  // Of the chains that a row of x begins, over its rows in order.
+  void sum_fed(GraphShare worker) {
+    const int64_t begin = worker.begin(model_.chain_width()), size = worker.end(model_.chain_width()) - begin;
+    for (int64_t i = 0; i < rows_.inputs; ++i) std::fill_n(fed_da_[i] + begin, size, T(0));
+    for (int64_t r = rows_.given; r < rows_.rows; ++r)
+      if (rows_.source[size_t(r)] >= 0) add_row(fed_da_[rows_.source[size_t(r)]] + begin, da_[r - rows_.given] + begin, size);
+  }
+
+  // The row of x that a row of chains, or of their sums, comes from; -1 for none.
+  int64_t source_of(int64_t r) const {
+    return rows_.shares() ? (rows_.feeds[size_t(r)] ? r : -1) : rows_.source[size_t(r + rows_.given)];
+  }
+
   void inputs(GraphShare worker) {
-    const int64_t steps = rows_.rows - rows_.given, end = worker.end(steps);
+    const Panel<T>& da = rows_.shares() ? fed_da_ : da_;
+    const int64_t steps = rows_.shares() ? rows_.inputs : rows_.rows - rows_.given, end = worker.end(steps);
     ptrdiff_t a[kGraphRows], to[kGraphRows];
-    for (int64_t first = worker.begin(steps); first < end; first += kGraphRows) {
+    for (int64_t first = worker.begin(steps); first < end && !stopper_.stopped(); first += kGraphRows, stopper_.poll()) {
       int found = 0;
       for (int64_t r = first; r < std::min(end, first + kGraphRows); ++r) {
-        const int64_t source = rows_.source[size_t(r + rows_.given)];
+        const int64_t source = source_of(r);
         if (source < 0) continue;
-        a[found] = r * da_.stride;
+        a[found] = r * da.stride;
         to[found++] = source * model_.config.input_size;
       }
       for (int p = 0; p < model_.spec.phases.size; ++p)
@@ -231,7 +255,7 @@ class GraphBackward {
           const Packed& packed = model_.weights[size_t(p)][size_t(i)];
           if (product.source.kind == GraphSource::input && packed.outputs)
             run_gathered<T>(model_, packed.backward, packed.outputs, GraphShare{}, found,
-                            {da_.base + product.chain * units(), a}, {dx_, to});
+                            {da.base + product.chain * units(), a}, {dx_, to});
         }
     }
   }
@@ -248,7 +272,7 @@ class GraphBackward {
         return q < 0 ? nullptr : state(q);
       }
       case GraphSource::input: {
-        const int64_t at = rows_.source[size_t(row)];
+        const int64_t at = source_of(row - rows_.given);
         return at < 0 ? nullptr : record_.x + at * model_.config.input_size;
       }
       default:
@@ -263,8 +287,10 @@ class GraphBackward {
     const bool child = product.source.kind == GraphSource::child;
     const int64_t begin = worker.begin(packed.outputs), end = worker.end(packed.outputs);
     const int64_t lanes = model_.kernel.lanes, columns = (packed.inputs + lanes - 1) / lanes * lanes;
-    const Panel<T>& da = child ? child_da_ : da_;
-    const int64_t shift = child ? 0 : rows_.given, count = child ? int64_t(rows_.children.size()) : rows_.rows;
+    const bool fed = product.source.kind == GraphSource::input && rows_.shares();
+    const Panel<T>& da = child ? child_da_ : fed ? fed_da_ : da_;
+    const int64_t shift = child ? 0 : rows_.given;
+    const int64_t count = child ? int64_t(rows_.children.size()) : fed ? shift + rows_.inputs : rows_.rows;
     const Blocks<T>&x = x_[size_t(worker.rank)], &a = a_[size_t(worker.rank)];
     OuterCall<T> call;
     call.x = read_only(x);
@@ -286,7 +312,8 @@ class GraphBackward {
       call.out.base = sum_.base + begin * columns;
       if (begin < end) model_.kernel.outer(call);
       call.add = true;
-    } while (row < count && begin < end);
+      stopper_.poll();
+    } while (row < count && begin < end && !stopper_.stopped());
     const int64_t width = model_.param_width(model_.spec.params[product.param]);
     T* const out = params_[size_t(product.param)] + product.row * units() * width + product.column * units();
     for (int64_t o = begin; o < end; ++o) add_row(out + o * width, sum_.base + o * columns, packed.inputs);
@@ -315,9 +342,11 @@ class GraphBackward {
   const std::vector<T*>&d_given_, &params_;
   const int workers_;
   Barrier barrier_;
+  Stopper& stopper_;
+  GraphFrontEnd front_end_;
   int64_t most_children_ = 0, widest_ = 0, longest_ = 0;
   Buffer<char> memory_;
-  Panel<T> d_states_, da_, d_vectors_, direct_, child_da_, child_direct_;
+  Panel<T> d_states_, da_, d_vectors_, direct_, fed_da_, child_da_, child_direct_;
   Panel<T> chains_, states_, child_chains_;  // to recompute
   Panel<T> sum_;                             // of a weight's gradient
   T* sums_ = nullptr;
@@ -328,15 +357,22 @@ class GraphBackward {
 
 template <class T>
 void GraphTape<T>::backward(const std::vector<const T*>& d_states, T* dx, const std::vector<T*>& d_given,
-                            const std::vector<T*>& params) const {
+                            const std::vector<T*>& params, const Stop& stop) const {
   const GraphModel<T>& model = *record_->model;
   const size_t states = size_t(model.spec.states);
   expect(d_states.size() == states && d_given.size() == states, "d_states, d_given: expected one array a state");
   expect(int(params.size()) == model.spec.params.size, "params: expected those of the cell's table");
-  TeamLease team(3 * model.multiplications * double(record_->rows->rows) < kWorthWakingBackward ? 1 : num_threads());
-  GraphBackward<T> backward(*record_, d_states, dx, d_given, params, team.size());
+  TeamLease team(multiplications() < kWorthWakingBackward ? 1 : num_threads());
+  Stopper stopper(stop);
+  GraphBackward<T> backward(*record_, d_states, dx, d_given, params, team.size(), stopper);
   auto job = [&](int rank) { backward.run(rank); };
   team.run(job);
+  stopper.check();
+}
+
+template <class T>
+double GraphTape<T>::multiplications() const {
+  return 3 * record_->model->multiplications * double(record_->rows->rows);
 }
 
 template <class T>

@@ -5,12 +5,14 @@
 
 #include "../threads/team.h"
 #include "graph.h"
+#include "stopper.h"
 #include "worth.h"
 
 namespace recurra {
 
 using detail::Buffer;
 using detail::Dealer;
+using detail::Stopper;
 
 // Rows that go through the phases together: their chains stay in the second-level cache.
 constexpr int kGraphRows = 128;
@@ -64,17 +66,32 @@ struct GraphMeeting {
   }
 };
 
+// The end of a front, where all workers leave a stopped call together: by rank 0's answer, one for even and one for odd fronts,
+// because who is slow may still read that of the last.
+struct GraphFrontEnd {
+  Stopper& stopper;
+  Barrier& barrier;
+  bool stopped[2] = {};
+
+  bool goes_on(int rank, size_t front) {
+    stopper.poll();
+    if (rank == 0) stopped[front & 1] = stopper.stopped();
+    barrier.wait(rank);
+    return !stopped[front & 1];
+  }
+};
+
 // Calls work(first row, rows, share, sync) for every chunk of rows first .. end-1 that a worker has a part in: many rows are
 // divided among workers; of few rows the columns are, and then workers meet wherever `sync` is called.
 template <class Work>
-void divide_rows(int64_t first, int64_t end, double multiplications, GraphShare worker, Barrier& barrier, const Work& work) {
+void divide_rows(int64_t first, int64_t end, double multiplications, GraphShare worker, GraphFrontEnd& meet, const Work& work) {
   const int64_t count = end - first;
   const bool by_rows = count >= kRowsPerWorker * worker.parts || count > kGraphRows;
   const bool by_columns = !by_rows && multiplications * double(count) >= kWorthBarrier * worker.parts;
-  if (by_columns) return work(first, int(count), worker, GraphMeeting{&barrier, worker.rank});
+  if (by_columns) return work(first, int(count), worker, GraphMeeting{&meet.barrier, worker.rank});
   const int64_t from = by_rows ? first + worker.begin(count) : first;
   const int64_t to = by_rows ? first + worker.end(count) : worker.rank ? first : end;
-  for (int64_t row = from; row < to; row += kGraphRows)
+  for (int64_t row = from; row < to && !meet.stopper.stopped(); row += kGraphRows, meet.stopper.poll())
     work(row, int(std::min<int64_t>(kGraphRows, to - row)), GraphShare{}, GraphMeeting{});
 }
 
@@ -89,6 +106,7 @@ struct GraphRecord {
   Panel<T> states;                    // one more row than there are, of zeros: absent predecessors
   Panel<T> chains;                    // of rows that are not given; after forward, what functions have saved. Null to recompute
   Panel<T> child_chains;              // of every child
+  Panel<T> fed;                       // where rows share a row of x: with what that row makes their chains start, else null
   ptrdiff_t* child_states = nullptr;  // offsets of the children's states
 
   GraphRecord(std::shared_ptr<const GraphModel<T>> model, std::shared_ptr<const GraphRows> rows, int64_t inputs, Keep keep);
@@ -105,6 +123,7 @@ struct GraphStep {
   Panel<T> chains, child_chains;  // of the chunk
   Panel<T> states;                // where its states go
   T* sums;                        // [kGraphRows, H], this worker's own
+  Stopper& stopper;
 
   void forward(GraphShare share, const GraphMeeting& sync) const;
 
@@ -140,6 +159,30 @@ void run_gathered(const GraphModel<T>& model, const Tiles<T>& tiles, int64_t inp
   if (rows && call.tile_begin < call.tile_end) model.kernel.gathered(call);
 }
 
+// The products of rows of x that several rows share, after the bias.
+template <class T>
+void feed(const GraphRecord<T>& record, GraphShare worker) {
+  const GraphModel<T>& model = *record.model;
+  const int64_t inputs = record.rows->inputs, end = worker.end(inputs);
+  ptrdiff_t from[kGraphRows], to[kGraphRows];
+  for (int64_t first = worker.begin(inputs); first < end; first += kGraphRows) {
+    const int count = int(std::min<int64_t>(kGraphRows, end - first));
+    for (int r = 0; r < count; ++r) {
+      std::copy_n(model.bias.data(), model.chain_width(), record.fed[first + r]);
+      from[r] = (first + r) * model.config.input_size;
+      to[r] = r * record.fed.stride;
+    }
+    for (int p = 0; p < model.spec.phases.size; ++p)
+      for (int i = 0; i < model.spec.phases[p].products.size; ++i) {
+        const GraphProduct& product = model.spec.phases[p].products[i];
+        const auto& packed = model.weights[size_t(p)][size_t(i)];
+        if (product.source.kind == GraphSource::input && packed.outputs)
+          run_gathered<T>(model, packed.forward, packed.inputs, GraphShare{}, count, {record.x, from},
+                          {record.fed[first] + product.chain * model.units, to});
+      }
+  }
+}
+
 template <class T>
 void GraphStep<T>::product(const GraphProduct& product, const typename GraphModel<T>::Packed& packed, GraphShare share,
                            const GraphMeeting& sync) const {
@@ -154,7 +197,7 @@ void GraphStep<T>::product(const GraphProduct& product, const typename GraphMode
       for (int64_t k = rows.first[size_t(first + r)]; k < rows.first[size_t(first + r) + 1]; ++k)
         std::copy_n(chains[r] + at, units, child_chains[k - begin]);
     sync();
-    for (int64_t k = begin; k < end; k += kGraphRows) {
+    for (int64_t k = begin; k < end && !stopper.stopped(); k += kGraphRows, stopper.poll()) {
       const int some = int(std::min<int64_t>(kGraphRows, end - k));
       for (int i = 0; i < some; ++i) to[i] = (k - begin + i) * child_chains.stride;
       run_gathered<T>(model, packed.forward, packed.inputs, share, some, {record.states.base, record.child_states + k},
@@ -222,15 +265,18 @@ GraphCall<T> GraphStep<T>::call(const GraphPhase& phase, GraphShare share, ptrdi
 template <class T>
 void GraphStep<T>::forward(GraphShare share, const GraphMeeting& sync) const {
   const GraphModel<T>& model = *record.model;
-  for (int64_t r = share.begin(count); r < share.end(count); ++r)
-    std::copy_n(model.bias.data(), model.chain_width(), chains[r]);
+  for (int64_t r = share.begin(count); r < share.end(count); ++r) {
+    const int64_t source = record.fed.base ? record.rows->source[size_t(first + r)] : -1;
+    std::copy_n(source < 0 ? model.bias.data() : record.fed[source], model.chain_width(), chains[r]);
+  }
   sync();
   ptrdiff_t before[kMaxSlots][kGraphRows];
   for (int p = 0; p < model.spec.phases.size; ++p) {
     const GraphPhase& phase = model.spec.phases[p];
     for (int i = 0; i < phase.products.size; ++i) {
       const auto& packed = model.weights[size_t(p)][size_t(i)];
-      if (packed.outputs) product(phase.products[i], packed, share, sync);
+      const bool is_done = record.fed.base && phase.products[i].source.kind == GraphSource::input;
+      if (packed.outputs && !is_done) product(phase.products[i], packed, share, sync);
       sync();
     }
     const GraphCall<T> call = this->call(phase, share, before);

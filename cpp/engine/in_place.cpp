@@ -32,14 +32,15 @@ constexpr double kWorthWakingInPlace = 1e6;  // multiply-adds: they take half as
 template <class T>
 struct StepInPlace<T>::Plan {
   struct Part {  // a phase
-    int input, input_bias, recurrent, recurrent_bias, bias, vectors;
+    int input, input_bias, recurrent, recurrent_bias, vectors;
+    List<int, 5> rest;
     ptrdiff_t units, source_size;
     int tiles;
     ptrdiff_t header;  // numbers of a tile's biases and vectors
   };
   // What a run works on, in one block.
   struct Scratch {
-    T *h, *new_h, *states, *new_states, *result, *kept, *between[2], *headers;
+    T *h, *new_h, *states, *new_states, *result, *kept, *apart, *between[2], *headers;
   };
 
   explicit Plan(const NetworkConfig& c)
@@ -49,13 +50,15 @@ struct StepInPlace<T>::Plan {
         info(cells()[size_t(number)]),
         backend(recurra::backend()) {
     const Regularization& r = config.regularization;
-    if (config.precision != Precision::full || r.recurrent_dropout > 0 ||
+    if (config.precision != Precision::full || config.heads != 1 || r.recurrent_dropout > 0 ||
         std::any_of(std::begin(r.zoneout), std::end(r.zoneout), [](double rate) { return rate > 0; }))
-      throw std::invalid_argument("in place: expected full precision and no regularization");
-    if (int(config.constants.size()) != spec.constants.size)
-      throw std::invalid_argument("constants: wrong number for this cell");
+      throw std::invalid_argument("in place: expected full precision, one head and no regularization");
+    detail::check_config(config, info);
     const Environment environment(backend);  // rounds the constants
-    constants.assign(config.constants.begin(), config.constants.end());
+    for (int direction = 0; direction < config.directions; ++direction) {
+      const double* from = detail::constants_of(config, spec, direction);
+      constants[direction].assign(from, from + spec.constants.size);
+    }
     lanes = kernels<T>(backend).lanes;
     hidden = padded(config.hidden_size);
     stride = std::max(hidden, padded(config.output_size));
@@ -63,10 +66,12 @@ struct StepInPlace<T>::Plan {
     for (int p = 0; p < spec.phases.size; ++p) {
       const Phase& phase = spec.phases[p];
       const ptrdiff_t units = phase.units == Dim::output ? config.output_size : config.hidden_size;
+      List<int, 5> rest;
+      for (; rest.size < phase.rest.size; ++rest.size) rest.item[rest.size] = number_of(spec, phase.rest[rest.size].bias);
       parts.push_back({number_of(spec, phase.input.weight), number_of(spec, phase.input.bias),
                        number_of(spec, phase.recurrent.weight), number_of(spec, phase.recurrent.bias),
-                       number_of(spec, phase.bias.bias), number_of(spec, phase.vectors), units, source,
-                       int(padded(units) / lanes), ptrdiff_t(phase.chains + phase.vector_count) * lanes});
+                       number_of(spec, phase.vectors), rest, units, source, int(padded(units) / lanes),
+                       ptrdiff_t(phase.chains + phase.vector_count) * lanes});
       headers = std::max(headers, parts.back().header * parts.back().tiles);
       source = units;
     }
@@ -87,6 +92,7 @@ struct StepInPlace<T>::Plan {
     deal.take(s.h, all * stride), deal.take(s.new_h, all * stride);
     deal.take(s.states, all * others * hidden), deal.take(s.new_states, all * others * hidden);
     deal.take(s.result, stride), deal.take(s.kept, spec.kept * hidden);
+    deal.take(s.apart, spec.phases[0].by_rows ? spec.phases[0].chains * hidden : 0);
     for (T*& between : s.between) deal.take(between, config.layers > 1 ? config.directions * config.output_size : 0);
     deal.take(s.headers, headers);
   }
@@ -101,7 +107,7 @@ struct StepInPlace<T>::Plan {
       std::fill_n(tile, part.header, T(0));
       detail::add_bias(tile, param(part.input_bias), phase.input, units);
       detail::add_bias(tile, param(part.recurrent_bias), phase.recurrent, units);
-      detail::add_bias(tile, param(part.bias), phase.bias, units);
+      for (int i = 0; i < phase.rest.size; ++i) detail::add_bias(tile, param(part.rest[i]), phase.rest[i], units);
       if (phase.vectors)
         detail::pack_product(Precision::full, tile + phase.chains * lanes, param(part.vectors), vectors, 1, units);
     }
@@ -130,7 +136,7 @@ struct StepInPlace<T>::Plan {
       call.tiles.input_size = input_size(layer);
       call.tiles.source_size = part.source_size;
       call.tiles.units = int(part.units);
-      call.finish = kernels<T>(backend).finish[number][p];
+      call.finish = kernels<T>(backend).finish[number][p][0];
       call.rows = 1;
       call.x.rows = {x, &kNoOffset};
       call.h = {s.h + lane * stride, &kNoOffset};
@@ -138,12 +144,17 @@ struct StepInPlace<T>::Plan {
       call.states = {s.states + lane * others, 0};
       call.new_states = {s.new_states + lane * others, 0};
       call.kept = {s.kept, 0};
+      call.apart = {s.apart, 0};
+      call.shared = size > 1;
       call.padded = hidden;
-      call.constants = constants.data();
+      call.constants = constants[lane % config.directions].data();
       call.result = {last ? s.new_h + lane * stride : s.result, 0};
       if (last) call.y = {y, &kNoOffset};
       kernels<T>(backend).in_place[number][p](given);
       if (size > 1) barrier.wait(rank);
+      if (!phase.by_rows || !call.shared) continue;
+      if (rank == 0) call.finish(call, 0, 1, 0, 0, nullptr);
+      barrier.wait(rank);
     }
   }
 
@@ -166,7 +177,7 @@ struct StepInPlace<T>::Plan {
   int lanes = 0;
   ptrdiff_t hidden = 0, stride = 0, headers = 0;
   double multiplications = 0;
-  std::vector<T> constants;
+  std::vector<T> constants[2];  // by direction
   std::vector<Part> parts;
 };
 

@@ -90,6 +90,7 @@ void Linear<T>::forward(const T* x, int64_t rows, T* y) const {
 
 template <class T>
 void Linear<T>::backward(const T* x, const T* dy, int64_t rows, T* dx, T* d_weight, T* d_bias) const {
+  if (!RECURRA_TRAINING) left_out("backward");
   const Weights& w = *weights_;
   // Whole vectors of x, and of ones, which sum up dy, for the outer product; its sums begin in the caller's arrays.
   const int64_t width = w.tiles(w.inputs + 1) * w.lanes;

@@ -23,7 +23,7 @@ using detail::Stopper;
 
 namespace {
 
-int64_t filled(int64_t size) { return (size + kAttentionParts - 1) / kAttentionParts * kAttentionParts; }
+int64_t filled(int64_t size) { return (size + kParts - 1) / kParts * kParts; }
 
 // A row of `size` numbers, zeros after it.
 template <class T>
@@ -197,7 +197,7 @@ class Match<T>::Walk {
   void advance(int64_t step, int rows) {
     const Panel<T> h = mine(places_.h, places_.state(step)), c = mine(places_.c, places_.state(step));
     PhaseCall<T> call;
-    call.finish = phase_.finish;
+    call.finish = phase_.finish[places_.saved.base != nullptr];
     call.tiles = phase_.tiles;
     call.tile_end = phase_.tile_count;
     call.rows = rows;
@@ -209,7 +209,7 @@ class Match<T>::Walk {
     call.new_states = mine(places_.c, places_.state(step + 1));
     if (places_.saved.base) call.saved = mine(places_.saved, places_.at(step));
     call.padded = lstm_.padded_hidden();
-    call.constants = lstm_.constants.data();
+    call.constants = lstm_.layers[0].constants.data();
     if (rows) phase_.run(call);
   }
 
@@ -232,7 +232,7 @@ class Match<T>::Walk {
     call.d_states = d_c_;
     call.da = da;
     call.d_width = call.padded = hidden;
-    call.constants = lstm_.constants.data();
+    call.constants = lstm_.layers[0].constants.data();
     kernels_.backward[cell_number(lstm_.config.cell)][0](call);
 
     const auto& transposed = lstm_.transposed()[0].phases[0];
@@ -334,6 +334,7 @@ Match<T>::Match(int64_t size, int64_t units, const T* weight_state, const T* wei
       lstm_(std::make_shared<detail::Model<T>>(config_of(size), std::vector<std::vector<const T*>>{lstm})),
       state_map_(size, units, weight_state, nullptr),
       weight_score_(size_t(filled_units_)) {
+  if (!RECURRA_GRAPHS) left_out("match");
   std::copy_n(weight_score, units, weight_score_.data());
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "heads.h"
 #include "memory.h"
 #include "recurra/recurra.h"
 
@@ -20,6 +21,9 @@ namespace detail {
 
 // std::invalid_argument, naming what is wrong.
 void check_config(const NetworkConfig& config, const CellInfo& cell);
+
+// Those of one direction; config.constants has them for each or for both at once.
+const double* constants_of(const NetworkConfig& config, const Spec& spec, int direction);
 
 // Divides one block of memory up, in cache lines. A first pass, without a block, finds out how much is needed.
 struct Dealer {
@@ -47,9 +51,10 @@ struct Dealer {
 };
 
 // Copies a row into the blocks it belongs to, whole blocks line by line: GCC turns a memcpy this short into a `rep movsq`,
-// which took more than twice as long (bench/NOTES.md).
+// which took more than twice as long (bench/NOTES.md). Always inline: files that are compiled for size have copies of their
+// own.
 template <class T>
-void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
+__attribute__((always_inline)) inline void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
   typedef char Line __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
   constexpr int64_t width = Blocks<T>::width, lines = width * int64_t(sizeof(T)) / 64;
   int64_t at = 0;
@@ -68,10 +73,26 @@ struct PackedPhase {
   Tiles<T> tiles;
   int tile_count = 0;
   int inputs = 0;
+  std::vector<HeadTiles> heads;  // of a block-diagonal weight, whose tiles hold what they meet; else empty
+  int reduced_bytes = 0;         // of a number of a reduced source
   bool source_in_unit_range = false;
+  bool by_rows = false;
   void (*run)(const PhaseCall<T>&) = nullptr;
-  const Finish<T>* finish = nullptr;
+  const Finish<T>* finish = nullptr;  // without saving, and with
   void (*input_product)(const InputCall<T>&) = nullptr;
+
+  // use(call) for all tiles of the call, or for those that meet the same part of the source.
+  template <class Use>
+  void each_call(const PhaseCall<T>& all, const Use& use) const {
+    if (heads.empty()) return use(all);
+    each_head_tiles(heads, all, [&](PhaseCall<T>& call, const Span& meet) {
+      call.tiles.source_size = meet.size();
+      call.source.rows.base += meet.begin;
+      if (call.source.reduced.base) call.source.reduced.base += meet.begin * reduced_bytes;
+      use(call);
+      call.source = all.source;
+    });
+  }
 };
 
 template <class T>
@@ -79,7 +100,8 @@ struct PackedLayer {
   Buffer<T> weights;
   Precision precision = Precision::full;
   std::vector<PackedPhase<T>> phases;
-  std::vector<std::vector<T>> biases;  // as given, by number of the parameter: tiles have their sums. Empty: none
+  std::vector<std::vector<T>> columns;  // parameters of one, as given: tiles have sums of biases. By number; empty: none
+  std::vector<T> constants;
 };
 
 struct TileProduct {
@@ -87,12 +109,15 @@ struct TileProduct {
   ptrdiff_t at;
   Precision precision;
   int64_t columns;
+  const std::vector<HeadTiles>* heads;  // null for a dense one
 };
+constexpr int kTileProducts = 8;  // of a phase, at the most
 
 // The same weights for backward: tiles over the numbers of a product's vector, [gate][unit][lane].
 template <class T>
 struct TransposedPhase {
-  Tiles<T> input, recurrent;  // `units` of a tile are those numbers
+  Tiles<T> input, recurrent;     // `units` of a tile are those numbers
+  std::vector<HeadTiles> heads;  // as of PackedPhase, of the recurrent tiles
 };
 
 template <class T>
@@ -109,7 +134,6 @@ struct Model {
   const Spec* spec;
   const Backend* backend;
   int lanes;
-  std::vector<T> constants;
   std::vector<PackedLayer<T>> layers;  // [layer * directions + direction]
 
   Model(const NetworkConfig& config, const std::vector<std::vector<const T*>>& params);
@@ -117,8 +141,12 @@ struct Model {
 
   int64_t input_size(int layer) const { return layer ? config.directions * config.output_size : config.input_size; }
   int64_t width(Dim dim, int layer) const;
+  Heads heads() const { return {config.hidden_size, config.heads}; }
   int64_t padded(int64_t units) const { return (units + lanes - 1) / lanes * lanes; }
   int64_t padded_hidden() const { return padded(config.hidden_size); }
+  int64_t apart_width() const {  // of PhaseCall::apart
+    return spec->phases[0].by_rows ? spec->phases[0].chains * padded_hidden() : 0;
+  }
   int64_t padded_output() const { return padded(config.output_size); }
   double multiplications() const;  // about: of one row's step, padding counted
   void get_parameter(size_t layer, int number, T* out) const;
@@ -127,10 +155,11 @@ struct Model {
  private:
   void lay_out(PackedLayer<T>& packed, int layer) const;
   void pack(PackedLayer<T>& packed, int layer, std::vector<const T*> params) const;
-  std::array<TileProduct, 4> products_of(const PackedLayer<T>& packed, int phase) const;
+  std::array<TileProduct, kTileProducts> products_of(const PackedLayer<T>& packed, int phase) const;
   template <class Use>
   void each_tile(const PackedLayer<T>& packed, int part, int parts, const Use& use) const;
   TransposedLayer<T> transpose(const PackedLayer<T>& packed) const;
+  void transpose_heads(TransposedPhase<T>& to, const PackedPhase<T>& from, int gates) const;
 
   mutable std::atomic<const std::vector<TransposedLayer<T>>*> transposed_{nullptr};  // owned
 };

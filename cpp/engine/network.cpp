@@ -4,20 +4,22 @@
 
 #include "arguments.h"
 #include "bptt.h"
-#include "row_order.h"
+#include "schedule.h"
 #include "session.h"
 #include "worth.h"
 
 namespace recurra {
 
 using detail::check_alike;
+using detail::check_marks;
 using detail::Crew;
+using detail::Events;
 using detail::expect;
 using detail::Model;
 using detail::Record;
-using detail::RowOrder;
 using detail::RowPlan;
 using detail::RowShare;
+using detail::Schedule;
 using detail::Session;
 using detail::Stopper;
 
@@ -77,23 +79,57 @@ double Network<T>::multiplications_per_step() const {
 
 namespace {
 
-// Zeros the output past each row's length.
+// Zeros the output where a row has no step, but where it repeats one.
 template <class T>
 void clear_padding(const Sequence<T>& y, int64_t size, const RowPlan& plan) {
   for (int r = 0; plan.lengths && r < plan.rows; ++r)
-    for (int64_t step = plan.lengths[r]; step < y.steps; ++step)
-      std::memset(y.data + step * y.step_stride + plan.source(r) * y.row_stride, 0, size_t(size) * sizeof(T));
+    detail::each_skipped(plan.times ? plan.times[r] : nullptr, plan.lengths[r], y.steps, [&](int64_t t) {
+      if (!plan.repeats_until || t >= plan.repeats_until[r])
+        std::memset(y.data + t * y.step_stride + plan.source(r) * y.row_stride, 0, size_t(size) * sizeof(T));
+    });
 }
+
+template <class T>
+void check_cells(const Model<std::remove_const_t<T>>& model, const Sequence<T>& cells, const Sequence<T>& y) {
+  if (!cells.data) return;
+  expect(model.spec->states.size > 1, "cells: expected none, for the cell's only state is h");
+  expect(cells.rows == y.rows && cells.steps >= y.steps, "cells: expected the steps and rows of y");
+}
+
+// The rows of one of several sessions, and what the schedule says of them.
+struct Rows {
+  std::vector<int64_t> order, lengths, repeats_until;
+  std::vector<const int64_t*> times;
+  Events events[2];
+  RowPlan plan;
+
+  Rows(const Schedule& all, const RowShare& share) {
+    const auto pick = [&](const auto& from, auto& to) {
+      for (int r = 0; !from.empty() && r < share.count; ++r) to.push_back(from[size_t(share.row(r))]);
+    };
+    pick(all.order, order), pick(all.lengths, lengths), pick(all.times, times), pick(all.repeats_until, repeats_until);
+    plan.rows = share.count;
+    plan.order = order.data();
+    if (!all.lengths.empty()) plan.lengths = lengths.data();
+    if (!all.times.empty()) plan.times = times.data();
+    if (!all.repeats_until.empty()) plan.repeats_until = repeats_until.data();
+    if (!all.events[0].any() && !all.events[1].any()) return;
+    const bool all_rows = size_t(share.count) == all.order.size();
+    for (int direction = 0; direction < 2 && !all_rows; ++direction) events[direction] = all.events[direction].of(share);
+    plan.events = all_rows ? all.events : events;
+  }
+  Rows(const Rows&) = delete;
+};
 
 // Runs a call, divided among threads; into a record if there is one.
 template <class T>
-void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const RowOrder& sorted, Sequence<const T> x,
-              const T* const* initial, Sequence<T> y, T* const* final_states, const Stop& stop) {
+void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const Schedule& schedule, Sequence<const T> x,
+              const T* const* initial, const T* const* reset_state, Sequence<T> y, T* const* final_states, const Stop& stop,
+              Sequence<T> cells) {
   const NetworkConfig& c = model->config;
   const Share share = share_out(c, model->multiplications(), x.rows, x.steps);
   struct Part {
-    std::vector<int64_t> order, lengths;
-    RowPlan plan;
+    std::unique_ptr<Rows> rows;
     std::unique_ptr<Session<T>> session;
     std::unique_ptr<Crew> crew;
   };
@@ -103,62 +139,69 @@ void run_rows(std::shared_ptr<const Model<T>> model, Record<T>* record, const Ro
   std::vector<Part> parts(alone ? 1 : size_t(share.parts));
   for (size_t p = 0; p < parts.size(); ++p) {
     Part& part = parts[p];
-    const RowShare rows(int(sorted.order.size()), sorted.lengths.empty(), int(p), int(parts.size()));
-    for (int r = 0; r < rows.count; ++r) {
-      part.order.push_back(sorted.order[size_t(rows.row(r))]);
-      if (!sorted.lengths.empty()) part.lengths.push_back(sorted.lengths[size_t(rows.row(r))]);
-    }
-    part.plan = {int(part.order.size()), part.order.data(), sorted.lengths.empty() ? nullptr : part.lengths.data()};
-    part.session = record ? std::make_unique<Session<T>>(*record, rows, workers)
-                          : std::make_unique<Session<T>>(model, part.plan.rows, x.steps, workers);
+    const RowShare share(int(schedule.order.size()), schedule.lengths.empty(), int(p), int(parts.size()));
+    part.rows = std::make_unique<Rows>(schedule, share);
+    part.session = record ? std::make_unique<Session<T>>(*record, share, workers)
+                          : std::make_unique<Session<T>>(model, share.count, x.steps, workers);
     part.crew = std::make_unique<Crew>(workers, c.directions);
-    if (initial) part.session->states().load(initial, part.plan, x.rows);
+    if (initial) part.session->states().load(initial, part.rows->plan, x.rows);
   }
 
   Stopper stopper(stop);
   auto job = [&](int rank) {
     const bool together = parts.size() == 1;
     const Part& part = parts[together ? 0 : size_t(rank)];
-    part.session->run(*part.crew, together ? rank : 0, x, y, part.plan, stopper);
-    if (rank == 0 || !together) clear_padding(y, c.directions * c.output_size, part.plan);
+    part.session->run(*part.crew, together ? rank : 0, x, y, part.rows->plan, stopper, reset_state, cells);
+    if (rank && together) return;
+    clear_padding(y, c.directions * c.output_size, part.rows->plan);
+    if (cells.data) clear_padding(cells, c.directions * c.hidden_size, part.rows->plan);
   };
   team.run(job);
   stopper.check();
-  for (const Part& part : parts) part.session->states().store(final_states, part.plan, x.rows, x.steps);
+  for (const Part& part : parts) part.session->states().store(final_states, part.rows->plan, x.rows, x.steps);
 }
 
 }  // namespace
 
 template <class T>
 void Network<T>::forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
-                         T* const* final_states, const Stop& stop) const {
+                         T* const* final_states, const Stop& stop, const Marks<T>& marks, Sequence<T> cells) const {
   check_alike(x, y);
-  const RowOrder sorted(x.rows, x.steps, lengths);
-  x.steps = sorted.steps;
-  run_rows<T>(model_, nullptr, sorted, x, initial, y, final_states, stop);
+  check_marks(x, marks);
+  check_cells(*model_, cells, y);
+  const Schedule schedule(x.rows, x.steps, lengths, marks.resets, marks.mask, marks.repeat, model_->config);
+  x.steps = schedule.steps;
+  run_rows<T>(model_, nullptr, schedule, x, initial, marks.reset_state, y, final_states, stop, cells);
 }
 
 // ---- training
 
 template <class T>
 Tape<T> Network<T>::record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y,
-                           T* const* final_states, bool recompute, const uint64_t* seed, const Stop& stop) const {
+                           T* const* final_states, bool recompute, const uint64_t* seed, const Stop& stop,
+                           const Marks<T>& marks, Sequence<T> cells) const {
+  if (!RECURRA_TRAINING) left_out("record");
   if (model_->config.precision != Precision::full)
     throw std::invalid_argument("record: weights of reduced precision cannot be trained");
   check_alike(x, y);
-  const RowOrder sorted(x.rows, x.steps, lengths);
-  x.steps = sorted.steps;
-  auto record = std::make_shared<Record<T>>(model_, x.steps, sorted.order, sorted.lengths, recompute, seed);
-  run_rows<T>(model_, record.get(), sorted, x, initial, y, final_states, stop);
+  check_marks(x, marks);
+  check_cells(*model_, cells, y);
+  Schedule schedule(x.rows, x.steps, lengths, marks.resets, marks.mask, marks.repeat, model_->config);
+  x.steps = schedule.steps;
+  auto record = std::make_shared<Record<T>>(model_, std::move(schedule), recompute, seed);
+  run_rows<T>(model_, record.get(), *record, x, initial, marks.reset_state, y, final_states, stop, cells);
   return Tape<T>(std::move(record));
 }
 
 template <class T>
 void Tape<T>::backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
-                       const std::vector<std::vector<T*>>& params, bool add, const Stop& stop) const {
-  const detail::Gradients<T> gradients = {dy, d_final, dx, d_initial, &params, add};
+                       const std::vector<std::vector<T*>>& params, bool add, const Stop& stop, T* const* d_reset,
+                       Sequence<const T> d_cells, T clip) const {
+  const detail::Gradients<T> gradients = {dy, d_cells, d_final, dx, d_initial, d_reset, &params, add, clip};
   const int64_t rows = record_->rows(), steps = record_->x.steps;
   expect(!dy.data || (dy.rows == rows && dy.steps >= steps), "dy: expected the steps and rows of the output");
+  check_cells(*record_->model, d_cells, Sequence<const T>{nullptr, steps, rows});
+  expect(clip > 0, "clip: expected a positive number");
   expect(!dx.data || (dx.rows == rows && dx.steps >= steps), "dx: expected the steps and rows of the input");
   expect(params.size() == record_->tracks.size(), "params: expected one list per layer and direction");
   for (const auto& lane : params)

@@ -101,6 +101,42 @@ void unpack_product(T* weight, const T* packed, const Product& product, int64_t 
               product.count * tile.lanes, columns, tile.valid());
 }
 
+namespace {
+
+// A tile's rows of a block-diagonal weight, one gate block after another, over the units `met`: use(in the weight, there).
+template <class Use>
+void each_head_row(const Product& product, const Heads& heads, const Span& met, const TileUnits& tile, const Use& use) {
+  for (int64_t row = 0; row < product.count * tile.valid(); ++row) {
+    const int64_t unit = tile.first + row % tile.valid(), block = product.first + row / tile.valid();
+    use((block * tile.units + unit) * heads.size(), row * met.size() + heads.of(unit).begin - met.begin);
+  }
+}
+
+Product from_first(Product product) {
+  product.first = 0;
+  return product;
+}
+
+}  // namespace
+
+template <class T>
+void pack_heads(Precision precision, T* out, const T* weight, const Product& product, const Heads& heads, const Span& met,
+                const TileUnits& tile) {
+  std::vector<T> rows(size_t(product.count * tile.valid() * met.size()));
+  each_head_row(product, heads, met, tile,
+                [&](int64_t from, int64_t to) { std::copy_n(weight + from, heads.size(), rows.data() + to); });
+  pack_product(precision, out, rows.data(), from_first(product), met.size(), {tile.valid(), 0, tile.lanes});
+}
+
+template <class T>
+void unpack_heads(T* weight, const T* packed, const Product& product, const Heads& heads, const Span& met,
+                  const TileUnits& tile) {
+  std::vector<T> rows(size_t(product.count * tile.valid() * met.size()));
+  unpack_product(rows.data(), packed, from_first(product), met.size(), {tile.valid(), 0, tile.lanes});
+  each_head_row(product, heads, met, tile,
+                [&](int64_t to, int64_t from) { std::copy_n(rows.data() + from, heads.size(), weight + to); });
+}
+
 template <class T>
 void add_bias(T* out, const T* bias, const Product& product, const TileUnits& tile) {
   if (!bias) return;
@@ -113,6 +149,10 @@ template void pack_product(Precision, float*, const float*, const Product&, int6
 template void pack_product(Precision, double*, const double*, const Product&, int64_t, const TileUnits&);
 template void unpack_product(float*, const float*, const Product&, int64_t, const TileUnits&);
 template void unpack_product(double*, const double*, const Product&, int64_t, const TileUnits&);
+template void pack_heads(Precision, float*, const float*, const Product&, const Heads&, const Span&, const TileUnits&);
+template void pack_heads(Precision, double*, const double*, const Product&, const Heads&, const Span&, const TileUnits&);
+template void unpack_heads(float*, const float*, const Product&, const Heads&, const Span&, const TileUnits&);
+template void unpack_heads(double*, const double*, const Product&, const Heads&, const Span&, const TileUnits&);
 template void add_bias(float*, const float*, const Product&, const TileUnits&);
 template void add_bias(double*, const double*, const Product&, const TileUnits&);
 

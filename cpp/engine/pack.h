@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "backend.h"
+#include "heads.h"
 #include "recurra/recurra.h"
 
 namespace recurra {
@@ -31,6 +32,21 @@ void pack_product(Precision precision, T* out, const T* weight, const Product& p
 // The reverse, in full precision.
 template <class T>
 void unpack_product(T* weight, const T* packed, const Product& product, int64_t columns, const TileUnits& tile);
+
+// The same of a block-diagonal weight [blocks * units, units of a head], as a product with what the tile meets.
+template <class T>
+void pack_heads(Precision precision, T* out, const T* weight, const Product& product, const Heads& heads, const Span& met,
+                const TileUnits& tile);
+template <class T>
+void unpack_heads(T* weight, const T* packed, const Product& product, const Heads& heads, const Span& met,
+                  const TileUnits& tile);
+
+// What the tile meets.
+inline Span met_by(const std::vector<HeadTiles>& all, const TileUnits& tile) {
+  size_t i = 0;
+  while (tile.first / tile.lanes >= all[i].end) ++i;
+  return all[i].meet;
+}
 
 // Adds the product's gate blocks of `bias` [blocks * units], or nothing when it is null, to their chains.
 template <class T>

@@ -31,8 +31,10 @@ void each_part(const Spec& spec, const Phase& phase, const Use& use) {
   const Product &input = phase.input, &recurrent = phase.recurrent;
   part(Part::Kind::input, input.weight, input.first, input.count, of(input));
   part(Part::Kind::recurrent, recurrent.weight, recurrent.first, recurrent.count, of(recurrent));
-  for (const Product* product : {&input, &recurrent, &phase.bias})
+  for (const Product* product : {&input, &recurrent})
     part(Part::Kind::bias, product->bias, product->first, product->count, of(*product));
+  for (int i = 0; i < phase.rest.size; ++i)
+    part(Part::Kind::bias, phase.rest[i].bias, phase.rest[i].first, phase.rest[i].count, of(phase.rest[i]));
   part(Part::Kind::vectors, phase.vectors, 0, phase.vector_count, [&](int v) { return phase.chains + v; });
 }
 

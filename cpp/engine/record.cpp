@@ -4,8 +4,6 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "row_order.h"
-
 namespace recurra {
 namespace detail {
 namespace {
@@ -25,11 +23,9 @@ void keep_heap() {
 }  // namespace
 
 template <class T>
-Record<T>::Record(std::shared_ptr<const Model<T>> the_model, int64_t steps, std::vector<int64_t> the_order,
-                  std::vector<int64_t> the_lengths, bool recompute, const uint64_t* seed)
-    : model(std::move(the_model)),
-      order(std::move(the_order)),
-      lengths(std::move(the_lengths)),
+Record<T>::Record(std::shared_ptr<const Model<T>> the_model, Schedule schedule, bool recompute, const uint64_t* seed)
+    : Schedule(std::move(schedule)),
+      model(std::move(the_model)),
       recompute(recompute),
       noise(noise_of(model->config.regularization, seed)) {
   keep_heap();

@@ -6,6 +6,7 @@
 
 #include "model.h"
 #include "noise.h"
+#include "schedule.h"
 
 namespace recurra {
 namespace detail {
@@ -36,6 +37,10 @@ struct RowShare {
   }
 
   int row(int r) const { return first + r * stride; }
+  int place_of(int row) const {  // r, or -1 for another's
+    const int r = (row - first) / stride;
+    return row >= first && r < count && this->row(r) == row ? r : -1;
+  }
   int within(int rows) const { return std::clamp((rows - first + stride - 1) / stride, 0, count); }  // of the first `rows`
 };
 
@@ -49,15 +54,12 @@ struct Track {
 };
 
 template <class T>
-struct Record {
-  Record(std::shared_ptr<const Model<T>> model, int64_t steps, std::vector<int64_t> order, std::vector<int64_t> lengths,
-         bool recompute, const uint64_t* seed);
+struct Record : Schedule {
+  Record(std::shared_ptr<const Model<T>> model, Schedule schedule, bool recompute, const uint64_t* seed);
   ~Record();
   Record(const Record&) = delete;
 
   const std::shared_ptr<const Model<T>> model;
-  const std::vector<int64_t> order;    // row r is the caller's row order[r]
-  const std::vector<int64_t> lengths;  // of row r; empty when all run x.steps steps
   const bool recompute;
   const Noise noise;
   Sequence<T> x;                   // a copy of the caller's, in the same order; steps past a row's length are never written
@@ -73,8 +75,12 @@ struct Record {
   int64_t at(int64_t step) const { return lengths.empty() ? step * rows() : starts_[size_t(step)]; }
   int64_t before(int64_t step) const { return step ? rows() + at(step - 1) : 0; }
 
-  // What the layer above reads. One direction's h is that itself, unless dropout changes it or steps differ in their rows.
-  bool output_is_h() const { return model->config.directions == 1 && lengths.empty() && !noise.drops_between(); }
+  // What the layer above reads. One direction's h is that itself, unless dropout or a reset changes it, steps differ in their
+  // rows or h is in the order of the loop, backwards in time.
+  bool output_is_h() const {
+    const NetworkConfig& c = model->config;
+    return c.directions == 1 && !c.reverse && lengths.empty() && !resets && !noise.drops_between();
+  }
   Sequence<T> output(int layer) const {
     const Panel<T>& h = tracks[size_t(layer)].h;
     if (output_is_h()) return {h[rows()], x.steps, rows(), rows() * h.stride, h.stride};

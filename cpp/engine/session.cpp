@@ -93,7 +93,7 @@ void Session<T>::size(int64_t steps) {
                     std::min(steps_within(kMostChunkBytes, before_bytes), kChunkRows / batch));
   chunk_ = std::min(chunk_, std::max<int64_t>(steps, 1));
   span_ = std::max(chunk_, steps_within(kSpanBytes, batch * output_width * int64_t(sizeof(T))));
-  if (c.layers == 1 || c.directions == 2) span_ = std::max(span_, steps);
+  if (c.layers == 1 || c.directions == 2 || c.reverse) span_ = std::max(span_, steps);
 }
 
 // One block of memory, divided up in order; the first pass finds out how much is needed.
@@ -112,6 +112,7 @@ void Session<T>::deal(int64_t batch) {
     states_.deal(deal);
     for (int d = 0; d < c.directions; ++d) {
       deal.panel(scratch_[d].kept, ptrdiff_t(m.spec->kept) * hidden, batch);
+      deal.panel(scratch_[d].apart, m.apart_width(), batch);
       deal.panel(scratch_[d].old_states, states_.width(), regularizer_.zoned_state_rows(batch));
       for (int p = 0; p < m.spec->phases.size; ++p) {
         const PackedPhase<T>& phase = m.layers[0].phases[p];
@@ -131,7 +132,8 @@ void Session<T>::deal(int64_t batch) {
 }
 
 template <class T>
-void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan, Stopper& stopper) {
+void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan, Stopper& stopper,
+                     const T* const* reset_state, Sequence<T> cells) {
   if (!plan.rows) return;
   const NetworkConfig& c = model_->config;
   const Environment environment(*model_->backend);
@@ -140,10 +142,15 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
   pass.reduced = reduced_of(worker);
   pass.masked = masked_of(worker);
   pass.calls = calls_[size_t(worker)].phase;
+  pass.plan = &plan;
+  pass.reset_state = reset_state;
+  pass.x_rows = x.rows;
   pass.rows = {plan.order, RowShare(plan.rows)};
   pass.stopper = &stopper;
 
-  for (pass.first = 0; pass.first < x.steps && !pass.given_up; pass.first += span_) {
+  // Where something befalls rows there is a span for it, of no steps if need be.
+  const int64_t end = plan.events ? std::max<int64_t>(x.steps, 1) : x.steps;
+  for (pass.first = 0; pass.first < end && !pass.given_up; pass.first += span_) {
     const int64_t steps = std::min(span_, x.steps - pass.first);
     for (int layer = 0; layer < c.layers; ++layer) {
       const bool last = layer == c.layers - 1;
@@ -155,14 +162,20 @@ void Session<T>::run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y,
         pass.size = group.size;
         pass.group = &group;
         pass.direction = d;
+        pass.reverse = d == 1 || c.reverse;
         pass.lane = size_t(layer * c.directions + d);
         pass.layer = &model_->layers[pass.lane];
         pass.scratch = &scratch_[d];
+        pass.first_layer = layer == 0;
+        pass.last_layer = last;
         pass.x = in;
         pass.y = last ? from_step(y, pass.first, steps) : between(layer, steps);
         pass.y.data += d * c.output_size;
-        run_pass(pass, plan, steps, layer ? nullptr : plan.order, last ? plan.order : nullptr);
-        if (!last && !pass.given_up) drop_between(pass, plan, steps);
+        pass.cells = last && cells.data ? from_step(cells, pass.first, steps) : Sequence<T>();
+        if (pass.cells.data) pass.cells.data += d * c.hidden_size;
+        run_pass(pass, steps);
+        if (plan.events && pass.first + steps == x.steps && !pass.given_up) between_steps(pass, x.steps);
+        if (!last && !pass.given_up) drop_between(pass, steps);
       }
       if (crew.side_by_side) crew.all.wait(worker);
     }
@@ -179,10 +192,12 @@ Sequence<T> Session<T>::between(int layer, int64_t steps) const {
 // Reads and writes every row at its own place: forward at step, reverse at length - 1 - step. Both walk with one base for all
 // rows, because what differs between rows is put into their offsets.
 template <class T>
-void Session<T>::run_pass(Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order) {
+void Session<T>::run_pass(Pass& pass, int64_t steps) {
+  const RowPlan& plan = *pass.plan;
+  const int64_t *x_order = pass.first_layer ? plan.order : nullptr, *y_order = pass.last_layer ? plan.order : nullptr;
   const ptrdiff_t own = states_.before(pass.lane, 0).h.stride, result = states_.result(pass.direction, pass.lane, 0).stride;
   for (int r = 0; r < plan.rows; ++r) {
-    const int64_t start = pass.reverse() ? plan.length(r, steps) - 1 : 0;
+    const int64_t start = pass.reverse ? plan.length(r, steps) - 1 : 0;
     pass.offsets.own[r] = r * own;
     pass.offsets.result[r] = r * result;
     pass.offsets.masked[r] = r * states_.stride();
@@ -192,7 +207,7 @@ void Session<T>::run_pass(Pass& pass, const RowPlan& plan, int64_t steps, const 
   regularizer_.draw_masks(pass.masked.mask, pass.lane, pass.rows);
   for (size_t p = 0; p < pass.layer->phases.size(); ++p) {
     const PackedPhase<T>& phase = pass.layer->phases[p];
-    prepare(phase, *pass.scratch, pass.calls[p]);
+    prepare(*pass.layer, p, *pass.scratch, pass.calls[p]);
     pass.calls[p].tile_begin = pass.begin(phase.tile_count);
     pass.calls[p].tile_end = pass.end(phase.tile_count);
   }
@@ -204,13 +219,15 @@ void Session<T>::run_pass(Pass& pass, const RowPlan& plan, int64_t steps, const 
     bool& stopped = pass.group->stopped[pass.chunks++ & 1];
     pass.stopper->poll();
     if (pass.rank == 0) stopped = pass.stopper->stopped();
-    if (record_ && pass.lane == 0) keep_inputs(pass, plan, from, to);
-    if (at_once) chunk_of_inputs(pass, plan, from, to);
+    if (record_ && pass.lane == 0) keep_inputs(pass, from, to);
+    if (at_once) chunk_of_inputs(pass, from, to);
     ptrdiff_t row = 0;
     for (int64_t step = from; step < to; ++step) {
+      if (plan.events && plan.events[pass.reverse].any(pass.first + step)) between_steps(pass, pass.first + step);
       rows = active(plan, rows, pass.first + step);
       if (!rows) return;
       run_step(pass, step, rows, at_once ? row : -1);
+      if (pass.cells.data) copy_cells(pass, step, rows);
       row += rows;
     }
     if (stopped) {
@@ -220,28 +237,74 @@ void Session<T>::run_pass(Pass& pass, const RowPlan& plan, int64_t steps, const 
   }
 }
 
+// What befalls rows when so many of their steps are done. The first worker sees to it.
+template <class T>
+void Session<T>::between_steps(const Pass& pass, int64_t position) {
+  const Events& events = pass.plan->events[pass.reverse];
+  if (!events.any(position)) return;
+  if (pass.cells.data && pass.size > 1) pass.group->barrier.wait(pass.rank);  // until all have copied theirs
+  const Place<T> now = states_.before(pass.lane, position);
+  const auto repeat = [&](const Event& event, const Sequence<T>& to, const T* from, int64_t size) {
+    T* const place = to.data + (event.time - pass.first) * to.step_stride + pass.plan->source(event.row) * to.row_stride;
+    std::memcpy(place, from, size_t(size) * sizeof(T));
+  };
+  for (const Event& event : events.at(position)) {
+    if (pass.rank) break;
+    if (event.resets()) {
+      states_.reset_row(pass.lane, position, event.row, pass.reset_state, *pass.plan, pass.x_rows);
+    } else if (pass.last_layer) {
+      repeat(event, pass.y, now.h[event.row], model_->config.output_size);
+      if (pass.cells.data) repeat(event, pass.cells, now.states[event.row], model_->config.hidden_size);
+    }
+  }
+  if (pass.size > 1) pass.group->barrier.wait(pass.rank);
+}
+
+// Which of a row's steps in this span it is that the loop comes to at `step`.
+template <class T>
+int64_t Session<T>::number_of(const Pass& pass, int row, int64_t step) const {
+  return pass.reverse ? pass.plan->length(row, pass.x.steps) - 1 - step : step;
+}
+
+// Offsets of the rows of a step that lie at times of their own; the base moves with the step as that of others.
+template <class T>
+template <class S>
+void Session<T>::locate(const Pass& pass, const S& sequence, ptrdiff_t* offsets, int64_t step, int rows) const {
+  const RowPlan& plan = *pass.plan;
+  const int64_t base = pass.first + (pass.reverse ? -step : step);
+  for (int r = 0; r < rows; ++r) {
+    const int64_t time = plan.times[r][pass.first + number_of(pass, r, step)];
+    offsets[r] = plan.source(r) * sequence.row_stride + (time - base) * sequence.step_stride;
+  }
+}
+
 // Copies the caller's rows for backward, just before they are read; the workers take turns.
 template <class T>
-void Session<T>::keep_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const {
+void Session<T>::keep_inputs(const Pass& pass, int64_t from, int64_t to) const {
+  const RowPlan& plan = *pass.plan;
   const Sequence<T>& kept = record_->x;
   int rows = plan.rows;
   for (int64_t step = from, count = 0; step < to; ++step) {
     rows = active(plan, rows, pass.first + step);
+    if (pass.scatters_x()) locate(pass, pass.x, pass.offsets.x, step, rows);
     for (int r = 0; r < rows; ++r, ++count)
       if (count % pass.size == pass.rank)
-        std::memcpy(kept.data + (pass.first + step) * kept.step_stride + plan.source(r) * kept.row_stride,
-                    pass.x.data + pass.offsets.x[r] + step * pass.x.step_stride, size_t(kept.row_stride) * sizeof(T));
+        std::memcpy(kept.data + (pass.first + number_of(pass, r, step)) * kept.step_stride + plan.source(r) * kept.row_stride,
+                    pass.x.data + pass.offsets.x[r] + (pass.reverse ? -step : step) * pass.x.step_stride,
+                    size_t(kept.row_stride) * sizeof(T));
   }
 }
 
 // Bias plus input product of all rows of steps from .. to-1.
 template <class T>
-void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const {
+void Session<T>::chunk_of_inputs(const Pass& pass, int64_t from, int64_t to) const {
   if (pass.stopper->stopped()) return;
-  const ptrdiff_t stride = pass.reverse() ? -pass.x.step_stride : pass.x.step_stride;
+  const RowPlan& plan = *pass.plan;
+  const ptrdiff_t stride = pass.reverse ? -pass.x.step_stride : pass.x.step_stride;
   int count = 0, rows = plan.rows;
   for (int64_t step = from; step < to; ++step) {
     rows = active(plan, rows, pass.first + step);
+    if (pass.scatters_x()) locate(pass, pass.x, pass.offsets.x, step, rows);
     for (int r = 0; r < rows; ++r) pass.offsets.chunk[count++] = pass.offsets.x[r] + step * stride;
   }
   const int64_t size = pass.layer->phases[0].tiles.input_size;
@@ -264,23 +327,27 @@ void Session<T>::chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t 
 
 // What is the same in all steps of a phase, for all of its tiles.
 template <class T>
-void Session<T>::prepare(const PackedPhase<T>& phase, const Scratch& scratch, PhaseCall<T>& call) const {
-  call.finish = phase.finish;
+void Session<T>::prepare(const PackedLayer<T>& layer, size_t p, const Scratch& scratch, PhaseCall<T>& call) const {
+  const PackedPhase<T>& phase = layer.phases[p];
+  call.finish = phase.finish[states_.saves()];
   call.tiles = phase.tiles;
   call.tile_begin = 0;
   call.tile_end = phase.tile_count;
   call.kept = scratch.kept;
+  call.apart = scratch.apart;
   call.padded = model_->padded_hidden();
-  call.constants = model_->constants.data();
+  call.constants = layer.constants.data();
 }
 
 template <class T>
 void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const {
-  const int64_t now = pass.first + step, place = pass.reverse() ? -step : step;
+  const int64_t now = pass.first + step, place = pass.reverse ? -step : step;
   const Place<T> old = states_.before(pass.lane, now), next = states_.before(pass.lane, now + 1);
   const Panel<T> result = states_.result(pass.direction, pass.lane, now), saved = states_.saved(pass.lane, now);
   const size_t last = pass.layer->phases.size() - 1;
   const bool stopped = pass.stopper->stopped(), zones_out = regularizer_.zones_out();
+  if (before_row < 0 && pass.scatters_x()) locate(pass, pass.x, pass.offsets.x, step, rows);
+  if (pass.scatters_y()) locate(pass, pass.y, pass.offsets.y, step, rows);
   Operand<T> x;
   if (before_row < 0)
     x = operand(pass.layer->precision, {pass.x.data + place * pass.x.step_stride, pass.offsets.x}, rows,
@@ -303,12 +370,38 @@ void Session<T>::run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t be
     call.before = {};
     if (before_row >= 0 && phase.inputs) call.before = {pass.scratch->before[p][before_row], pass.scratch->before[p].stride};
     call.y = p < last ? Rows<T>() : Rows<T>{pass.y.data + place * pass.y.step_stride, pass.offsets.y};
+    call.shared = pass.size > 1;
     if (!stopped) {
       if (zones_out) regularizer_.keep_old(call, p, pass.scratch->old_states);
-      phase.run(call);
+      phase.each_call(call, phase.run);
+    }
+    if (phase.by_rows && call.shared) {
+      pass.group->barrier.wait(pass.rank);
+      const int begin = pass.begin(rows);
+      if (!stopped) call.finish(call, begin, pass.end(rows) - begin, 0, 0, nullptr);
+      if (zones_out) pass.group->barrier.wait(pass.rank);
+    }
+    if (!stopped) {
       if (zones_out) regularizer_.zone_out(call, p, p == last, pass.scratch->old_states, pass.lane, pass.rows, now);
     }
     if (pass.size > 1) pass.group->barrier.wait(pass.rank);
+  }
+}
+
+// The units that this worker has just made of the second state, for the caller: no other worker writes them.
+template <class T>
+void Session<T>::copy_cells(const Pass& pass, int64_t step, int rows) const {
+  const RowPlan& plan = *pass.plan;
+  const Panel<T> states = states_.before(pass.lane, pass.first + step + 1).states;
+  int p = 0;
+  while (!model_->spec->phases[p].sets_states) ++p;
+  const ptrdiff_t begin = pass.calls[p].tile_begin * ptrdiff_t(model_->lanes);
+  const ptrdiff_t end = std::min<ptrdiff_t>(pass.calls[p].tile_end * ptrdiff_t(model_->lanes), model_->config.hidden_size);
+  for (int r = 0; r < rows && begin < end; ++r) {
+    const int64_t number = number_of(pass, r, step);
+    const int64_t t = plan.times ? plan.times[r][pass.first + number] - pass.first : number;
+    T* const to = pass.cells.data + plan.source(r) * pass.cells.row_stride + t * pass.cells.step_stride;
+    std::memcpy(to + begin, states[r] + begin, size_t(end - begin) * sizeof(T));
   }
 }
 
@@ -322,8 +415,9 @@ Rows<const T> Session<T>::masked(const Pass& pass, const Panel<T>& h, int rows) 
 
 // Dropout on a layer's output, once the output is complete.
 template <class T>
-void Session<T>::drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const {
+void Session<T>::drop_between(const Pass& pass, int64_t steps) const {
   if (!regularizer_.drops_between()) return;
+  const RowPlan& plan = *pass.plan;
   const int64_t size = model_->config.output_size, begin = size * pass.rank / pass.size;
   const int64_t end = size * (pass.rank + 1) / pass.size;
   for (int r = 0; r < plan.rows; ++r)
@@ -398,22 +492,24 @@ void Session<T>::make_ready() {
     for (size_t lane = 0; lane < model_->layers.size(); ++lane) {
       const Place<T> old = states_.before(lane, step), next = states_.before(lane, step + 1);
       const Panel<T> result = states_.result(0, lane, step);
-      const std::vector<PackedPhase<T>>& phases = model_->layers[lane].phases;
+      const PackedLayer<T>& layer = model_->layers[lane];
+      const std::vector<PackedPhase<T>>& phases = layer.phases;
       for (size_t p = 0; p < phases.size(); ++p) {
-        Ready ready;
-        ready.run = phases[p].run;
-        prepare(phases[p], scratch_[0], ready.call);
-        ready.call.backwards = side;
-        ready.call.rows = rows_;
-        ready.call.x.rows = {below.base, lane ? own : x};
-        ready.call.h = {old.h.base, own};
-        ready.call.source.rows = {p ? result.base : old.h.base, own};
-        ready.call.states = read_only(old.states);
-        ready.call.new_states = next.states;
-        ready.call.result = p + 1 < phases.size() ? result : next.h;
-        ready.call.y = {nullptr, y};
-        ready_[side].push_back(ready);
+        PhaseCall<T> all;
+        prepare(layer, p, scratch_[0], all);
+        all.backwards = side;
+        all.rows = rows_;
+        all.x.rows = {below.base, lane ? own : x};
+        all.h = {old.h.base, own};
+        all.source.rows = {p ? result.base : old.h.base, own};
+        all.states = read_only(old.states);
+        all.new_states = next.states;
+        all.result = p + 1 < phases.size() ? result : next.h;
+        all.y = {nullptr, y};
+        ready_last_ = ready_[side].size();
+        phases[p].each_call(all, [&](const PhaseCall<T>& call) { ready_[side].push_back({call, phases[p].run}); });
       }
+      if (!lane) ready_first_ = ready_[side].size();
       below = next.h;
     }
   }
@@ -422,8 +518,8 @@ void Session<T>::make_ready() {
 template <class T>
 Panel<const T> Session<T>::step(const T* x, T* y) {
   std::vector<Ready>& calls = ready_[states_.side(0)];
-  for (size_t p = 0; p < model_->layers[0].phases.size(); ++p) calls[p].call.x.rows.base = x;
-  calls.back().call.y.base = y;
+  for (size_t i = 0; i < ready_first_; ++i) calls[i].call.x.rows.base = x;
+  for (size_t i = ready_last_; i < calls.size(); ++i) calls[i].call.y.base = y;
   for (const Ready& ready : calls) ready.run(ready.call);
   states_.ran(1);
   return read_only(calls.back().call.result);

@@ -44,7 +44,8 @@ class Session {
   const States<T>& states() const { return states_; }
 
   // Every worker of the crew calls it once.
-  void run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan, Stopper& stopper);
+  void run(Crew& crew, int worker, Sequence<const T> x, Sequence<T> y, const RowPlan& plan, Stopper& stopper,
+           const T* const* reset_state = nullptr, Sequence<T> cells = {});
 
   // One step of all rows, x [rows, input_size] and y [rows, output_size] contiguous; y may be null. It is the same calls every
   // time but for x, y and the side of h, so they are made ready once. Inside an Environment. Returns the last layer's h,
@@ -56,7 +57,7 @@ class Session {
  private:
   // What a layer needs while it runs, one for each direction.
   struct Scratch {
-    Panel<T> kept;
+    Panel<T> kept, apart;
     Panel<T> old_states;               // before the step, for zoneout
     Panel<T> before[kMaxPhases] = {};  // bias plus input product of the chunk's steps
   };
@@ -81,14 +82,19 @@ class Session {
     const PackedLayer<T>* layer;
     size_t lane;
     int direction;
+    bool reverse;
     const Scratch* scratch;
     Sequence<const T> x;
-    Sequence<T> y;
+    Sequence<T> y, cells;
     int64_t first;
     Offsets offsets;
     Reduced reduced;
     Masked masked;
     PhaseCall<T>* calls;
+    const RowPlan* plan;
+    const T* const* reset_state;
+    int64_t x_rows;  // of the caller
+    bool first_layer, last_layer;
     CallerRows rows;
     int rank, size;
     Crew::Group* group;
@@ -96,7 +102,9 @@ class Session {
     int64_t chunks = 0;     // that are over, of all passes
     bool given_up = false;  // as all workers of the group agree
 
-    bool reverse() const { return direction == 1; }
+    // Whether rows of the caller's arrays lie at times of their own.
+    bool scatters_x() const { return plan->times && first_layer; }
+    bool scatters_y() const { return plan->times && last_layer; }
     // Alone without a division, which a stream would make four times a step.
     int begin(int tiles) const { return size == 1 ? 0 : int(int64_t(tiles) * rank / size); }
     int end(int tiles) const { return size == 1 ? tiles : int(int64_t(tiles) * (rank + 1) / size); }
@@ -112,13 +120,18 @@ class Session {
   Offsets offsets_of(int worker) const;
   Masked masked_of(int worker) const;
   Reduced reduced_of(int worker) const;
-  void run_pass(Pass& pass, const RowPlan& plan, int64_t steps, const int64_t* x_order, const int64_t* y_order);
-  void keep_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
-  void chunk_of_inputs(const Pass& pass, const RowPlan& plan, int64_t from, int64_t to) const;
-  void prepare(const PackedPhase<T>& phase, const Scratch& scratch, PhaseCall<T>& call) const;
+  void run_pass(Pass& pass, int64_t steps);
+  void between_steps(const Pass& pass, int64_t position);
+  int64_t number_of(const Pass& pass, int row, int64_t step) const;
+  template <class S>
+  void locate(const Pass& pass, const S& sequence, ptrdiff_t* offsets, int64_t step, int rows) const;
+  void keep_inputs(const Pass& pass, int64_t from, int64_t to) const;
+  void chunk_of_inputs(const Pass& pass, int64_t from, int64_t to) const;
+  void prepare(const PackedLayer<T>& layer, size_t p, const Scratch& scratch, PhaseCall<T>& call) const;
   void run_step(const Pass& pass, int64_t step, int rows, ptrdiff_t before_row) const;
+  void copy_cells(const Pass& pass, int64_t step, int rows) const;
   Rows<const T> masked(const Pass& pass, const Panel<T>& h, int rows) const;
-  void drop_between(const Pass& pass, const RowPlan& plan, int64_t steps) const;
+  void drop_between(const Pass& pass, int64_t steps) const;
   Operand<T> operand(Precision precision, Rows<const T> rows, int count, int64_t size, bool unit_range,
                      const Panel<char>& reduced, float* scale) const;
 
@@ -138,7 +151,9 @@ class Session {
   std::vector<Calls> calls_;  // [worker]
   Scratch scratch_[2];
   Panel<T> between_[2];                   // sequences on their way from layer to layer
-  std::vector<Ready> ready_[2];           // [side of h][layer * phases + phase]
+  std::vector<Ready> ready_[2];           // [side of h]: of each layer and phase
+  size_t ready_first_ = 0;                // so many are of the first layer
+  size_t ready_last_ = 0;                 // from here on they are of the last layer's last phase
   std::vector<ptrdiff_t> ready_offsets_;  // of the rows of h, x and y
 };
 

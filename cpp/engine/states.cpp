@@ -33,16 +33,24 @@ void States<T>::deal(Dealer& deal) {
 
 template <class T>
 void States<T>::load(const T* const* from, const RowPlan& plan, int64_t total_rows) {
-  const Spec& spec = *model_->spec;
   for (size_t lane = 0; lane < lanes_.size(); ++lane)
-    for (int s = 0; s < spec.states.size; ++s) {
-      const int64_t width = model_->width(spec.states[s].width, 0);
-      for (int r = 0; r < plan.rows; ++r) {
-        const Place<T> place = before(lane, 0);
-        T* to = s ? place.states[r] + (s - 1) * hidden_ : place.h[r];
-        std::memcpy(to, from[s] + (int64_t(lane) * total_rows + plan.source(r)) * width, size_t(width) * sizeof(T));
-      }
-    }
+    for (int r = 0; r < plan.rows; ++r) load_row(lane, 0, r, from, plan.source(r), total_rows);
+}
+
+template <class T>
+void States<T>::load_row(int row, const T* const* from, int64_t source, int64_t total_rows) {
+  for (size_t lane = 0; lane < lanes_.size(); ++lane) load_row(lane, 0, row, from, source, total_rows);
+}
+
+template <class T>
+void States<T>::load_row(size_t lane, int64_t step, int row, const T* const* from, int64_t source, int64_t total_rows) {
+  const Spec& spec = *model_->spec;
+  const Place<T> place = before(lane, step);
+  for (int s = 0; s < spec.states.size; ++s) {
+    const int64_t width = model_->width(spec.states[s].width, 0);
+    T* to = s ? place.states[row] + (s - 1) * hidden_ : place.h[row];
+    std::memcpy(to, from[s] + (int64_t(lane) * total_rows + source) * width, size_t(width) * sizeof(T));
+  }
 }
 
 template <class T>
@@ -60,11 +68,16 @@ void States<T>::store(T* const* to, const RowPlan& plan, int64_t total_rows, int
 }
 
 template <class T>
+void States<T>::reset_row(size_t lane, int64_t step, int row, const T* const* from, const RowPlan& plan, int64_t total_rows) {
+  const Place<T> place = before(lane, step);
+  std::memset(place.h[row], 0, size_t(stride_) * sizeof(T));
+  std::memset(place.states[row], 0, size_t(width()) * sizeof(T));
+  if (from) load_row(lane, step, row, from, plan.source(row), total_rows);
+}
+
+template <class T>
 void States<T>::clear_row(int row) {
-  for (Lane& lane : lanes_) {
-    std::memset(lane.h[side(0)][row], 0, size_t(stride_) * sizeof(T));
-    std::memset(lane.states[row], 0, size_t(width()) * sizeof(T));
-  }
+  for (size_t lane = 0; lane < lanes_.size(); ++lane) reset_row(lane, 0, row, nullptr, {}, 0);
 }
 
 template class States<float>;

@@ -17,6 +17,10 @@ struct RowPlan {
   int rows = 0;
   const int64_t* order = nullptr;
   const int64_t* lengths = nullptr;
+  // As in Schedule; null when there is none.
+  const int64_t* const* times = nullptr;
+  const int64_t* repeats_until = nullptr;
+  const Events* events = nullptr;
 
   int64_t source(int r) const { return order ? order[r] : r; }
   int64_t length(int r, int64_t steps) const { return lengths ? lengths[r] : steps; }
@@ -37,6 +41,7 @@ class States {
     const int64_t row = record_->before(step) + share_.first;
     return {every(track.h, row, share_.stride), every(track.states, row, share_.stride)};
   }
+  bool saves() const { return record_ && record_->tracks[0].saved.base; }
   Panel<T> saved(size_t lane, int64_t step) const {  // what backward wants of a step; base is null when it wants nothing
     if (!record_ || !record_->tracks[lane].saved.base) return {};
     return every(record_->tracks[lane].saved, record_->at(step) + share_.first, share_.stride);
@@ -53,8 +58,11 @@ class States {
 
   // From and to arrays [lanes, total_rows, width], one per state.
   void load(const T* const* from, const RowPlan& plan, int64_t total_rows);
+  void load_row(int row, const T* const* from, int64_t source, int64_t total_rows);
   void store(T* const* to, const RowPlan& plan, int64_t total_rows, int64_t steps) const;
   void clear_row(int row);
+  // One row and lane, before a step; from == null: to zero.
+  void reset_row(size_t lane, int64_t step, int row, const T* const* from, const RowPlan& plan, int64_t total_rows);
 
  private:
   // h is kept twice: a step reads h(t-1) from one side and writes h(t) to the other.
@@ -62,6 +70,8 @@ class States {
     Panel<T> h[2];
     Panel<T> states;
   };
+
+  void load_row(size_t lane, int64_t step, int row, const T* const* from, int64_t source, int64_t total_rows);
 
   const Model<T>* model_;
   Record<T>* record_ = nullptr;

@@ -1,10 +1,9 @@
 // Streams: a session that stays, and a head after it.
 #include <algorithm>
-#include <atomic>
-#include <stdexcept>
 #include <string>
 
 #include "arguments.h"
+#include "in_use.h"
 #include "linear.h"
 #include "session.h"
 #include "worth.h"
@@ -14,6 +13,7 @@ namespace recurra {
 using detail::checked_rows;
 using detail::Crew;
 using detail::expect;
+using detail::InUse;
 using detail::Model;
 using detail::RowPlan;
 using detail::Session;
@@ -121,26 +121,11 @@ struct Stream<T>::Live {
   std::atomic<bool> busy{false};
 };
 
-namespace {
-
-// Refuses a second thread without a lock.
-class Use {
- public:
-  explicit Use(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true, std::memory_order_acquire)) throw std::runtime_error("stream: in use by another thread");
-  }
-  ~Use() { busy_.store(false, std::memory_order_release); }
-
- private:
-  std::atomic<bool>& busy_;
-};
-
-}  // namespace
-
 template <class T>
 Stream<T>::Stream(const Network<T>& network, int64_t rows, int threads, const Linear<T>* head) {
   const NetworkConfig& c = network.config();
   expect(c.directions == 1, "stream: a bidirectional network needs the whole sequence");
+  expect(!c.reverse, "stream: a network that runs backwards in time begins at the last step");
   expect(threads >= 1, "threads: expected at least 1");
   if (head && head->inputs() != c.output_size)
     throw std::invalid_argument("head: expected " + std::to_string(c.output_size) + " inputs, got " +
@@ -157,7 +142,7 @@ Stream<T>::Stream(Stream&&) noexcept = default;
 
 template <class T>
 void Stream<T>::step(const T* x, T* y) {
-  const Use use(live_->busy);
+  const InUse use(live_->busy);
   live_->step(x, y);
 }
 
@@ -165,7 +150,7 @@ template <class T>
 void Stream<T>::run(Sequence<const T> x, Sequence<T> y, const Stop& stop) {
   detail::check_alike(x, y);
   expect(x.rows == live_->plan.rows, "x: expected the rows of the stream");
-  const Use use(live_->busy);
+  const InUse use(live_->busy);
   if (!stop) return live_->run(x, y, stop);
   const std::vector<std::vector<T>> before = live_->copy_of_states();
   try {
@@ -180,27 +165,35 @@ void Stream<T>::run(Sequence<const T> x, Sequence<T> y, const Stop& stop) {
 
 template <class T>
 void Stream<T>::get_state(T* const* states) const {
-  const Use use(live_->busy);
+  const InUse use(live_->busy);
   live_->session.states().store(states, live_->plan, live_->plan.rows, 0);
 }
 
 template <class T>
 void Stream<T>::set_state(const T* const* states) {
-  const Use use(live_->busy);
+  const InUse use(live_->busy);
   live_->session.states().load(states, live_->plan, live_->plan.rows);
 }
 
 template <class T>
 void Stream<T>::reset() {
-  const Use use(live_->busy);
+  const InUse use(live_->busy);
   for (int row = 0; row < live_->plan.rows; ++row) live_->session.states().clear_row(row);
 }
 
 template <class T>
-void Stream<T>::reset(const int64_t* rows, int64_t count) {
-  const Use use(live_->busy);
-  for (int64_t i = 0; i < count; ++i) expect(rows[i] >= 0 && rows[i] < live_->plan.rows, "rows: expected rows of the stream");
-  for (int64_t i = 0; i < count; ++i) live_->session.states().clear_row(int(rows[i]));
+void Stream<T>::reset(const int64_t* rows, int64_t count, const T* const* states, bool alike) {
+  const InUse use(live_->busy);
+  const int all = live_->plan.rows;
+  expect(rows || count == all, "count: expected that of the stream's rows without rows");
+  for (int64_t i = 0; rows && i < count; ++i) expect(rows[i] >= 0 && rows[i] < all, "rows: expected rows of the stream");
+  for (int64_t i = 0; i < count; ++i) {
+    const int row = int(rows ? rows[i] : i);
+    if (states)
+      live_->session.states().load_row(row, states, alike ? 0 : i, alike ? 1 : count);
+    else
+      live_->session.states().clear_row(row);
+  }
 }
 
 template class Stream<float>;

@@ -59,7 +59,10 @@ void WeightGradients<T>::sum(const PackedLayer<T>& layer, size_t p, const Rows& 
     }
   };
   meet(described.input, rows.input, tiles.input_size, phase.d_input);
-  meet(described.recurrent, rows.source, tiles.source_size, phase.d_recurrent);
+  if (layer.phases[p].heads.empty())
+    meet(described.recurrent, rows.source, tiles.source_size, phase.d_recurrent);
+  else
+    meet_heads(described.recurrent, rows, phase, worker);
 
   // A one for every row sums up da; workers have whole blocks of it.
   const int64_t width = rows.da.width, blocks = (columns(p) + width - 1) / width, block = share(blocks, worker);
@@ -72,29 +75,56 @@ void WeightGradients<T>::sum(const PackedLayer<T>& layer, size_t p, const Rows& 
   kernel.outer(call);
 }
 
+// As many units at a time as lie side by side in da, with what they meet.
+template <class T>
+void WeightGradients<T>::meet_heads(const Product& product, const Rows& rows, const Phase& phase, int worker) const {
+  constexpr int64_t step = Blocks<T>::width;
+  const Heads heads = model_.heads();
+  OuterCall<T> call;
+  call.rows = rows.count;
+  call.add = !rows.first;
+  call.a = read_only(rows.da);
+  const int64_t last = share(heads.units, worker + 1);
+  for (call.begin = share(heads.units, worker); call.begin < last; call.begin = call.end) {
+    call.end = std::min(last, (call.begin / step + 1) * step);
+    const Span met = heads.around(call.begin, call.end - call.begin, step);
+    call.x = read_only(rows.source);
+    call.x.base += met.begin / step * call.x.stride;
+    call.columns = model_.padded(met.size());
+    for (int g = 0; g < product.count; ++g) {
+      call.first = product.chain[g] * phase.width;
+      call.out = every(phase.d_recurrent, g * phase.width, 1);
+      call.out.base += met.begin;
+      kernels<T>(*model_.backend).outer(call);
+    }
+  }
+}
+
 template <class T>
 void WeightGradients<T>::hand_out(const PackedLayer<T>& layer, size_t lane, int worker) const {
   for (size_t p = 0; p < phases_.size(); ++p)
     each_part(*model_.spec, model_.spec->phases[int(p)], [&](const Part& part) {
       const Tiles<T>& tiles = layer.phases[p].tiles;
+      const Heads heads = {tiles.units, layer.phases[p].heads.empty() ? 1 : model_.config.heads};
       T* const out = (*params_)[lane][size_t(part.param)];
       if (!out) return;
       if (part.kind == Part::Kind::input)
-        give_weights(out, part, phases_[p].d_input, phases_[p].width, tiles, tiles.input_size, worker);
+        give_weights(out, part, phases_[p].d_input, phases_[p].width, {tiles.units, 1}, tiles.input_size, worker);
       else if (part.kind == Part::Kind::recurrent)
-        give_weights(out, part, phases_[p].d_recurrent, phases_[p].width, tiles, tiles.source_size, worker);
+        give_weights(out, part, phases_[p].d_recurrent, phases_[p].width, heads,
+                     heads.count > 1 ? heads.size() : tiles.source_size, worker);
       else if (worker == 0)
         give_sums(out, part, phases_[p], tiles.units);
     });
 }
 
 template <class T>
-void WeightGradients<T>::give_weights(T* out, const Part& part, const Panel<T>& d, ptrdiff_t width, const Tiles<T>& tiles,
+void WeightGradients<T>::give_weights(T* out, const Part& part, const Panel<T>& d, ptrdiff_t width, const Heads& heads,
                                       int64_t columns, int worker) const {
-  const int64_t units = tiles.units;
+  const int64_t units = heads.units;
   for (int g = 0; g < part.count; ++g)
     for (int64_t u = share(units, worker); u < share(units, worker + 1); ++u) {
-      const T* from = d[g * width + u];
+      const T* from = d[g * width + u] + heads.of(u).begin;
       T* to = out + ((part.first + g) * units + u) * columns;
       for (int64_t i = 0; i < columns; ++i) to[i] = (add_ ? to[i] : T(0)) + from[i];
     }

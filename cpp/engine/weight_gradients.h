@@ -36,8 +36,10 @@ class WeightGradients {
     Panel<T> d_recurrent;  // likewise
     Panel<T> d_sums;       // one row: da, summed over rows
   };
-  // The rows of `d` for each block of a weight; the sums over da for each block of a bias or of vectors.
-  void give_weights(T* out, const Part& part, const Panel<T>& d, ptrdiff_t width, const Tiles<T>& tiles, int64_t columns,
+  void meet_heads(const Product& product, const Rows& rows, const Phase& phase, int worker) const;
+  // The rows of `d` for each block of a weight, each from its head's first column on; the sums over da for each block of a bias
+  // or of vectors.
+  void give_weights(T* out, const Part& part, const Panel<T>& d, ptrdiff_t width, const Heads& heads, int64_t columns,
                     int worker) const;
   void give_sums(T* out, const Part& part, const Phase& phase, int units) const;
   int64_t share(int64_t count, int worker) const { return count * worker / workers_; }

@@ -1,4 +1,4 @@
-"""``python -m recurra demo``, ``bench``, ``info`` and ``cuda``."""
+"""The command line: ``recurra``, or ``python -m recurra``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import recurra
+from recurra.command import arguments as model_files
 
 
 def main() -> int:
@@ -27,17 +28,23 @@ def main() -> int:
     except RuntimeError as error:
         if not str(error).startswith("RECURRA_"):  # an environment variable that the core refuses
             raise
-        print(f"python -m recurra: {error}", file=sys.stderr)
+        print(f"recurra: {error}", file=sys.stderr)
         return 2
 
 
 def run() -> int:
     """Do what the arguments say; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m recurra", description="Fast recurrent networks.")
+    parser = argparse.ArgumentParser(prog="recurra", description="Fast recurrent networks.")
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo = commands.add_parser("demo", help="recognise speakers in real recordings, or train a network; demo --help")
     add_demos(demo)
-    commands.add_parser("bench", help="time layers beside other libraries; bench --help says how", add_help=False)
+    model_files.add(commands)
+    commands.add_parser(
+        "bench",
+        help="time layers beside other libraries, bench --help says how; bench FILE: a model beside where it came "
+        "from; bench pool: thousands of streams",
+        add_help=False,
+    )
     commands.add_parser("info", help="show what this machine runs: instruction set, threads, versions")
     cuda = commands.add_parser("cuda", help="show what there is for NVIDIA GPUs and what is missing; try and time it")
     cuda.add_argument(
@@ -47,14 +54,26 @@ def run() -> int:
         help="how far to go: show what was found, compile every kernel into the cache, compare results with the CPU's, "
         "print a table of times; default all of it",
     )
+    parser.add_argument("--cmake-dir", action="store_true", help="print where find_package finds the C++ library")
+    parser.add_argument("--includes", action="store_true", help="print the compiler's option for its headers")
     options, rest = parser.parse_known_args()
     if options.command == "bench":
+        if rest[:1] == ["pool"]:
+            from recurra.bench import pool
+
+            return int(pool.main(rest[1:]))
+        if rest and not rest[0].startswith("-"):
+            return model_files.bench(rest)
         from recurra.bench.cli import main as bench  # here, so that the others need no benchmark
 
         status: int = bench(rest)
         return status
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.cmake_dir or options.includes:
+        return show_library(options)
+    if options.command in model_files.COMMANDS:
+        return model_files.run(options)
     if options.command == "demo":
         return run_demo(demo, options)
     if options.command == "info":
@@ -65,6 +84,21 @@ def run() -> int:
         return report.run(options.until)
     else:
         parser.print_help()
+    return 0
+
+
+def show_library(options: argparse.Namespace) -> int:
+    """Print where the C++ library is, in a wheel that was built with it; returns the exit status."""
+    library = Path(recurra.__file__).parent / "cpp"
+    if not library.exists():
+        command = "pip install --force-reinstall -C cmake.define.RECURRA_INSTALL=ON ."
+        text = "the Python module alone is installed; with the C++ library, in the folder of the sources"
+        print(f"recurra: {text}: {command}", file=sys.stderr)
+        return 1
+    if options.cmake_dir:
+        print(library / "lib" / "cmake" / "recurra")
+    if options.includes:
+        print(f"-I{library / 'include'}")
     return 0
 
 

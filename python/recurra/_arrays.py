@@ -212,8 +212,9 @@ def check_distinct(out: Array, inputs: Mapping[str, Array], title: str = "out") 
             raise ValueError(f"{title}: expected memory of its own, got an array that overlaps {name}")
 
 
-def vector(name: str, value: object, size: int | None, kinds: str = "iu") -> Array:
-    """`value`, an array or a flat sequence, as a 1-D array whose dtype is of one of `kinds`."""
+def vector(name: str, value: object, size: int | None, kinds: str = "iu", of_booleans: str = "") -> Array:
+    """`value`, an array or a flat sequence, as a 1-D array whose dtype is of one of `kinds`; `of_booleans` is added to
+    the error about those."""
     wanted = f"integers{' or booleans' if 'b' in kinds else ''}"
     if isinstance(value, (list, tuple, range)):
         try:
@@ -227,10 +228,16 @@ def vector(name: str, value: object, size: int | None, kinds: str = "iu") -> Arr
     else:
         array = as_array(name, value)
     if array.dtype.kind not in kinds:
-        raise TypeError(f"{name}: expected {wanted}, got {array.dtype}")
+        raise TypeError(f"{name}: expected {wanted}, got {array.dtype}{of_booleans if array.dtype == bool else ''}")
     if array.ndim != 1 or size not in (None, len(array)):
         raise ValueError(f"{name}: expected shape [{'any' if size is None else size}], got {_text(array.shape)}")
     return array
+
+
+def row_lengths(value: object, rows: int, steps: int) -> Array:
+    """The caller's lengths as int64 in 0..steps."""
+    hint = ": pass a mask of booleans as mask="
+    return bounded("lengths", vector("lengths", value, rows, of_booleans=hint), steps)
 
 
 def bounded(name: str, array: Array, limit: int) -> Array:

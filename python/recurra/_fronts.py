@@ -61,10 +61,13 @@ def grid_order(shape: tuple[int, ...], sizes: bytes | None, flips: tuple[bool, .
     return Order(nodes, fronts, before)
 
 
-def checked_sizes(sizes: Any, shape: tuple[int, ...]) -> Array | None:
-    """A caller's sizes [B, N] as int64, for a batch of this shape B, D1, .., DN; None if every sample is full."""
+def checked_sizes(sizes: Any, shape: tuple[int, ...], least: int = 1) -> Array | None:
+    """A caller's sizes [B, N] as int64, `least` or more, for a batch of this shape B, D1, .., DN; None if every sample
+    is full."""
     if 0 in shape:
         raise ValueError(f"x: expected at least one sample and no empty axis, got {list(shape)} nodes")
+    if min(shape[1:], default=least) < least:
+        raise ValueError(f"x: expected at least {least} nodes along each axis, got {list(shape)} nodes")
     if sizes is None:
         return None
     batch, dims = shape[0], len(shape) - 1
@@ -80,10 +83,10 @@ def checked_sizes(sizes: Any, shape: tuple[int, ...]) -> Array | None:
         if rows.shape != (batch, dims):
             raise ValueError(f"sizes: expected shape [{batch}, {dims}], got {list(rows.shape)}")
         own = rows.astype(np.int64)  # copied first: what is checked is what is used
-    wrong = (own < 1) | (own > shape[1:])
+    wrong = (own < least) | (own > shape[1:])
     if wrong.any():
         sample = int(wrong.any(1).argmax())
         raise ValueError(
-            f"sizes: expected 1..{list(shape[1:])}, got {shown(rows[sample].tolist())} for sample {sample}"
+            f"sizes: expected {least}..{list(shape[1:])}, got {shown(rows[sample].tolist())} for sample {sample}"
         )
     return None if (own == shape[1:]).all() else own

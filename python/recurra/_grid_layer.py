@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from ._arrays import Array, Input
     from .graph import GraphNetwork
 
-    Back: TypeAlias = Callable[[Array, bool], tuple[Array | None, dict[str, Array]]]
+    Gradients: TypeAlias = tuple[Array | None, dict[str, Array]]  # of x [nodes, I] and of parameters
+    Back: TypeAlias = Callable[[Array, bool], Gradients]
 
-__all__ = ["GridLayer", "GridTape", "Networks", "dimensions", "grid_graph"]
+__all__ = ["DirectedLayer", "GridLayer", "GridTape", "Networks", "Walk", "dimensions", "grid_graph", "named_directions"]
 
 MAX_DIMS = 4
 
@@ -76,6 +78,7 @@ class GridLayer(CpuLayer):
 
     dims: int
     bias: bool
+    _least = 1  # nodes along an axis
     _width: int  # values that the output has at a node
 
     def __call__(self, x: Input, sizes: Sequence[Sequence[int]] | Input | None = None) -> Array:
@@ -108,25 +111,27 @@ class GridLayer(CpuLayer):
         assert tape is not None
         return y, tape
 
-    def _forward(self, x: Any, sizes: Any, recompute: bool | None) -> tuple[Array, GridTape | None]:
-        """With recompute=None there is no tape."""
+    def _forward(
+        self, x: Any, sizes: Any, recompute: bool | None, maps: tuple[int, ...] = ()
+    ) -> tuple[Array, GridTape | None]:
+        """With recompute=None there is no tape. `maps` are axes of the output before those of the nodes."""
         shape: tuple[int | str, ...] = ("B", *(f"D{axis + 1}" for axis in range(self.dims)), self.input_size)
         array = check("x", x, self._placement.parameter_dtype, shape)
         x_shape, nodes = array.shape, array.shape[:-1]
-        own = checked_sizes(sizes, nodes)
-        y = empty("output", (*nodes, self._width), array.dtype)
+        own = checked_sizes(sizes, nodes, self._least)
+        y = empty("output", (*maps, *nodes, self._width), array.dtype)
         if own is not None:
             y[...] = 0
         y_shape = y.shape
         rows = contiguous(array).reshape(-1, self.input_size)
-        back, nbytes = self._run(rows, y.reshape(-1, self._width), nodes, own, recompute)
+        back, nbytes = self._run(rows, y.reshape(*maps, -1, self._width), nodes, own, recompute)
         if back is None:
             return y, None
         walk = back
 
         def backward(dy: Any, input_grad: bool) -> HeadGradients:
             gradient = contiguous(check("dy", dy, array.dtype, y_shape))
-            dx, params = walk(gradient.reshape(-1, self._width), input_grad)
+            dx, params = walk(gradient.reshape(*maps, -1, self._width), input_grad)
             return HeadGradients(None if dx is None else dx.reshape(x_shape), params)
 
         return y, GridTape(backward, nbytes)
@@ -134,7 +139,7 @@ class GridLayer(CpuLayer):
     def _run(
         self, x: Array, y: Array, nodes: tuple[int, ...], sizes: Array | None, recompute: bool | None
     ) -> tuple[Back | None, int]:
-        """Write y [nodes, width] at all nodes of the samples. With recompute=None there is no way back.
+        """Write y [.., nodes, width] at all nodes of the samples. With recompute=None there is no way back.
 
         Returns:
             What leads from dy to the gradients of x [nodes, I] and of the parameters, and the memory that it holds.
@@ -143,13 +148,81 @@ class GridLayer(CpuLayer):
 
     def stream(self, *_: Any, **__: Any) -> Any:
         """There is none: TypeError."""
-        raise TypeError(
-            f"stream: {type(self).__name__} has none, for a node of a grid waits for predecessors along several axes"
-        )
+        raise TypeError(f"stream: {type(self).__name__} has none, for a node of a grid needs others along several axes")
 
     def quantize(self, *_: Any, **__: Any) -> Any:
         """There is none: TypeError."""
         raise TypeError(f"quantize: {type(self).__name__} has float32 and float64 kernels only")
+
+
+class Walk(NamedTuple):
+    """What one direction has found, and the way back.
+
+    Attributes:
+        rows: [R] positions of nodes.
+        parts: [R, H] each: side by side they are the output.
+        back: leads from the parts' gradients to those of x and of the direction's parameters.
+        nbytes: memory that `back` holds.
+    """
+
+    rows: Array
+    parts: Sequence[Array]
+    back: Callable[[list[Array], bool], Gradients] | None
+    nbytes: int
+
+
+class DirectedLayer(GridLayer):
+    """A layer that walks over its grids in some of the 2^N directions, each with parameters of its own."""
+
+    directions: tuple[str, ...]
+    combine: str
+
+    def _run(
+        self, x: Array, y: Array, nodes: tuple[int, ...], sizes: Array | None, recompute: bool | None
+    ) -> tuple[Back | None, int]:
+        walks = []
+        for k, name in enumerate(self.directions):
+            walk = self._walk(k, x, nodes, sizes, tuple(digit == "1" for digit in name), recompute)
+            for part, columns in zip(walk.parts, self._columns(k), strict=True):
+                at = walk.rows, columns
+                y[at] = part if self.combine == "concat" or not k else y[at] + part
+            walks.append(walk._replace(parts=()))
+        if self.combine == "mean":
+            y /= len(walks)
+        if recompute is None:
+            return None, 0
+        return lambda dy, input_grad: self._run_back(walks, dy, input_grad), sum(walk.nbytes for walk in walks)
+
+    def _run_back(self, walks: Sequence[Walk], dy: Array, input_grad: bool) -> Gradients:
+        dx: Array | None = None
+        params: dict[str, Array] = {}
+        if self.combine == "mean":
+            dy = dy / dy.dtype.type(len(walks))
+        for k, walk in enumerate(walks):
+            assert walk.back is not None
+            own, of_direction = walk.back([dy[walk.rows, columns] for columns in self._columns(k)], input_grad)
+            params |= of_direction
+            dx = own if dx is None or own is None else np.add(dx, own, out=dx)
+        return dx, {name: params[name] for name in self._shapes}
+
+    def _columns(self, direction: int) -> list[slice]:
+        """Of the output: those of a direction's parts."""
+        each = self.combine == "concat"
+        width = self._width // len(self.directions) if each else self._width
+        start = direction * width * each
+        return [slice(at, at + self.hidden_size) for at in range(start, start + width, self.hidden_size)]
+
+    def _walk(
+        self,
+        direction: int,
+        x: Array,
+        nodes: tuple[int, ...],
+        sizes: Array | None,
+        flips: tuple[bool, ...],
+        recompute: bool | None,
+    ) -> Walk:
+        """Over x [nodes, I], in one direction; with recompute=None there is no way back."""
+        raise NotImplementedError
 
 
 class Networks(NamedTuple):
@@ -182,6 +255,25 @@ def dimensions(value: Any, least: int = 1, most: int = MAX_DIMS) -> int:
     if dims > most:
         raise ValueError(f"dims: expected {least}..{most}, got {shown(dims)}")
     return dims
+
+
+def named_directions(value: Any, dims: int) -> tuple[str, ...]:
+    """The argument `directions`, checked: the directions that it stands for."""
+    every = tuple(map("".join, product("01", repeat=dims)))
+    expected = f"'all', 1 or some of {', '.join(every[:4])}{', ..' * (len(every) > 4)}"
+    if isinstance(value, str) and value == "all":
+        return every
+    if isinstance(value, int) and not isinstance(value, bool) and value == 1:
+        return every[:1]
+    if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"directions: expected {expected}, got {shown(value)}")
+    names = tuple(value)
+    if not names or not set(names) <= set(every) or len(set(names)) < len(names):
+        raise ValueError(f"directions: expected {expected}, each once, got {shown(value)}")
+    return names
+
+
+COMBINE = {name: name for name in ("concat", "sum", "mean")}
 
 
 def grid_graph(

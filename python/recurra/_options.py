@@ -63,6 +63,16 @@ def chance(name: str, value: Any) -> float:
     return number
 
 
+def bound(name: str, value: Any, dtype: Any = "float64") -> float:
+    """`value` as a positive float, and neither zero nor, unless it is so already, infinite in `dtype`."""
+    number, limits = real(name, value), np.finfo(dtype)
+    if number <= 0:
+        raise ValueError(f"{name}: expected a positive number, got {shown(value)}")
+    if not (float(limits.tiny) <= number <= float(limits.max) or math.isinf(number)):  # below, numbers count as zero
+        raise ValueError(f"{name}: expected a normal number of {np.dtype(dtype)} or infinity, got {shown(value)}")
+    return number
+
+
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool; anything else is refused, so that a misplaced positional argument is noticed."""
     if not isinstance(value, (bool, np.bool_)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def inferred(cell: Cell, params: Mapping[str, Any], gpu: int | None) -> tuple[Sizes, np.dtype[Any]]:
+def inferred(cell: Cell, params: Mapping[str, Any], gpu: int | None, direction: str) -> tuple[Sizes, np.dtype[Any]]:
     """What names and shapes say about the network; whether they all agree `checked_parameters` finds out."""
     needed = ["weight_ih_l0"] + ["weight_hh_l0"] * cell.recurrent_product
     for name in needed:
@@ -35,13 +35,19 @@ def inferred(cell: Cell, params: Mapping[str, Any], gpu: int | None) -> tuple[Si
     names, layers = set(params), 1
     while f"weight_ih_l{layers}" in names or f"weight_hh_l{layers}" in names:
         layers += 1
+    if direction == "reverse" and "weight_ih_l0_reverse" in params:
+        raise ValueError("direction: expected 'bidirectional' with parameters of two directions, got 'reverse'")
     sizes = Sizes(
         input=weight_ih[1],
         hidden=hidden,
         output=weight_hh[1] if cell.projected else hidden,
         layers=layers,
-        directions=2 if "weight_ih_l0_reverse" in params else 1,
-        bias=any(f"{name}_l0" in params for name, *_, is_bias in cell.params if is_bias),
+        directions=2 if "weight_ih_l0_reverse" in params or direction == "bidirectional" else 1,
+        bias=any(f"{name}_l0" in params for name, *_, is_bias in cell.params if is_bias and name != "bias_hr"),
+        reverse=direction == "reverse",
+        initial_state="h_0" in params,
+        proj_bias=cell.projected and "bias_hr_l0" in params,
+        heads=hidden // weight_hh[1] if cell.has_heads and hidden % weight_hh[1] == 0 else 1,
     )
     return sizes, float_dtype("params weight_ih_l0", dtype)
 

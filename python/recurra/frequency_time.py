@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from . import _core
 from ._arrays import bounded, check, empty, memory_for, output, require_batch, vector
 from ._fixed import Fixed
-from ._options import check_names, flag, generator, integer, mapping, shown
+from ._marks import PREVIOUS, checked_flags
+from ._options import check_names, flag, generator, integer, mapping, noise_seed, shown
 from .layers import LSTM
 from .tape import Gradients, Tape
 
@@ -56,6 +58,8 @@ class FrequencyTimeLSTM(Fixed):
         bidirectional_frequency: read the chunks in both directions, which doubles what the T-LSTM reads.
         proj_size: as of `recurra.LSTM`, of the T-LSTM.
         peephole: as of `recurra.LSTM`, of both.
+        dropout: as of `recurra.LSTM`, of what the F-LSTM passes to the T-LSTM and its layers to each other.
+        zoneout: as of `recurra.LSTM`, of the T-LSTM; the F-LSTM's states last for one frame.
         dtype: float32 or float64, of parameters, inputs and outputs.
         seed, rng: as of `recurra.LSTM`.
 
@@ -89,6 +93,8 @@ class FrequencyTimeLSTM(Fixed):
         bidirectional_frequency: bool = False,
         proj_size: int = 0,
         peephole: bool = False,
+        dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         dtype: DTypeLike = "float32",
         seed: Seed = None,
         rng: np.random.Generator | None = None,
@@ -108,10 +114,11 @@ class FrequencyTimeLSTM(Fixed):
         units = integer("frequency_size", frequency_size)
         both = flag("bidirectional_frequency", bidirectional_frequency)
         options: dict[str, Any] = {"bias": bias, "peephole": peephole, "dtype": dtype, "rng": generator(seed, rng)}
+        over_time: dict[str, Any] = {"proj_size": proj_size, "dropout": dropout, "zoneout": zoneout}
         inputs = chunks * units * (1 + both)
         with memory_for(f"frequency_size={shown(units)}"):
             frequency = LSTM(size, units, bidirectional=both, **options)
-            time = LSTM(inputs, hidden_size, num_layers, batch_first=batch_first, proj_size=proj_size, **options)
+            time = LSTM(inputs, hidden_size, num_layers, batch_first=batch_first, **over_time, **options)
         self.__dict__.update(
             input_size=bands,
             hidden_size=time.hidden_size,
@@ -138,14 +145,20 @@ class FrequencyTimeLSTM(Fixed):
         state: State | None = None,
         *,
         lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
         out: Array | None = None,
     ) -> tuple[Array, State]:
-        """Run whole sequences: as a call of `recurra.LSTM`, with F in place of I; the state is the T-LSTM's."""
+        """Run whole sequences: as a call of `recurra.LSTM`, with F in place of I; states are the T-LSTM's."""
         frequency, time = self._stages
-        array, valid = self._checked(time, x, state, lengths)
+        array, valid, read = self._checked(time, x, state, lengths, mask)
         u = empty("input of the T-LSTM", (*array.shape[:-1], time.input_size), time.dtype)
-        frequency(self._cut(array), lengths=self._chunk_lengths(array, valid), out=self._side_by_side(u))
-        return time(u, state, lengths=valid, out=out)
+        frequency(self._cut(array), lengths=self._chunk_lengths(array, valid, read), out=self._side_by_side(u))
+        marks = _marks(resets, reset_state, mask, masked_output)
+        y, final = time(u, state, lengths=valid, out=out, **marks)
+        return y, final
 
     def forward(
         self,
@@ -153,7 +166,12 @@ class FrequencyTimeLSTM(Fixed):
         state: State | None = None,
         *,
         lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
         recompute: bool = False,
+        rng: int | np.random.Generator | None = None,
     ) -> tuple[Array, State, FrequencyTimeTape]:
         """Run whole sequences for training: as `recurra.LSTM.forward`, with a tape to go back over both LSTMs.
 
@@ -164,13 +182,16 @@ class FrequencyTimeLSTM(Fixed):
         ((100, 8, 26), (32, 8))
         """
         frequency, time = self._stages
-        array, valid = self._checked(time, x, state, lengths)
-        chunk_lengths = self._chunk_lengths(array, valid)
+        seed = noise_seed(rng)
+        array, valid, read = self._checked(time, x, state, lengths, mask)
+        chunk_lengths = self._chunk_lengths(array, valid, read)
         features, _, low = frequency.forward(self._cut(array), lengths=chunk_lengths, recompute=recompute)
         u = empty("input of the T-LSTM", (*array.shape[:-1], time.input_size), time.dtype)
         self._side_by_side(u)[...] = features
-        y, final, high = time.forward(u, state, lengths=valid, recompute=recompute)
-        return y, final, FrequencyTimeTape(self, low, high, array.shape)
+        self._drop(u, seed, read)
+        marks = _marks(resets, reset_state, mask, masked_output)
+        y, final, high = time.forward(u, state, lengths=valid, recompute=recompute, rng=seed, **marks)
+        return y, final, FrequencyTimeTape(self, low, high, array.shape, seed, read)
 
     def stream(self, batch: int | None = None, *, threads: int = 1) -> FrequencyTimeStream:
         """A stream through this layer, its state zero: a frame a step. See `FrequencyTimeStream`.
@@ -208,17 +229,22 @@ class FrequencyTimeLSTM(Fixed):
         """Number of values in all parameters."""
         return sum(stage.parameter_count for stage in self._stages)
 
-    def _checked(self, time: LSTM, x: Any, state: Any, lengths: Any) -> tuple[Array, Array | None]:
+    def _checked(
+        self, time: LSTM, x: Any, state: Any, lengths: Any, mask: Any
+    ) -> tuple[Array, Array | None, Array | None]:
+        """x, lengths and which frames [T, B] are read."""
         axes = ("B", "T") if self.batch_first else ("T", "B")
         array = check("x", x, time.dtype, (*axes, self.input_size), ("T", self.input_size))
         batch = (array.shape[axes.index("B")],) if array.ndim == 3 else ()
         packed: Any = time._packed
         if state is not None:
             packed.check_state(state, batch)
+        steps = array.shape[axes.index("T") if batch else 0]
+        read = checked_flags("mask", mask, steps, batch, self.batch_first)
         if lengths is None:
-            return array, None
+            return array, None, read
         require_batch(batch, array.shape)
-        return array, bounded("lengths", vector("lengths", lengths, *batch), array.shape[axes.index("T")])
+        return array, bounded("lengths", vector("lengths", lengths, *batch), steps), read
 
     def _cut(self, x: Array) -> Array:
         """A view of x [..., F] as the F-LSTM reads it, [M, frames, chunk_size]."""
@@ -230,13 +256,28 @@ class FrequencyTimeLSTM(Fixed):
         """A view of the T-LSTM's input [..., M * size] as the F-LSTM writes it, [M, frames, size]."""
         return u.reshape(-1, self.chunks, u.shape[-1] // self.chunks).swapaxes(0, 1)
 
-    def _chunk_lengths(self, x: Array, valid: Array | None) -> Array | None:
-        """M for each frame, 0 for padded ones, so that nobody reads these."""
-        if valid is None:
+    def _drop(self, u: Array, seed: int | None, read: Array | None) -> None:
+        """Leave out some of the T-LSTM's input, or of its gradient, as its layers do between each other."""
+        if seed is None or not self.time.dropout:
+            return
+        rows = u[:, None] if u.ndim == 2 else u.swapaxes(0, 1) if self.batch_first else u
+        options = (self.time.dropout, seed, self.time.num_layers)  # a lane that none of its layers has
+        if read is None:
+            return _core.drop_between(rows, *options)
+        order = np.argsort(~read, axis=0, kind="stable")[..., None]  # frames are counted without those that are masked
+        moved = np.take_along_axis(rows, order, 0)
+        _core.drop_between(moved, *options)
+        np.put_along_axis(rows, order, moved, 0)
+
+    def _chunk_lengths(self, x: Array, valid: Array | None, read: Array | None) -> Array | None:
+        """M for each frame, 0 for padded and masked ones, so that nobody reads these."""
+        if valid is None and read is None:
             return None
-        steps = np.arange(x.shape[1 if self.batch_first else 0])
-        inside = steps < valid[:, None] if self.batch_first else steps[:, None] < valid
-        return np.where(inside, self.chunks, 0).reshape(-1)
+        steps = x.shape[1 if self.batch_first and x.ndim == 3 else 0]
+        inside = np.ones((steps, 1), bool) if read is None else read
+        if valid is not None:
+            inside = inside & (np.arange(steps)[:, None] < valid)
+        return np.where(inside.T if self.batch_first else inside, self.chunks, 0).reshape(-1)
 
     def __repr__(self) -> str:
         cut = f"chunk_size={self.chunk_size}, overlap={self.overlap}"
@@ -246,10 +287,19 @@ class FrequencyTimeLSTM(Fixed):
 class FrequencyTimeTape:
     """What `FrequencyTimeLSTM.forward` keeps for `backward`, which may be called again."""
 
-    __slots__ = ("_high", "_layer", "_low", "_shape")
+    __slots__ = ("_high", "_layer", "_low", "_read", "_seed", "_shape")
 
-    def __init__(self, layer: FrequencyTimeLSTM, low: Tape, high: Tape, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        layer: FrequencyTimeLSTM,
+        low: Tape,
+        high: Tape,
+        shape: tuple[int, ...],
+        seed: int | None,
+        read: Array | None,
+    ) -> None:
         self._layer, self._low, self._high, self._shape = layer, low, high, shape
+        self._seed, self._read = seed, read
 
     @property
     def nbytes(self) -> int:
@@ -264,9 +314,12 @@ class FrequencyTimeTape:
         wanted, layer = flag("input_grad", input_grad), self._layer
         above = self._high.backward(dy, dstate)
         assert above.x is not None
+        layer._drop(above.x, self._seed, self._read)
         below = self._low.backward(layer._side_by_side(above.x), input_grad=wanted)
         params = _prefixed(below.params, above.params)
-        return Gradients(None if below.x is None else self._summed(below.x), above.state, params)
+        gradients = Gradients(None if below.x is None else self._summed(below.x), above.state, params)
+        gradients.reset_state = above.reset_state
+        return gradients
 
     def _summed(self, chunks: Array) -> Array:
         """The gradient of x from those of its chunks [M, frames, chunk_size]."""
@@ -309,10 +362,20 @@ class FrequencyTimeStream:
         self._frames, self._u = (np.zeros((rows, size), time.dtype) for size in (layer.input_size, time.input_size))
         self._chunks, self._written = layer._cut(self._frames), layer._side_by_side(self._u)
 
-    def step(self, x: Input, out: Array | None = None) -> Array:
+    def step(
+        self,
+        x: Input,
+        out: Array | None = None,
+        *,
+        resets: Input | bool | None = None,
+        reset_state: State | None = None,
+        mask: Input | bool | None = None,
+        masked_output: str = PREVIOUS,
+    ) -> Array:
         """Advance by one frame: [O], or [batch, O], from x [F], or [batch, F].
 
-        Where the F-LSTM has one direction and `out` is given, no array is allocated.
+        Where the F-LSTM has one direction and `out` is given, no array is allocated. With resets and mask, which are as
+        of `recurra.Stream.step`, some are.
 
         Raises:
             TypeError, ValueError: as a layer call; the state is unchanged then.
@@ -326,12 +389,22 @@ class FrequencyTimeStream:
         else:
             self._bands.reset()
             self._bands.run(self._chunks, out=self._written)
-        self._time.step(self._u if axes else self._u[0], out=written)
+        marks = _marks(resets, reset_state, mask, masked_output)
+        self._time.step(self._u if axes else self._u[0], out=written, **marks)
         return y
 
-    def run(self, chunk: Input, out: Array | None = None) -> Array:
+    def run(
+        self,
+        chunk: Input,
+        out: Array | None = None,
+        *,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
+    ) -> Array:
         """Advance by any number of frames: [T, O] from [T, F], or [T, batch, O] from [T, batch, F], batch first if the
-        layer is.
+        layer is. Resets and mask are as of `recurra.Stream.run`.
 
         Raises:
             TypeError, ValueError: as a layer call; the state is unchanged then.
@@ -342,7 +415,7 @@ class FrequencyTimeStream:
         y, written = output(out, (*frames.shape[:-1], self._time._outputs), self._u.dtype, {"chunk": frames})
         u = empty("input of the T-LSTM", (*frames.shape[:-1], self._u.shape[1]), self._u.dtype)
         self._frequency(layer._cut(frames), out=layer._side_by_side(u))
-        self._time.run(u, out=written)
+        self._time.run(u, out=written, **_marks(resets, reset_state, mask, masked_output))
         return y
 
     @property
@@ -354,12 +427,19 @@ class FrequencyTimeStream:
     def state(self, state: State) -> None:
         self._time.state = state
 
-    def reset(self, rows: Sequence[int] | Input | None = None) -> None:
-        """Set the state to zero, of all sequences or of some: as of `recurra.Stream`."""
-        self._time.reset(rows)
+    def reset(self, rows: Sequence[int] | Input | None = None, state: State | None = None) -> None:
+        """Set the state to zero or to `state`, of all sequences or of some: as of `recurra.Stream`."""
+        self._time.reset(rows, state)
 
     def __reduce__(self) -> Any:
         raise TypeError("a stream cannot be copied or pickled: make another from its layer and set its state")
+
+
+def _marks(resets: Any, reset_state: Any, mask: Any, masked_output: Any) -> dict[str, Any]:
+    """Those arguments of the T-LSTM that are not default."""
+    given = {"resets": resets, "reset_state": reset_state, "mask": mask}
+    marks = {name: value for name, value in given.items() if value is not None}
+    return marks if masked_output is PREVIOUS else marks | {"masked_output": masked_output}
 
 
 _NAMES = ("frequency", "time")

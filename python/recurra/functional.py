@@ -14,6 +14,9 @@ with a projection to P values, O = P):
     state      h [L*D, B, O], for LSTMs a tuple (h, c) with c [L*D, B, H]; no B axis if x has none; never batch_first
     lengths    B integers in 0..T, in any order: outputs past a sequence's length are zero, its final state is that of
                its own last step (the initial state if it has none), the reverse direction starts at that step
+    resets     bool [T, B], with batch_first [B, T], or [T]: before such a step states become zero, or reset_state
+    mask       likewise: steps that are False are left out; masked_output "previous" repeats the last output there,
+               "zero" does not (both as of `Recurrent.__call__`)
     out        where to write the output: a writeable array of its shape and dtype whose last axis is contiguous
 
 Arrays are NumPy's, or of any library that shares CPU memory through DLPack; they may be strided and read-only. All are
@@ -24,7 +27,7 @@ overlaps an input. Returned states are new arrays.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,28 +35,31 @@ from ._arrays import as_array, check_distinct, detached
 from ._arrays import unwrapped as unwrapped
 from ._arrays import wrapped as wrapped
 from ._cells import (
-    CELLS,
+    SEQUENCE_CELLS,
     Regularization,
     differential_cell,
     gru_cell,
+    gru_choice,
     indrnn_cell,
     lstm_cell,
-    lstm_constants,
+    lstm_choice,
     min_gru_cell,
     min_lstm_cell,
     multiplicative_lstm_cell,
-    rnn_cell,
+    rnn_choice,
+    slstm_cell,
     sru_cell,
 )
+from ._marks import PREVIOUS, marks_of
 from ._options import mapping
 from .packed import Packed, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ._arrays import Array, Input
+    from .activation import Activations
     from .packed import State
-    from .tape import Tape
 
 __all__ = [
     "Packed",
@@ -69,6 +75,7 @@ __all__ = [
     "pack",
     "rnn",
     "run",
+    "slstm",
     "sru",
 ]
 
@@ -79,9 +86,14 @@ def run(
     state: State | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
-) -> tuple[Array, State]:
+    return_cells: bool = False,
+) -> tuple[Any, ...]:
     """Run a packed network over whole sequences; returns (output, final state). Shapes: see the module.
 
         >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
@@ -94,10 +106,14 @@ def run(
         x: input.
         state: initial state, default zeros.
         lengths: valid steps of each sequence, default all. No step beyond them is computed. Batched input only.
+        resets, reset_state, mask, masked_output: as of `Recurrent.__call__`.
         out: array to write the output to, and to return. Must not overlap x or the state.
         batch_first: x and output are [B, T, ...] instead of [T, B, ...].
+        return_cells: also return c of every step, as `Recurrent.__call__` does.
     """
-    return _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first)
+    marks = marks_of(resets, reset_state, mask, masked_output)
+    options: dict[str, Any] = {"out": out, "batch_first": batch_first, "return_cells": return_cells}
+    return _known(packed).run(x, state, lengths=lengths, marks=marks, **options)
 
 
 def forward(
@@ -106,10 +122,15 @@ def forward(
     state: State | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     batch_first: bool = False,
     recompute: bool = False,
     rng: int | np.random.Generator | None = None,
-) -> tuple[Array, State, Tape]:
+    return_cells: bool = False,
+) -> tuple[Any, ...]:
     """As `run`, for training: returns (output, final state, tape); see `Recurrent.forward`.
 
     >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
@@ -117,7 +138,10 @@ def forward(
     >>> tape.backward(np.ones_like(y)).x.shape
     (100, 8, 12)
     """
-    return _known(packed).forward(x, state, lengths=lengths, batch_first=batch_first, recompute=recompute, rng=rng)
+    marks = marks_of(resets, reset_state, mask, masked_output)
+    options: dict[str, Any] = {"recompute": recompute, "rng": rng, "batch_first": batch_first}
+    options["return_cells"] = return_cells
+    return _known(packed).forward(x, state, lengths=lengths, marks=marks, **options)
 
 
 def _known(packed: Packed) -> Packed:
@@ -132,10 +156,18 @@ def lstm(
     state: tuple[Input, Input] | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     coupled: bool | str = False,
     cell_clip: float | None = None,
+    activation: Activations = "tanh",
+    recurrent_activation: Activations = "sigmoid",
+    output_activation: Activations | None = None,
+    clip: float | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """LSTM over whole sequences; returns (output, (h, c)). Equations, options: `recurra.LSTM`; shapes: the module.
 
@@ -144,14 +176,18 @@ def lstm(
         >>> y.shape, h.shape, c.shape
         ((100, 8, 64), (1, 8, 64), (1, 8, 64))
 
-    Peepholes and a projection are used if `params` holds weight_peep_l0, weight_hr_l0. A `Packed` in place of the
-    mapping must have been packed for the same cell and constants, else ValueError.
+    Peepholes, a projection, its bias and layer normalisation are used if `params` holds weight_peep_l0, weight_hr_l0,
+    bias_hr_l0, gamma_x_l0. A `Packed` in place of the mapping must have been packed for the same cell and constants,
+    else ValueError.
     """
-    params = params if isinstance(params, Packed) else mapping("params", params)
-    names = params.shapes if isinstance(params, Packed) else params
-    cell = lstm_cell(coupled, "weight_peep_l0" in names, "weight_hr_l0" in names)
-    packed = _packed(cell, params, out, lstm_constants(cell_clip))
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    params, names = _names(params)
+    cell = lstm_cell(coupled, "weight_peep_l0" in names, "weight_hr_l0" in names, "gamma_x_l0" in names)
+    own = (activation, recurrent_activation, output_activation)
+    cell, constants = lstm_choice(cell, cell_clip, own, clip, "weight_ih_l0_reverse" in names)
+    marks = marks_of(resets, reset_state, mask, masked_output)
+    packed = _packed(cell, params, out, constants)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def gru(
@@ -160,10 +196,17 @@ def gru(
     state: Input | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     reset: str = "after",
     update: str = "keep",
+    activation: Activations = "tanh",
+    recurrent_activation: Activations = "sigmoid",
+    clip: float | None = None,
 ) -> tuple[Array, Array]:
     """GRU over whole sequences; returns (output, h). Equations, options: `recurra.GRU`; shapes: the module.
 
@@ -171,9 +214,16 @@ def gru(
     >>> y, h = functional.gru(np.zeros((100, 8, 12), "float32"), params, reset="after")
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
+
+    Layer normalisation is used if `params` holds gamma_x_l0.
     """
-    packed = _packed(gru_cell(reset, update), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    params, names = _names(params)
+    standard, both = gru_cell(reset, update, "gamma_x_l0" in names), "weight_ih_l0_reverse" in names
+    cell, constants = gru_choice(standard, activation, recurrent_activation, clip, both)
+    marks = marks_of(resets, reset_state, mask, masked_output)
+    packed = _packed(cell, params, out, constants)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def rnn(
@@ -182,9 +232,14 @@ def rnn(
     state: Input | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
-    nonlinearity: str = "tanh",
+    nonlinearity: Activations = "tanh",
+    clip: float | None = None,
 ) -> tuple[Array, Array]:
     """Elman RNN over whole sequences; returns (output, h). Equations: `recurra.RNN`; shapes: the module.
 
@@ -193,8 +248,12 @@ def rnn(
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
     """
-    packed = _packed(rnn_cell(nonlinearity), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    params, names = _names(params)
+    cell, constants = rnn_choice(nonlinearity, clip, "weight_ih_l0_reverse" in names)
+    marks = marks_of(resets, reset_state, mask, masked_output)
+    packed = _packed(cell, params, out, constants)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def multiplicative_lstm(
@@ -203,6 +262,10 @@ def multiplicative_lstm(
     state: tuple[Input, Input] | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     form: str = "standard",
@@ -216,8 +279,10 @@ def multiplicative_lstm(
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
     """
+    marks = marks_of(resets, reset_state, mask, masked_output)
     packed = _packed(multiplicative_lstm_cell(form, bias_at), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def differential_rnn(
@@ -226,9 +291,14 @@ def differential_rnn(
     state: tuple[Input, ...] | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     orders: tuple[int, ...] = (1,),
+    diagonal: bool = True,
 ) -> tuple[Array, tuple[Array, ...]]:
     """Differential RNN over whole sequences; returns (output, state). Equations, options:
     `recurra.DifferentialRNN`; shapes: the module.
@@ -238,8 +308,39 @@ def differential_rnn(
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
     """
-    packed = _packed(differential_cell(orders, True), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    marks = marks_of(resets, reset_state, mask, masked_output)
+    packed = _packed(differential_cell(orders, diagonal), params, out)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
+
+
+def slstm(
+    x: Input,
+    params: Mapping[str, Input] | Packed,
+    state: tuple[Input, ...] | None = None,
+    *,
+    lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
+    out: Input | None = None,
+    batch_first: bool = False,
+    forget: str = "sigmoid",
+) -> tuple[Array, tuple[Array, ...]]:
+    """sLSTM over whole sequences; returns (output, state). Equations, options: `recurra.SLSTM`; shapes: the module.
+
+    >>> params = recurra.SLSTM(12, 64, heads=4).state_dict()
+    >>> y, (h, c, n, m) = functional.slstm(np.zeros((100, 8, 12), "float32"), params)
+    >>> y.shape, h.shape
+    ((100, 8, 64), (1, 8, 64))
+
+    The number of heads is told by the shape of weight_hh_l0, [4H, H / heads].
+    """
+    marks = marks_of(resets, reset_state, mask, masked_output)
+    packed = _packed(slstm_cell(forget), params, out)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def indrnn(
@@ -248,6 +349,10 @@ def indrnn(
     state: Input | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     nonlinearity: str = "relu",
@@ -260,8 +365,10 @@ def indrnn(
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
     """
+    marks = marks_of(resets, reset_state, mask, masked_output)
     packed = _packed(indrnn_cell(nonlinearity), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def min_gru(
@@ -270,6 +377,10 @@ def min_gru(
     state: Input | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     candidate: str = "linear",
@@ -282,8 +393,10 @@ def min_gru(
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
     """
+    marks = marks_of(resets, reset_state, mask, masked_output)
     packed = _packed(min_gru_cell(candidate), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def min_lstm(
@@ -292,6 +405,10 @@ def min_lstm(
     state: Input | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     candidate: str = "linear",
@@ -304,8 +421,10 @@ def min_lstm(
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
     """
+    marks = marks_of(resets, reset_state, mask, masked_output)
     packed = _packed(min_lstm_cell(candidate), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
 
 
 def sru(
@@ -314,6 +433,10 @@ def sru(
     state: tuple[Input, Input] | None = None,
     *,
     lengths: Sequence[int] | Input | None = None,
+    resets: Input | None = None,
+    reset_state: State | None = None,
+    mask: Input | None = None,
+    masked_output: str = PREVIOUS,
     out: Input | None = None,
     batch_first: bool = False,
     nonlinearity: str = "identity",
@@ -326,8 +449,18 @@ def sru(
     >>> y.shape, h.shape
     ((100, 8, 64), (1, 8, 64))
     """
+    marks = marks_of(resets, reset_state, mask, masked_output)
     packed = _packed(sru_cell(nonlinearity), params, out)
-    return run(packed, x, state, lengths=lengths, out=out, batch_first=batch_first)
+    y, final = _known(packed).run(x, state, lengths=lengths, out=out, batch_first=batch_first, marks=marks)
+    return y, final
+
+
+def _names(params: Mapping[str, Input] | Packed) -> tuple[Mapping[str, Input] | Packed, Iterable[str]]:
+    """`params` if it is one or the other, and the names in it."""
+    if isinstance(params, Packed):
+        return params, params.shapes
+    params = mapping("params", params)
+    return params, params
 
 
 def _packed(
@@ -335,7 +468,8 @@ def _packed(
 ) -> Packed:
     """`params` packed for these options, or found to be so already."""
     if isinstance(params, Packed):
-        want, have = CELLS[cell].constant_values(constants, params.placement.parameter_dtype), dict(params.constants)
+        dtype, directions = params.placement.parameter_dtype, params.sizes.directions
+        want, have = SEQUENCE_CELLS[cell].constant_values(constants, dtype, directions), dict(params.constants)
         if (params.cell, have) != (cell, want):
             raise ValueError(f"params: expected {cell!r} with constants {want}, got {params.cell!r} packed with {have}")
         return params

@@ -25,6 +25,11 @@ __all__ = ["Generated", "generate"]
 class Generated(NamedTuple):
     """What `generate` returns. Without `batch` there is no axis B, without `beams` no axis of beams.
 
+        >>> layer, table, head = recurra.GRU(8, 16), recurra.Embedding(5, 8), recurra.Linear(16, 4)
+        >>> tokens, lengths, scores = recurra.generate(layer, head, table, start=4, max_length=6, batch=3)
+        >>> tokens.shape, lengths.tolist(), scores.dtype.name
+        ((3, 6), [6, 6, 6], 'float64')
+
     Attributes:
         tokens: int64 [B, beams, T], T the longest of the lengths; `end` after a sequence's own.
         lengths: int64 [B, beams], tokens that each sequence has, its `end` included.
@@ -74,6 +79,9 @@ def generate(
     state as `state`. A vector of features enters as `state` (see `recurra.InitialState`), as `first_input`, or as both
     (Vinyals et al. 2015, arXiv:1411.4555).
 
+    There are neither resets nor masks: a sequence is written once, from its start, and no step of it can be left out.
+    Give them to the layer's call over a text that is to be continued.
+
     In a beam search each step keeps the `beams` best of all sequences that are one token longer, or finished, ranked by
     log-probability / length ** length_penalty; lower beams and tokens win ties. All beams of all samples are one batch.
 
@@ -98,7 +106,7 @@ def generate(
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, value, shape or dtype, or of no use beside the others;
-            the layer is bidirectional or on a GPU.
+            the layer runs backwards or both ways, or is on a GPU.
         FloatingPointError: a largest logit is not finite; names the step.
         MemoryError: the tokens, or the network's states, would not fit this machine; nothing has been allocated.
     """
@@ -264,8 +272,10 @@ def _chooser(beams: Any, temperature: Any, top_k: Any, rng: Any) -> Callable[[Ar
 def _check_network(layer: object, head: object, embedding: object) -> None:
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected a recurra layer, got {type(layer).__name__}")
-    if layer.bidirectional:
-        raise ValueError(f"layer: expected one direction, for a sequence is read as it is written, got {layer!r}")
+    if layer.direction != "forward":
+        raise ValueError(
+            f"layer: expected one direction, forward, for a sequence is read as it is written, got {layer!r}"
+        )
     if layer.device != "cpu":
         raise ValueError(f"layer: expected one on the CPU, got one on {layer.device}")
     outputs = checked_head(layer._packed, head).out_features  # type: ignore[arg-type]

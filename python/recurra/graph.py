@@ -1,7 +1,7 @@
 """Cells whose step has several predecessors: trees, grids and other graphs without cycles.
 
 A `Graph` says which rows depend on which, a `GraphNetwork` runs a cell over its rows, front by front, and back.
-`TreeLSTM`, `MultidimensionalLSTM` and `GridLSTM` are made of these two.
+`TreeLSTM`, `MultidimensionalLSTM`, `GridLSTM` and `LocalGlobalLSTM` are made of these two.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import as_array, check, contiguous, detached, empty, memory_for, require_memory, vector
+from ._cells import GRAPH_CELLS
 from ._fixed import Fixed
 from ._options import choice, flag, float_dtype, integer, items, mapping
 from ._parameters import checked_parameters
@@ -37,6 +38,7 @@ _CELLS = (
     "mdlstm_leakylp",
     "time_frequency",
     "grid",
+    *GRAPH_CELLS,
 )
 _MAX_SLOTS = 4
 
@@ -57,8 +59,8 @@ class Graph(Fixed):
             rows. Rows 0 .. fronts[0]-1 are given: the caller supplies their states.
         before: [S, N], the row of the predecessor in each slot, -1 where there is none (its states count as zero). A
             predecessor is given or in an earlier front, and in the same slot of no other row.
-        source: [N], the row of x that feeds this row, -1 where none does (then there is the bias alone). No two rows
-            have the same. Default: -1 for all.
+        source: [N], the row of x that feeds this row, -1 where none does (then there is the bias alone). Where rows
+            share one, its products are made once, to the same bits. Default: -1 for all.
         children: instead of `before`, for cells with any number of predecessors, which are all alike: (first [N+1],
             rows [C]). Those of row r are rows[first[r]:first[r+1]], in the order in which they are summed. They are
             given or in earlier fronts, and each has one parent.
@@ -102,7 +104,9 @@ class Graph(Fixed):
         # The first row of each row's front: what it depends on lies before. Given rows depend on nothing.
         start = np.repeat(np.concatenate(([0], front_starts[:-1])), np.diff(front_starts, prepend=0))
         sources = np.full(rows, -1) if source is None else _int64("source", source, rows)
-        _check_once("source", sources, None, "row of x", "feeds")
+        if (sources < -1).any():
+            at = int((sources < -1).argmax())
+            raise ValueError(f"source: expected -1 or more, got {sources[at]} at position {at}")
         if (sources[:given] >= 0).any():
             raise ValueError("source: expected -1 for given rows, whose states are known")
         slots, lists = np.empty((0, rows), np.int64), None
@@ -164,16 +168,14 @@ def _child_lists(children: Any, rows: int) -> tuple[Array, Array]:
     return first, listed
 
 
-def _check_once(name: str, values: Array, limits: Array | None, kind: str, does: str, none: bool = True) -> None:
+def _check_once(name: str, values: Array, limits: Array, kind: str, does: str, none: bool = True) -> None:
     """Each value is -1 (if `none` may be) or 0 .. its limit - 1, and there only once."""
-    wrong = values < (-1 if none else 0)
-    if limits is not None:
-        wrong |= values >= limits
+    wrong = (values < (-1 if none else 0)) | (values >= limits)
     if wrong.any():
         at = int(wrong.argmax())
-        earlier = "" if limits is None else f"{kind}s of earlier fronts, 0..{int(limits[at]) - 1}, "
         least = "-1 or more" if none else "0 or more"
-        raise ValueError(f"{name}: expected {earlier}{least}, got {values[at]} at position {at}")
+        earlier = f"{kind}s of earlier fronts, 0..{int(limits[at]) - 1}"
+        raise ValueError(f"{name}: expected {earlier}, {least}, got {values[at]} at position {at}")
     used, counts = np.unique(values[values >= 0], return_counts=True)
     if (counts > 1).any():
         raise ValueError(
@@ -228,6 +230,10 @@ class GraphNetwork(Fixed):
         "grid" (h_1..h_N, m_1..m_N)
                                  [10] weight_d [4H, N*H] (H rows for a dimension that is no LSTM), bias_d [4H],
                                  weight_ih_d [4H, I] of x in every block, d = 1..N
+        "differential_full_..." (h, d0, ..)
+                                 [11] `DifferentialRNN` with matrices and orders 0, 1, 2, 01, 02, 12 or 012; one slot;
+                                 blocks i, f, g, o: weight_ih [4H, I], weight_hh [4H, H], weight_dos, for each order
+                                 i, f, o: [3H, H], bias [4H]
 
     Biases, peepholes and, where nothing is fed from x, weight_ih may be left out of `params`. A pre-activation is one
     chain of fused multiply-adds: bias, x, then the states of the slots in order (for "s_lstm_tree" all h, then all c).
@@ -242,6 +248,7 @@ class GraphNetwork(Fixed):
         dimensions: of "grid": "lstm", "identity", "tanh" or "relu" for each; default all "lstm". The last three have no
             memory: m of such a dimension is zero.
         priority: of "grid": whether each dimension sees the new h of those without priority; default none.
+        residual: of "grid": whether the new h of each dimension has the old one added; default none.
         form: of "grid": "paper", h = tanh(o * m), or "standard", h = o * tanh(m).
 
     Raises:
@@ -270,9 +277,10 @@ class GraphNetwork(Fixed):
         dtype: DTypeLike | None = None,
         dimensions: Sequence[str] | None = None,
         priority: Sequence[bool] | None = None,
+        residual: Sequence[bool] | None = None,
         form: str = "paper",
     ) -> None:
-        options = _cell_options(cell, input_size, hidden_size, slots, dimensions, priority, form)
+        options = _cell_options(cell, input_size, hidden_size, slots, dimensions, priority, residual, form)
         states, described = _core.graph_cell(**options)
         given = mapping("params", params)
         if dtype is None:
@@ -301,10 +309,11 @@ class GraphNetwork(Fixed):
         slots: int = 2,
         dimensions: Sequence[str] | None = None,
         priority: Sequence[bool] | None = None,
+        residual: Sequence[bool] | None = None,
         form: str = "paper",
     ) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all parameters that a network with these arguments may have."""
-        options = _cell_options(cell, input_size, hidden_size, slots, dimensions, priority, form)
+        options = _cell_options(cell, input_size, hidden_size, slots, dimensions, priority, residual, form)
         return {name: tuple(shape) for name, shape, _ in _core.graph_cell(**options)[1]}
 
     @property
@@ -433,35 +442,41 @@ class GraphTape:
 
 
 def _cell_options(
-    cell: Any, input_size: Any, hidden_size: Any, slots: Any, dimensions: Any, priority: Any, form: Any
+    cell: Any, input_size: Any, hidden_size: Any, slots: Any, dimensions: Any, priority: Any, residual: Any, form: Any
 ) -> dict[str, Any]:
     """The arguments of the core, checked."""
     name = choice("cell", cell, {known: known for known in _CELLS})
     count = 0 if name == "child_sum_tree" else integer("slots", slots)
     if count > _MAX_SLOTS:
         raise ValueError(f"slots: expected at most {_MAX_SLOTS}, got {count}")
-    if name == "time_frequency" and count != 2:
-        raise ValueError(f"slots: expected 2 for {name!r}, got {count}")
+    fixed = 2 if name == "time_frequency" else 1 if name in GRAPH_CELLS else count
+    if count != fixed:
+        raise ValueError(f"slots: expected {fixed} for {name!r}, got {count}")
     standard = choice("form", form, {"paper": False, "standard": True})
     if name != "grid":
-        if dimensions is not None or priority is not None or standard:
-            raise ValueError(f"dimensions, priority, form: expected none for {name!r}, they are of 'grid'")
-        kinds, first = [], []
+        if any(option is not None for option in (dimensions, priority, residual)) or standard:
+            raise ValueError(f"dimensions, priority, residual, form: expected none for {name!r}, they are of 'grid'")
+        kinds, first, added = [], [], []
     else:
         wanted = {kind: kind for kind in ("lstm", "identity", "tanh", "relu")}
         given = ["lstm"] * count if dimensions is None else items("dimensions", dimensions, " of their kinds")
         kinds = [choice("dimensions", kind, wanted) for kind in given]
-        marked = [False] * count if priority is None else items("priority", priority, " of booleans")
-        first = [flag("priority", each) for each in marked]
-        if len(kinds) != count or len(first) != count:
-            raise ValueError(
-                f"dimensions, priority: expected {count} each, one a slot, got {len(kinds)} and {len(first)}"
-            )
+        first, added = _flags("priority", priority, count), _flags("residual", residual, count)
+        lengths = len(kinds), len(first), len(added)
+        if lengths != (count,) * 3:
+            got = "{}, {} and {}".format(*lengths)
+            raise ValueError(f"dimensions, priority, residual: expected {count} each, one a slot, got {got}")
     sizes = {"input_size": integer("input_size", input_size, 0), "hidden_size": integer("hidden_size", hidden_size)}
     for title, size in sizes.items():
         if size > 1 << 24:
             raise ValueError(f"{title}: expected at most 2**24, got {size}")
-    return {"cell": name, **sizes, "slots": count, "dimensions": kinds, "priority": first, "standard": standard}
+    marks = {"priority": first, "residual": added}
+    return {"cell": name, **sizes, "slots": count, "dimensions": kinds, **marks, "standard": standard}
+
+
+def _flags(name: str, value: Any, count: int) -> list[bool]:
+    """As given, or False for each slot."""
+    return [flag(name, each) for each in ([False] * count if value is None else items(name, value, " of booleans"))]
 
 
 def _remade(options: dict[str, Any], parameters: dict[str, Array], dtype: np.dtype[Any]) -> GraphNetwork:
@@ -470,7 +485,7 @@ def _remade(options: dict[str, Any], parameters: dict[str, Array], dtype: np.dty
     of_grid = {}
     if options["cell"] == "grid":
         form = "standard" if options["standard"] else "paper"
-        of_grid = {"dimensions": options["dimensions"], "priority": options["priority"], "form": form}
+        of_grid = {**{name: options[name] for name in ("dimensions", "priority", "residual")}, "form": form}
     return GraphNetwork(options["cell"], params=parameters, dtype=dtype, **sizes, **of_grid)
 
 

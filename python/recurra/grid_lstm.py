@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from . import _core
 from ._arrays import require_memory
-from ._grid_layer import MAX_DIMS, GridLayer, Networks, dimensions, grid_graph
+from ._grid_layer import COMBINE, MAX_DIMS, DirectedLayer, Networks, Walk, dimensions, grid_graph, named_directions
 from ._options import choice, flag, integer, shown
 from .graph import GraphNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import DTypeLike
 
     from ._arrays import Array
-    from ._grid_layer import Back
+    from ._grid_layer import Gradients
     from ._options import Seed
     from .graph import Graph
+
+T = TypeVar("T")
 
 __all__ = ["GridLSTM"]
 
 
-class GridLSTM(GridLayer):
+class GridLSTM(DirectedLayer):
     """LSTM whose nodes pass on, along each dimension of a grid, a vector and a memory of that dimension's own.
 
         >>> layer = recurra.GridLSTM(input_size=12, hidden_size=32, dims=1, depth=3)  # sequences, three blocks deep
@@ -50,6 +52,7 @@ class GridLSTM(GridLayer):
     Fixed once made, but for `load_state_dict`; it pickles as its configuration and parameters: for each layer l of the
     depth (l = 0 without, or with tied_depth) weight_hh_l0 [R, N*H], where R has 4*H rows for each dimension, or H for
     one in non_lstm, one after another; bias_l0 [R]; with input="every" weight_ih_l0 [R, I]; and proj_h, proj_m [H, I].
+    Unless there is the forward direction alone, each name ends with the digits of its direction: weight_hh_l0_01.
 
     Args:
         input_size: I, values a node of the input has.
@@ -63,13 +66,15 @@ class GridLSTM(GridLayer):
         priority: dimensions, counted from 0, whose transforms are computed last and see the others' new vectors.
         non_lstm: dimensions without a memory, and their functions: {1: "tanh"} makes h_1' = tanh(H @ weight_hh_1^T +
             bias_1). "identity", "relu" or "tanh".
-        residual: whether the vector that enters a block along the depth is added to the one that leaves it.
+        residual: dimensions along which a block adds the vector that enters it, h_d, to h_d'; dimensions with priority
+            see the sum.
         tied: whether all dimensions share one transform.
         tied_depth: whether all layers of the depth share theirs.
         bias: whether there is one.
+        directions, combine: as of `MultidimensionalLSTM`, but by default 1; each direction has a depth of its own.
         dtype, device, seed, rng: as of `MultidimensionalLSTM`.
 
-    The output is the vector on top of the depth, or without depth the vectors of all dimensions, N*H values.
+    The output of a direction is the vector on top of the depth, or without depth those of all dimensions, N*H values.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
@@ -82,9 +87,10 @@ class GridLSTM(GridLayer):
     form: str
     priority: tuple[int, ...]
     non_lstm: dict[int, str]
-    residual: bool
+    residual: tuple[int, ...]
     tied: bool
     tied_depth: bool
+    _tails: tuple[str, ...]  # of the directions' parameters
 
     def __init__(
         self,
@@ -97,10 +103,12 @@ class GridLSTM(GridLayer):
         form: str = "paper",
         priority: Sequence[int] = (),
         non_lstm: Mapping[int, str] | None = None,
-        residual: bool = False,
+        residual: Sequence[int] = (),
         tied: bool = False,
         tied_depth: bool = False,
         bias: bool = True,
+        directions: str | int | Iterable[str] = 1,
+        combine: str = "concat",
         *,
         dtype: DTypeLike = "float32",
         device: str = "cpu",
@@ -110,6 +118,7 @@ class GridLSTM(GridLayer):
         sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size, "dims": dims, "depth": depth}
         options: dict[str, Any] = {"input": input, "proj_m": proj_m, "form": form, "priority": priority}
         options |= {"non_lstm": non_lstm, "residual": residual, "tied": tied, "tied_depth": tied_depth, "bias": bias}
+        options |= {"directions": directions, "combine": combine}
         self._configure(**sizes, **options, dtype=dtype, device=device)
         self._draw_uniform(seed, rng, 1 / math.sqrt(self.hidden_size))
 
@@ -125,10 +134,12 @@ class GridLSTM(GridLayer):
         form: str,
         priority: Sequence[int],
         non_lstm: Mapping[int, str] | None,
-        residual: bool,
+        residual: Sequence[int],
         tied: bool,
         tied_depth: bool,
         bias: bool,
+        directions: str | int | Iterable[str],
+        combine: str,
         dtype: DTypeLike,
         device: str,
     ) -> None:
@@ -146,29 +157,36 @@ class GridLSTM(GridLayer):
             raise ValueError(f"non_lstm: expected none with tied=True, got {linear}")
         if flag("tied_depth", tied_depth) and layers is None:
             raise ValueError("tied_depth: expected False without a depth, got True")
-        if flag("residual", residual) and layers is None:
-            raise ValueError("residual: expected False without a depth, got True")
+        names = named_directions(directions, walked)
+        tails = ("",) if names == ("0" * walked,) else tuple(f"_{name}" for name in names)
         options = {
             **{"input_size": inputs, "hidden_size": hidden, "dims": walked, "depth": layers, "input": entry},
-            **{"proj_m": bool(proj_m), "form": choice("form", form, _FORMS), "priority": _priority(priority, n)},
-            **{"non_lstm": linear, "residual": bool(residual), "tied": bool(tied)},
+            **{
+                "proj_m": bool(proj_m),
+                "form": choice("form", form, _FORMS),
+                "priority": _some("priority", priority, n),
+            },
+            **{"non_lstm": linear, "residual": _some("residual", residual, n), "tied": bool(tied)},
             **{"tied_depth": bool(tied_depth), "bias": flag("bias", bias)},
+            **{"directions": names, "combine": choice("combine", combine, COMBINE)},
         }
         rows = sum(hidden if d in linear else 4 * hidden for d in range(1 if tied else n))
         shapes: dict[str, tuple[int, ...]] = {}
         own = 1 if tied_depth else layers or 1
         what = f"hidden_size={shown(hidden)}, depth={shown(layers)}"
-        require_memory(what, own * rows * n * hidden * 4)  # before there is a name for each
-        for layer in range(own):
-            if entry == "every":
-                shapes[f"weight_ih_l{layer}"] = (rows, inputs)
-            shapes[f"weight_hh_l{layer}"] = (rows, n * hidden)
-            if bias:
-                shapes[f"bias_l{layer}"] = (rows,)
-        if entry == "side":
-            shapes |= {name: (hidden, inputs) for name in ("proj_h", "proj_m")[: 1 + bool(proj_m)]}
+        require_memory(what, len(tails) * own * rows * n * hidden * 4)  # before there is a name for each
+        for tail in tails:
+            for layer in range(own):
+                if entry == "every":
+                    shapes[f"weight_ih_l{layer}{tail}"] = (rows, inputs)
+                shapes[f"weight_hh_l{layer}{tail}"] = (rows, n * hidden)
+                if bias:
+                    shapes[f"bias_l{layer}{tail}"] = (rows,)
+            if entry == "side":
+                shapes |= {f"{name}{tail}": (hidden, inputs) for name in _PROJECTIONS[: 1 + bool(proj_m)]}
         self._fix(options, shapes, device, dtype)
-        self.__dict__["_width"] = hidden if layers else n * hidden
+        width = hidden if layers else n * hidden
+        self.__dict__.update(_tails=tails, _width=width * (len(tails) if combine == "concat" else 1))
 
     def _pack(self, parameters: dict[str, Any]) -> Networks:
         n, hidden = self.dims + (self.depth is not None), self.hidden_size
@@ -177,10 +195,11 @@ class GridLSTM(GridLayer):
             "slots": n,
             "dimensions": [self.non_lstm.get(d, "lstm") for d in range(n)],
             "priority": [d in self.priority for d in range(n)],
+            "residual": [d in self.residual for d in range(n)],
             "form": self.form,
         }
         layers = 1 if self.tied_depth else self.depth or 1
-        parts = Networks.parts(parameters, [f"l{layer}" for layer in range(layers)])
+        parts = Networks.parts(parameters, [f"l{layer}{tail}" for tail in self._tails for layer in range(layers)])
         return Networks(parameters, [GraphNetwork("grid", *sizes, self._by_dimension(p), **options) for p in parts])
 
     def _rows_of_dimensions(self) -> list[slice]:
@@ -198,71 +217,78 @@ class GridLSTM(GridLayer):
         rows = enumerate(self._rows_of_dimensions(), 1)
         return {f"{name}_{d}": part[title][own] for d, own in rows for title, name in titles.items()}
 
-    def _run(
-        self, x: Array, y: Array, nodes: tuple[int, ...], sizes: Array | None, recompute: bool | None
-    ) -> tuple[Back | None, int]:
-        rows, graph = grid_graph(nodes, sizes, (False,) * self.dims, self.depth is not None, self.input == "every")
-        if self.depth is None:
-            return self._run_flat(x, y, rows, graph, recompute)
-        return self._run_deep(x, y, rows, graph, recompute)
+    def _walk(
+        self,
+        direction: int,
+        x: Array,
+        nodes: tuple[int, ...],
+        sizes: Array | None,
+        flips: tuple[bool, ...],
+        recompute: bool | None,
+    ) -> Walk:
+        rows, graph = grid_graph(nodes, sizes, flips, self.depth is not None, self.input == "every")
+        run = self._walk_flat if self.depth is None else self._walk_deep
+        return run(self._tails[direction], x, rows, graph, recompute)
 
-    def _run_flat(
-        self, x: Array, y: Array, rows: Array, graph: Graph, recompute: bool | None
-    ) -> tuple[Back | None, int]:
-        n, hidden = self.dims, self.hidden_size
-        states, tape = _forward(self._packed.networks[0], x, graph, None, recompute)
-        for d in range(n):
-            y[rows, d * hidden : (d + 1) * hidden] = states[d]
-        if tape is None:
-            return None, 0
+    def _walk_flat(self, tail: str, x: Array, rows: Array, graph: Graph, recompute: bool | None) -> Walk:
+        n, network = self.dims, self._networks(tail)[0]
+        states, tape = _forward(network, x, graph, None, recompute)
 
-        def backward(dy: Array, input_grad: bool) -> tuple[Array | None, dict[str, Array]]:
-            d_states = [dy[rows, d * hidden : (d + 1) * hidden] for d in range(n)]
-            gradients = tape.backward([*d_states, *[None] * n], input_grad=input_grad)
-            params = self._zeros()
+        def back(d_parts: list[Array], input_grad: bool) -> Gradients:
+            gradients = tape.backward([*d_parts, *[None] * n], input_grad=input_grad)
+            params = self._zeros(tail)
             self._collect(params, 0, gradients.params)
-            return gradients.x, params
+            return gradients.x, {name + tail: value for name, value in params.items()}
 
-        return backward, tape.nbytes
+        return Walk(rows, states[:n], back, 0 if tape is None else tape.nbytes)
 
-    def _run_deep(
-        self, x: Array, y: Array, rows: Array, graph: Graph, recompute: bool | None
-    ) -> tuple[Back | None, int]:
+    def _walk_deep(self, tail: str, x: Array, rows: Array, graph: Graph, recompute: bool | None) -> Walk:
         """Layer by layer: what a layer passes up the depth is given to the next."""
-        n, count, packed, tapes = self.dims + 1, len(rows), self._packed, []
-        side = _Side(packed.kept, x, rows) if self.input == "side" else None
+        n, count, tapes = self.dims + 1, len(rows), []
+        side = _Side(self._of_direction(self._packed.kept, tail), x, rows) if self.input == "side" else None
         h, m = (None, None) if side is None else side.entering()
-        networks = packed.networks * (self.depth or 1 if self.tied_depth else 1)
+        networks = self._networks(tail) * (self.depth or 1 if self.tied_depth else 1)
         for network in networks:
             given = [*[None] * (n - 1), h, *[None] * (n - 1), m]
             states, tape = _forward(network, x if side is None else None, graph, given, recompute)
             tapes.append(tape)
-            above = states[n - 1][count:]
-            h = above if h is None or not self.residual else above + h
-            m = states[-1][count:]
-        y[rows] = h
+            h, m = states[n - 1][count:], states[-1][count:]
+        assert h is not None
         if recompute is None:
-            return None, 0
+            return Walk(rows, (h,), None, 0)
 
-        def backward(dy: Array, input_grad: bool) -> tuple[Array | None, dict[str, Array]]:
-            params = self._zeros()
+        def back(d_parts: list[Array], input_grad: bool) -> Gradients:
+            params = self._zeros(tail)
             dx: Array | None = None
-            d_h: Any = dy[rows]
+            d_h: Any = d_parts[0]
             d_m: Any = None
             for layer in reversed(range(len(networks))):
                 d_above = [None if d is None else np.concatenate([np.zeros_like(d), d]) for d in (d_h, d_m)]
                 d_states = [*[None] * (n - 1), d_above[0], *[None] * (n - 1), d_above[1]]
                 gradients = tapes[layer].backward(d_states, input_grad=input_grad and side is None)
                 self._collect(params, 0 if self.tied_depth else layer, gradients.params)
-                d_h = gradients.given[n - 1] + d_h if self.residual else gradients.given[n - 1]
-                d_m = gradients.given[-1]
+                d_h, d_m = gradients.given[n - 1], gradients.given[-1]
                 dx = gradients.x if dx is None or gradients.x is None else np.add(dx, gradients.x, out=dx)
-            return dx if side is None else side.backward((d_h, d_m), params, input_grad), params
+            if side is not None:
+                dx = side.backward((d_h, d_m), params, input_grad)
+            return dx, {name + tail: value for name, value in params.items()}
 
-        return backward, sum(tape.nbytes for tape in tapes) + (0 if side is None else side.nbytes)
+        return Walk(rows, (h,), back, sum(tape.nbytes for tape in tapes) + (0 if side is None else side.nbytes))
 
-    def _zeros(self) -> dict[str, Array]:
-        return {name: np.zeros(shape, self._placement.parameter_dtype) for name, shape in self._shapes.items()}
+    def _networks(self, tail: str) -> list[GraphNetwork]:
+        """A direction's, one a layer."""
+        networks: list[GraphNetwork] = self._packed.networks
+        each, k = len(networks) // len(self._tails), self._tails.index(tail)
+        return networks[k * each : (k + 1) * each]
+
+    @staticmethod
+    def _of_direction(parameters: Mapping[str, T], tail: str) -> dict[str, T]:
+        """A direction's, by the names they would have if it were alone."""
+        return {name.removesuffix(tail): value for name, value in parameters.items() if name.endswith(tail)}
+
+    def _zeros(self, tail: str) -> dict[str, Array]:
+        shapes = self._of_direction(self._shapes, tail)
+        return {name: np.zeros(shape, self._placement.parameter_dtype) for name, shape in shapes.items()}
 
     def _collect(self, params: dict[str, Array], layer: int, gradients: dict[str, Array]) -> None:
         """Add a network's gradients to those of a layer."""
@@ -317,12 +343,13 @@ def _dimension(name: str, value: Any, dims: int) -> int:
     return d
 
 
-def _priority(value: Any, dims: int) -> tuple[int, ...]:
+def _some(name: str, value: Any, dims: int) -> tuple[int, ...]:
+    """Dimensions, sorted."""
     if not isinstance(value, (tuple, list)):
-        raise TypeError(f"priority: expected a sequence of dimensions, got {shown(value)}")
-    found = tuple(sorted(_dimension("priority", d, dims) for d in value))
+        raise TypeError(f"{name}: expected a sequence of dimensions, got {shown(value)}")
+    found = tuple(sorted(_dimension(name, d, dims) for d in value))
     if len(set(found)) < len(found):
-        raise ValueError(f"priority: expected each dimension once, got {shown(value)}")
+        raise ValueError(f"{name}: expected each dimension once, got {shown(value)}")
     return found
 
 

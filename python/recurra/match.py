@@ -71,6 +71,9 @@ class MatchLSTM(_Head):
         a_k      = sum_j alpha_j s_j
         h_k, c_k = LSTM([a_k; q_k], h_(k-1), c_(k-1))
 
+    There are neither resets nor masks: a pair is read once, from its beginning, and the lengths of both leave padding
+    out.
+
     Each output depends on its own pair and the parameters alone, to the last bit. On the CPU only, in float32 or
     float64; without `stream` and `quantize`. Fixed once made, but for `load_state_dict`; it pickles as its
     configuration and parameters.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._grid_layer import GridLayer, Networks, dimensions, grid_graph
-from ._options import choice, flag, integer, shown
+from ._grid_layer import COMBINE, DirectedLayer, Networks, Walk, dimensions, grid_graph, named_directions
+from ._options import choice, flag, integer
 from .graph import GraphNetwork
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from ._arrays import Array
-    from ._grid_layer import Back
+    from ._grid_layer import Gradients
     from ._options import Seed
 
 __all__ = ["MultidimensionalLSTM"]
@@ -41,7 +40,7 @@ _KINDS = {
 }
 
 
-class MultidimensionalLSTM(GridLayer):
+class MultidimensionalLSTM(DirectedLayer):
     """LSTM that reads grids of N dimensions from every corner.
 
         >>> layer = recurra.MultidimensionalLSTM(input_size=1, hidden_size=16, dims=2, kind="leakylp")
@@ -95,8 +94,6 @@ class MultidimensionalLSTM(GridLayer):
     """
 
     kind: str
-    directions: tuple[str, ...]
-    combine: str
     peephole: bool
 
     def __init__(
@@ -142,8 +139,8 @@ class MultidimensionalLSTM(GridLayer):
         peeps = cell.peepholes is not None if peephole is None else flag("peephole", peephole)
         if peeps and cell.peepholes is None:
             raise ValueError(f"peephole: expected None or False with kind={kind!r}, got True")
-        combine = choice("combine", combine, {name: name for name in ("concat", "sum", "mean")})
-        names = _directions(directions, n)
+        combine = choice("combine", combine, COMBINE)
+        names = named_directions(directions, n)
         shapes: dict[str, tuple[int, ...]] = {}
         for name in names:
             rows = (cell.blocks[0] * n + cell.blocks[1]) * hidden
@@ -164,51 +161,23 @@ class MultidimensionalLSTM(GridLayer):
             [GraphNetwork(cell, self.input_size, self.hidden_size, part, slots=self.dims) for part in parts],
         )
 
-    def _run(
-        self, x: Array, y: Array, nodes: tuple[int, ...], sizes: Array | None, recompute: bool | None
-    ) -> tuple[Back | None, int]:
-        hidden, rows, tapes = self.hidden_size, [], []
-        each = self.combine == "concat"
-        columns = [slice(k * hidden, (k + 1) * hidden) if each else slice(None) for k in range(len(self.directions))]
-        for k, (name, network) in enumerate(zip(self.directions, self._packed.networks, strict=True)):
-            found, graph = grid_graph(nodes, sizes, tuple(digit == "1" for digit in name))
-            if recompute is None:
-                h, _ = network(x, graph)
-            else:
-                (h, _), tape = network.forward(x, graph, recompute=recompute)
-                tapes.append(tape)
-            rows.append(found)
-            y[found, columns[k]] = h if each or not k else y[found] + h
-        if self.combine == "mean":
-            y /= len(rows)
+    def _walk(
+        self,
+        direction: int,
+        x: Array,
+        nodes: tuple[int, ...],
+        sizes: Array | None,
+        flips: tuple[bool, ...],
+        recompute: bool | None,
+    ) -> Walk:
+        rows, graph = grid_graph(nodes, sizes, flips)
+        network, name = self._packed.networks[direction], self.directions[direction]
         if recompute is None:
-            return None, 0
+            return Walk(rows, network(x, graph)[:1], None, 0)
+        (h, _), tape = network.forward(x, graph, recompute=recompute)
 
-        def backward(dy: Array, input_grad: bool) -> tuple[Array | None, dict[str, Array]]:
-            dx: Array | None = None
-            params: dict[str, Array] = {}
-            if self.combine == "mean":
-                dy = dy / dy.dtype.type(len(rows))
-            for k, (name, tape) in enumerate(zip(self.directions, tapes, strict=True)):
-                gradients = tape.backward((dy[rows[k], columns[k]], None), input_grad=input_grad)
-                params |= {f"{title}_{name}": value for title, value in gradients.params.items()}
-                dx = gradients.x if dx is None or gradients.x is None else np.add(dx, gradients.x, out=dx)
-            return dx, {name: params[name] for name in self._shapes}
+        def back(d_parts: list[Array], input_grad: bool) -> Gradients:
+            gradients = tape.backward((*d_parts, None), input_grad=input_grad)
+            return gradients.x, {f"{title}_{name}": value for title, value in gradients.params.items()}
 
-        return backward, sum(tape.nbytes for tape in tapes)
-
-
-def _directions(value: Any, dims: int) -> tuple[str, ...]:
-    """The directions that a caller's argument stands for."""
-    every = tuple(map("".join, product("01", repeat=dims)))
-    expected = f"'all', 1 or some of {', '.join(every[:4])}{', ..' * (len(every) > 4)}"
-    if isinstance(value, str) and value == "all":
-        return every
-    if isinstance(value, int) and not isinstance(value, bool) and value == 1:
-        return every[:1]
-    if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"directions: expected {expected}, got {shown(value)}")
-    names = tuple(value)
-    if not names or not set(names) <= set(every) or len(set(names)) < len(names):
-        raise ValueError(f"directions: expected {expected}, each once, got {shown(value)}")
-    return names
+        return Walk(rows, (h,), back, tape.nbytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ import numpy as np
 from . import _core
 from ._arrays import (
     batched,
-    bounded,
     check,
     contiguous,
     empty,
@@ -19,24 +19,26 @@ from ._arrays import (
     require_batch,
     require_rows,
     row_contiguous,
+    row_lengths,
     unwrapped,
-    vector,
 )
-from ._cells import CELLS, Cell, Regularization, Sizes
+from ._cells import GRAPH_CELLS, SEQUENCE_CELLS, Cell, Regularization, Sizes, chosen_direction
+from ._marks import Marks, checked_marks, repeats
 from ._options import (
     FLOAT_DTYPES,
     Placement,
     chance,
     choice,
     flag,
-    integer,
     mapping,
     noise_seed,
     placement,
     split_state,
 )
 from ._parameters import checked_parameters, inferred
-from .tape import Tape
+from ._precision import check_precision, check_unit_range, kept_layers
+from ._sequence_graph import SequenceNetwork
+from .tape import Tape, TapeShapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,11 +58,15 @@ NO_REGULARIZATION = Regularization()
 class Packed:
     """Parameters laid out for where they run. Immutable, so many threads may use one at once.
 
+        >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
+        >>> packed.cell, packed.dtype.name, packed.shapes["weight_hh_l0"]
+        ('gru', 'float32', (192, 64))
+
     Made by `pack`. It pickles as plain weights and is packed again, for the machine at hand, when it is loaded.
 
     Attributes:
         cell: name of the cell, one of `recurra.cells()`.
-        sizes: input, hidden, output, layers, directions and bias.
+        sizes: input, hidden, output, layers, directions, bias, reverse, proj_bias, initial_state and heads.
         placement: device, number, engine and allow_tf32.
         dtype: numpy.dtype of inputs and outputs, or "bfloat16"; parameters of 16-bit networks are float32.
         constants: name to value, for example {"cell_clip": inf}.
@@ -74,6 +80,7 @@ class Packed:
 
     __slots__ = (
         "_cell",
+        "_initial",
         "_states",
         "constants",
         "dtype",
@@ -86,6 +93,7 @@ class Packed:
         "sizes",
     )
     _cell: Cell
+    _initial: Mapping[str, Array]  # by parameter's name: a learned initial state, if there is one
     _states: list[tuple[str, int]]
     placement: Placement
     sizes: Sizes
@@ -119,6 +127,7 @@ class Packed:
             "regularization": regularization,
             "precision": None,
             "keep": (),
+            "_initial": {},
         }
         for name, value in (fields | more).items():
             object.__setattr__(self, name, value)
@@ -131,6 +140,11 @@ class Packed:
     def parameter(self, name: str) -> Array:
         """A new copy of one parameter on the CPU, never rounded."""
         raise NotImplementedError
+
+    @property
+    def initial_names(self) -> list[str]:
+        """Of the parameters that are a learned initial state, in the order of states."""
+        return list(self._initial)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -150,13 +164,32 @@ class Packed:
         params = {name: array.astype(place.parameter_dtype) for name, array in self.parameters.items()}
         return packed_at(place, self._cell, self.sizes, params, self.constants, self.regularization)
 
-    def run(self, x: Any, state: State | None, *, lengths: Any, out: Any, batch_first: bool) -> tuple[Any, State]:
+    def run(
+        self,
+        x: Any,
+        state: State | None,
+        *,
+        lengths: Any,
+        out: Any,
+        batch_first: bool,
+        marks: Marks | None = None,
+        return_cells: bool = False,
+    ) -> tuple[Any, ...]:
         """As `functional.run`."""
         raise NotImplementedError
 
     def forward(
-        self, x: Any, state: State | None, *, lengths: Any, batch_first: bool, recompute: bool, rng: Any
-    ) -> tuple[Any, State, Any]:
+        self,
+        x: Any,
+        state: State | None,
+        *,
+        lengths: Any,
+        batch_first: bool,
+        recompute: bool,
+        rng: Any,
+        marks: Marks | None = None,
+        return_cells: bool = False,
+    ) -> tuple[Any, ...]:
         """As `functional.forward`."""
         raise NotImplementedError
 
@@ -166,6 +199,10 @@ class Packed:
         """The arguments of a call, checked: x, its batch axis, the initial state, lengths."""
         raise NotImplementedError
 
+    def check_state(self, state: Any, batch: tuple[int, ...], title: str = "state", *, shared: bool = False) -> Any:
+        """The caller's state, checked. `shared`: all of its arrays may lack the batch axis."""
+        raise NotImplementedError
+
     def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
         """See `Recurrent.stream`."""
         raise NotImplementedError
@@ -173,6 +210,14 @@ class Packed:
     def by_layer(self, arrays: Mapping[str, Any]) -> list[list[Any]]:
         """Arrays by parameter's name in the core's order: for each layer and direction, None for an absent bias."""
         return self._cell.by_layer(self.sizes, arrays)
+
+    def _cells_shape(self, return_cells: Any, x_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Of the second state of every step, if it is wanted."""
+        if not flag("return_cells", return_cells):
+            return None
+        if len(self._states) == 1:
+            raise ValueError(f"return_cells: expected False for cell {self.cell!r}, whose only state is h, got True")
+        return (*x_shape[:-1], self.sizes.directions * self.sizes.hidden)
 
     def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
@@ -195,7 +240,7 @@ class CpuPacked(Packed):
 
     __slots__ = ("_unrounded",)
     _unrounded: Mapping[str, Array]  # none in full precision, where packed weights can be read back
-    network: _core.Network
+    network: Any  # _core.Network or SequenceNetwork
 
     def __init__(
         self,
@@ -214,26 +259,36 @@ class CpuPacked(Packed):
         choice("precision", precision, dict.fromkeys((None, "bfloat16", "int8")))
         if precision:  # what is checked, packed and kept must be the same, whatever other threads write
             parameters = {name: array.copy() for name, array in parameters.items()}
-        values = cell.constant_values(constants, dtype)
-        _check_precision(precision, dtype, parameters)
-        kept = _layers("keep", keep, sizes.layers)
+        values = cell.constant_values(constants, dtype, sizes.directions)
+        check_precision(precision, dtype, parameters)
+        kept = kept_layers("keep", keep, sizes.layers)
+        initial = {name: parameters[name].copy() for name in cell.initial_shapes(sizes)}
+        if initial and precision == "int8" and cell.unit_range:
+            check_unit_range("h_0", initial["h_0"], sizes, kept)
+        by_layer = cell.by_layer(sizes, parameters)
         with memory_for(title):
-            network = _core.Network(
-                cell.name,
-                FLOAT_DTYPES[dtype],
-                sizes.input,
-                sizes.hidden,
-                sizes.output,
-                sizes.layers,
-                sizes.directions,
-                cell.by_layer(sizes, parameters),
-                list(values.values()),
-                precision or "full",
-                list(kept),
-                list(regularization),
-            )
+            if cell.name in GRAPH_CELLS:
+                network: Any = SequenceNetwork(cell, sizes, by_layer, precision, regularization)
+            else:
+                network = _core.Network(
+                    cell.name,
+                    FLOAT_DTYPES[dtype],
+                    sizes.input,
+                    sizes.hidden,
+                    sizes.output,
+                    sizes.layers,
+                    sizes.directions,
+                    by_layer,
+                    list(values.values()),
+                    precision or "full",
+                    list(kept),
+                    list(regularization),
+                    sizes.reverse,
+                    sizes.heads,
+                )
         place = Placement(None, FLOAT_DTYPES[dtype])
         more = {"precision": precision, "keep": kept, "_unrounded": parameters if precision else {}}
+        more["_initial"] = initial
         self._set(place, cell, sizes, values, regularization, network, **more)
 
     def parameter(self, name: str) -> Array:
@@ -241,6 +296,8 @@ class CpuPacked(Packed):
         choice("name", name, dict.fromkeys(self.shapes))
         if self.precision:
             return self._unrounded[name].copy()
+        if name in self._initial:
+            return self._initial[name].copy()
         array = np.empty(self.shapes[name], self.dtype)
         for layer, names in enumerate(self._cell.names(self.sizes)):
             if name in names:
@@ -263,48 +320,94 @@ class CpuPacked(Packed):
             raise ValueError(f"device, dtype: expected 'cpu' and float32 for a layer in {self.precision}, got {got}")
         return super().at(place)
 
-    def run(self, x: Any, state: State | None, *, lengths: Any, out: Any, batch_first: bool) -> tuple[Array, State]:
-        if state is None and lengths is None:
-            done: tuple[Array, State] | None = self.network.call(x, out, flag("batch_first", batch_first))
-            if done is not None:  # arrays that need no checks here; with these a call takes 5 us longer
+    def run(
+        self,
+        x: Any,
+        state: State | None,
+        *,
+        lengths: Any,
+        out: Any,
+        batch_first: bool,
+        marks: Marks | None = None,
+        return_cells: bool = False,
+    ) -> tuple[Any, ...]:
+        # Arrays that need no checks here; with these a call takes 5 us longer.
+        if state is None and lengths is None and return_cells is False and not self._initial:
+            done: tuple[Array, State] | None = None
+            if marks is None:
+                done = self.network.call(x, out, flag("batch_first", batch_first))
+            elif marks.reset_state is None:
+                flags = (marks.resets, marks.mask, repeats(marks.masked_output))
+                done = self.network.call(x, out, flag("batch_first", batch_first), *flags)
+            if done is not None:
                 return done
         x, batch, initial, valid = self.checked_call(x, state, lengths, batch_first)
-        given = {"x": x} | {f"state {name}": array for name, array in initial.items()}
+        marked, shared = checked_marks(self, marks, x.shape, batch, batch_first)
+        given = {"x": x} | {f"state {name}": array for name, array in initial.items()} | shared
         y, written = output(out, (*x.shape[:-1], self.sizes.directions * self.sizes.output), self.dtype, given)
+        shape = self._cells_shape(return_cells, x.shape)
+        cells = None if shape is None else empty("cells", shape, self.dtype)
         final = self.empty_state(batch)
         with memory_for("x"):
             self.network.forward(
                 row_contiguous(batched(x, batch_first)),
-                None if state is None else [batched(contiguous(array)) for array in initial.values()],
+                self._begin(initial, batch),
                 valid,
                 batched(written, batch_first),
                 [batched(array) for array in final],
+                marked,
+                None if cells is None else batched(cells, batch_first),
             )
-        return y, unwrapped(final)
+        return (y, unwrapped(final)) if cells is None else (y, unwrapped(final), cells)
 
     def forward(
-        self, x: Any, state: State | None, *, lengths: Any, batch_first: bool, recompute: bool, rng: Any
-    ) -> tuple[Array, State, Tape]:
+        self,
+        x: Any,
+        state: State | None,
+        *,
+        lengths: Any,
+        batch_first: bool,
+        recompute: bool,
+        rng: Any,
+        marks: Marks | None = None,
+        return_cells: bool = False,
+    ) -> tuple[Any, ...]:
         x, batch, initial, valid = self.checked_call(x, state, lengths, batch_first)
         if self.precision:
             raise ValueError(
                 f"forward: expected weights in full precision, got {self.precision}, which cannot be trained"
             )
         again = flag("recompute", recompute)
+        marked, reset_state = checked_marks(self, marks, x.shape, batch, batch_first)
+        shape = self._cells_shape(return_cells, x.shape)
         seed = noise_seed(rng)
+        cells = None if shape is None else empty("cells", shape, self.dtype)
         y = empty("output", (*x.shape[:-1], self.sizes.directions * self.sizes.output), self.dtype)
         final = self.empty_state(batch)
         with memory_for("tape of x"):
             recorded = self.network.record(
                 row_contiguous(batched(x, batch_first)),
-                None if state is None else [batched(contiguous(array)) for array in initial.values()],
+                self._begin(initial, batch),
                 valid,
                 batched(y, batch_first),
                 [batched(array) for array in final],
                 again,
                 seed,
+                marked,
+                None if cells is None else batched(cells, batch_first),
             )
-        return y, unwrapped(final), Tape(self, recorded, x.shape, y.shape, batch, batch_first)
+        reset_shapes = [array.shape for array in reset_state.values()]
+        shapes = TapeShapes(x.shape, y.shape, shape, batch, reset_shapes)
+        learned = (state is None, marks is not None and marks.resets is not None and not reset_state)
+        tape = Tape(self, recorded, shapes, batch_first, learned)
+        return (y, unwrapped(final), tape) if cells is None else (y, unwrapped(final), tape, cells)
+
+    def _begin(self, state: Mapping[str, Array], batch: tuple[int, ...]) -> list[Array] | None:
+        """What a call starts from, as the core takes it: the caller's state, or the one that is learned; or zeros."""
+        if state:
+            return [batched(contiguous(array)) for array in state.values()]
+        rows = batch[0] if batch else 1
+        return [np.repeat(array[:, None], rows, axis=1) for array in self._initial.values()] or None
 
     def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
         from .stream import Stream  # which knows this module
@@ -324,18 +427,22 @@ class CpuPacked(Packed):
         if lengths is None:
             return array, batch, initial, None
         require_batch(batch, array.shape)
-        return array, batch, initial, bounded("lengths", vector("lengths", lengths, *batch), sequence.shape[0])
+        return array, batch, initial, row_lengths(lengths, batch[0], sequence.shape[0])
 
-    def check_state(self, state: State, batch: tuple[int, ...]) -> dict[str, Array]:
-        """The caller's state, checked: its arrays by the name that errors call them."""
+    def check_state(
+        self, state: State, batch: tuple[int, ...], title: str = "state", *, shared: bool = False
+    ) -> dict[str, Array]:
+        """The caller's state, checked: its arrays by the name that errors call them; `shared`: all may lack the batch
+        axis."""
         shapes = self.state_shapes(batch)
+        forms = [(shape, self.state_shapes(())[part]) if shared else (shape,) for part, shape in shapes.items()]
         given = {
-            title: check(title, value, self.dtype, shape)
-            for (title, value), shape in zip(split_state("state", state, shapes).items(), shapes.values(), strict=True)
+            name: check(name, value, self.dtype, *patterns)
+            for (name, value), patterns in zip(split_state(title, state, shapes).items(), forms, strict=True)
         }
-        rounded = [k for k in range(len(given["state h"])) if k // self.sizes.directions not in self.keep]
-        if self.precision == "int8" and self._cell.unit_range and (np.abs(given["state h"][rounded]) > 1).any():
-            raise ValueError("state h: expected values in -1..1 for int8, whose scale is fixed, got larger ones")
+        require_same_axes({name: array.ndim for name, array in given.items()})
+        if self.precision == "int8" and self._cell.unit_range:
+            check_unit_range(f"{title} h", given[f"{title} h"], self.sizes, self.keep)
         return given
 
     def empty_state(self, batch: tuple[int, ...]) -> list[Array]:
@@ -343,7 +450,8 @@ class CpuPacked(Packed):
         return [empty(f"state {name}", shape, self.dtype) for name, shape in self.state_shapes(batch).items()]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pack, (self.cell, self.parameters, dict(self.constants), self.precision, self.regularization, self.keep)
+        packs = partial(pack, direction=self.sizes.direction)
+        return packs, (self.cell, self.parameters, dict(self.constants), self.precision, self.regularization, self.keep)
 
 
 def pack(
@@ -358,11 +466,13 @@ def pack(
     dtype: DTypeLike | None = None,
     engine: str = "auto",
     allow_tf32: bool = False,
+    direction: str = "forward",
 ) -> Packed:
     """Copy and pack parameters for many calls. Sizes, layers, directions, bias, projection, dtype come from them.
 
-        >>> functional.pack("lstm", recurra.LSTM(12, 64).state_dict(), {"cell_clip": 5.0}, precision="bfloat16")
-        Packed('lstm', Sizes(input=12, hidden=64, output=64, layers=1, directions=1, bias=True), dtype=float32)
+        >>> packed = functional.pack("lstm", recurra.LSTM(12, 64).state_dict(), {"cell_clip": 5.0}, "bfloat16")
+        >>> packed.sizes.hidden, packed.dtype
+        (64, dtype('float32'))
 
     Args:
         cell: one of `recurra.cells()`.
@@ -373,6 +483,8 @@ def pack(
         regularization: chances of dropout and zoneout, default none: see `Recurrent`.
         keep: layers, from 0, that stay in float32 whatever the precision; default none.
         device, engine, allow_tf32: see `Recurrent`.
+        direction: "reverse" for a network that runs backwards in time only; one with parameters "..._reverse" runs both
+            ways.
         dtype: of inputs and outputs, default that of the parameters. "float16" or "bfloat16" on a GPU, for float32
             parameters; else it is theirs.
 
@@ -381,7 +493,7 @@ def pack(
             dtypes, all listed.
         TypeError: `params` is not a mapping, or its dtype is not float32 or float64.
     """
-    spec = choice("cell", cell, CELLS)
+    spec = choice("cell", cell, SEQUENCE_CELLS)
     if regularization is not NO_REGULARIZATION:
         if not isinstance(regularization, tuple) or len(regularization) != len(Regularization._fields):
             raise TypeError(f"regularization: expected a functional.Regularization, got {regularization!r}")
@@ -389,7 +501,7 @@ def pack(
         regularization = Regularization(*(chance(f"regularization {name}", value) for name, value in rates))
     params = mapping("params", params)
     gpu = placement(device, "float32", engine).gpu
-    sizes, found = inferred(spec, params, gpu)
+    sizes, found = inferred(spec, params, gpu, chosen_direction(False, direction))
     place = placement(device, found if dtype is None else dtype, engine, allow_tf32)
     if place.parameter_dtype != found:
         raise TypeError(f"dtype: expected that of the parameters, {found}, or 16 bits of float32, got {place.dtype}")
@@ -411,26 +523,14 @@ def packed_at(
         return CpuPacked(cell, sizes, place.parameter_dtype, params, constants, precision, regularization, keep)
     if precision is not None or keep != ():
         raise ValueError(f"precision, keep: expected None and () for {place.device}, use dtype; got {precision!r}")
+    if cell.name in GRAPH_CELLS:
+        raise ValueError(f"device: expected 'cpu' for cell {cell.name!r}, got {place.device!r}")
     from .cuda.packed import CudaPacked  # which nobody without a GPU should wait for
 
     return CudaPacked(place, cell, sizes, params, constants, regularization)
 
 
-def _check_precision(precision: str | None, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> None:
-    if precision is None:
-        return
-    if dtype != np.float32:
-        raise ValueError(f"precision: expected None for {dtype} parameters, got {precision!r}")
-    for name, array in parameters.items():
-        if precision == "int8" and not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite values for int8, got NaN or infinity")
-
-
-def _layers(name: str, numbers: Iterable[int], layers: int) -> tuple[int, ...]:
-    """Each number once, in order."""
-    if not isinstance(numbers, (list, tuple, set, frozenset, range)):
-        raise TypeError(f"{name}: expected numbers of layers, got {numbers!r}")
-    found = {integer(name, number, 0) for number in numbers}
-    if found and max(found) >= layers:
-        raise ValueError(f"{name}: expected layers from 0 to {layers - 1}, got {max(found)}")
-    return tuple(sorted(found))
+def require_same_axes(axes: Mapping[str, int]) -> None:
+    """ValueError unless all arrays of a state have a batch axis, or none."""
+    if len(set(axes.values())) > 1:
+        raise ValueError(f"state: expected as many axes for {', '.join(axes)}, got {list(axes.values())}")

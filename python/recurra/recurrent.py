@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from ._arrays import require_memory
-from ._cells import CELLS, Sizes
+from ._cells import SEQUENCE_CELLS, Sizes, chosen_direction, start_value
 from ._fixed import Fixed
+from ._marks import PREVIOUS, marks_of
 from ._options import choice, flag, generator, integer, mapping, moved, placement, shown
 from .packed import Packed, packed_at
 
@@ -55,7 +56,14 @@ class Recurrent(Fixed):
             the others are scaled by 1 / (1 - dropout). As torch's.
         bidirectional: a second network reads the sequence backwards; outputs are concatenated, D = 2.
         proj_size: P, size of the output projection of the *_projected cells, 0 < P < H; 0 for all others.
+        direction: "forward"; "reverse", from each sequence's last step to its first, with the parameters' plain names
+            and D = 1; or "bidirectional", which is bidirectional=True.
+        proj_bias: whether the output projection of the *_projected cells has a bias, bias_hr [P].
         constants: values for the cell's constants, for example {"cell_clip": 5.0}.
+        heads: of an sLSTM, into how many equal parts, which recurrent products keep apart, H is cut; 1 for all others.
+        initial_state: whether the state that calls and streams start from, where none is given, is learned: parameters
+            h_0 [L*D, O], and for LSTMs c_0 [L*D, H], zero at first; their gradients are summed over the batch.
+            (`recurra.InitialState` is another thing: it makes a state from a vector of features.)
         recurrent_dropout: variational dropout: probability that in training a number of h(t-1) counts as 0 in the
             recurrent product, the same numbers at all steps of a sequence (Gal, Ghahramani 2016, arXiv:1512.05287).
             With reset="before" that is the product of the gates; the candidate's r * h is not masked. Cells without a
@@ -63,8 +71,8 @@ class Recurrent(Fixed):
         zoneout: probability that in training a unit keeps its old state in a step; a number for all states, or a tuple
             of one for each, for LSTMs (of h, of c). Without rng, and in calls and streams, each unit keeps that share
             of its old state, the expectation (Krueger et al. 2017, arXiv:1606.01305).
-            What `forward` leaves out at random depends on the seed, the layer, the step and the row's number in the
-            batch: a row that is run alone has the masks of row 0.
+            What `forward` leaves out at random depends on the seed, the layer, the step (masked ones are not counted,
+            resets change nothing) and the row's number in the batch: a row that is run alone has the masks of row 0.
         dtype: float32 or float64, of parameters, inputs and outputs. On a GPU also float16 or "bfloat16", of inputs and
             outputs: parameters and their gradients, and sums and states inside a call, are float32 then, and weights
             and the vectors they are multiplied with are rounded.
@@ -75,7 +83,7 @@ class Recurrent(Fixed):
         seed: for numpy.random.default_rng; default fresh entropy.
         rng: the numpy.random.Generator to draw from, in place of a seed.
 
-    Parameters start uniform in +-1/sqrt(H), as torch's do.
+    Parameters start uniform in +-1/sqrt(H), as torch's do; gains gamma start at 1 and shifts beta at 0.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or value.
@@ -92,8 +100,12 @@ class Recurrent(Fixed):
     recurrent_dropout: float
     zoneout: float | tuple[float, ...]
     bidirectional: bool
+    direction: str
     proj_size: int
+    proj_bias: bool
     constants: dict[str, float] | None
+    heads: int
+    initial_state: bool
     dtype: Any  # numpy.dtype; "bfloat16", which NumPy lacks, is a string
     device: str
     engine: str
@@ -114,7 +126,11 @@ class Recurrent(Fixed):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
+        direction: str = "forward",
+        proj_bias: bool = False,
         constants: Mapping[str, float] | None = None,
+        heads: int = 1,
+        initial_state: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
@@ -124,7 +140,7 @@ class Recurrent(Fixed):
         seed: Seed = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        spec = choice("cell", cell, CELLS)
+        spec = choice("cell", cell, SEQUENCE_CELLS)
         constants = None if constants is None else mapping("constants", constants)
         hidden, proj = integer("hidden_size", hidden_size), integer("proj_size", proj_size, 0)
         if proj >= hidden:
@@ -132,13 +148,20 @@ class Recurrent(Fixed):
         if bool(proj) != spec.projected:
             wanted = "at least 1" if spec.projected else "0"
             raise ValueError(f"proj_size: expected {wanted} for cell {cell!r}, got {proj}")
+        if flag("proj_bias", proj_bias) and not proj:
+            raise ValueError("proj_bias: expected False without proj_size, got True")
+        direction = chosen_direction(bidirectional, direction)
         sizes = Sizes(
             input=integer("input_size", input_size),
             hidden=hidden,
             output=proj or hidden,
             layers=integer("num_layers", num_layers),
-            directions=2 if flag("bidirectional", bidirectional) else 1,
+            directions=2 if direction == "bidirectional" else 1,
             bias=flag("bias", bias),
+            reverse=direction == "reverse",
+            proj_bias=bool(proj_bias),
+            initial_state=spec.checked_initial_state(initial_state),
+            heads=spec.checked_heads(heads, hidden),
         )
         rates = spec.regularization(dropout, recurrent_dropout, zoneout)
         place = placement(device, dtype, engine, allow_tf32)
@@ -153,12 +176,16 @@ class Recurrent(Fixed):
             "dropout": rates.dropout,
             "recurrent_dropout": rates.recurrent_dropout,
             "zoneout": zoneout,
-            "bidirectional": bool(bidirectional),
+            "bidirectional": direction == "bidirectional",
+            "direction": direction,
             "proj_size": proj,
+            "proj_bias": sizes.proj_bias,
             "constants": constants or None,
+            "heads": sizes.heads,
+            "initial_state": sizes.initial_state,
             **place.attributes,
         }
-        spec.constant_values(constants, values_dtype)
+        spec.constant_values(constants, values_dtype, sizes.directions)
         random = generator(seed, rng)
         what = f"input_size={shown(sizes.input)}, hidden_size={shown(hidden)}, num_layers={shown(sizes.layers)}"
         copies = 2  # initial and packed
@@ -166,10 +193,44 @@ class Recurrent(Fixed):
         bound = 1 / math.sqrt(hidden)
         initial = {
             name: random.uniform(-bound, bound, shape).astype(values_dtype)
+            if (value := start_value(name)) is None
+            else np.full(shape, value, values_dtype)
             for name, shape in spec.shapes(sizes).items()
         }
+        for name in spec.initial_shapes(sizes):
+            initial[name][...] = 0
         packed = packed_at(place, spec, sizes, initial, constants, rates)
         self.__dict__.update(configuration, precision=None, keep=(), _packed=packed)
+
+    @overload
+    def __call__(
+        self,
+        x: Input,
+        state: State | None = None,
+        *,
+        lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
+        out: Input | None = None,
+        return_cells: Literal[False] = False,
+    ) -> tuple[Array, State]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Input,
+        state: State | None = None,
+        *,
+        lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
+        out: Input | None = None,
+        return_cells: bool,
+    ) -> tuple[Any, ...]: ...
 
     def __call__(
         self,
@@ -177,8 +238,13 @@ class Recurrent(Fixed):
         state: State | None = None,
         *,
         lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
         out: Input | None = None,
-    ) -> tuple[Array, State]:
+        return_cells: bool = False,
+    ) -> tuple[Any, ...]:
         """Run whole sequences. Any number of threads may do so at once.
 
             >>> layer = recurra.GRU(12, 64, batch_first=True)
@@ -191,26 +257,78 @@ class Recurrent(Fixed):
         Args:
             x: [T, B, I], with batch_first [B, T, I], or [T, I] for one sequence without a batch axis. Of the layer's
                 dtype, NumPy or any DLPack array on the CPU, may be strided and read-only. T and B may be 0.
-            state: initial state, default zeros: h [L*D, B, O], for LSTMs the tuple (h, c) with c [L*D, B, H]; without
-                a batch axis if x has none. O is proj_size or else hidden_size.
+            state: initial state, default zeros or what has been learned: h [L*D, B, O], for LSTMs the tuple (h, c) with
+                c [L*D, B, H]; without a batch axis if x has none. O is proj_size or else hidden_size.
             lengths: valid steps of each sequence, B integers in 0..T in any order. Outputs past them are zero, the
                 final state is that after each sequence's own last step (the initial one if there is none), and the
                 reverse direction starts there. Batched x only.
+            resets: booleans [T, B], with batch_first [B, T], or [T] without a batch axis: before such a step a row's
+                states become zero, or `reset_state`. So a row may hold several sequences one after another, with the
+                bits of each alone. The reverse direction is cut at the same places: it starts afresh between such a
+                step and the one before, and a reset at time 0 does not concern it. No gradient crosses a reset. The
+                final state is that of the last sequence of each row (in reverse, of the first one).
+            reset_state: what states become at a reset, as `state`, or [L*D, O] and [L*D, H] for all rows; default
+                zeros, or what has been learned.
+            mask: booleans as of `resets`: a step that is False is left out, wherever it stands. The states stay as
+                they are; layers, directions and what dropout and zoneout draw go on with the next valid step as if it
+                came next. With `lengths` steps past them are not looked at.
+            masked_output: output of masked steps, "previous": h as it stays, which is the last output, before the first
+                valid step that of the initial state; or "zero".
             out: array to write the output to; writeable, last axis contiguous, sharing no memory with x or state.
+            return_cells: also return the last layer's second state (c of an LSTM or SRU, the cell d0 of a
+                DifferentialRNN) after every step. Masked steps have what `masked_output` says, of it. Cells that have h
+                only refuse.
 
         On a GPU arrays are CuPy's, torch's, or others on that GPU with __cuda_array_interface__ or DLPack; results are
         of the library of x, on its current stream, and nobody waits for them. `lengths` may be an int32 array on the
         GPU, whose values nobody checks: then padded steps are computed too, and a CUDA graph of the call reads them
-        whenever it is launched.
+        whenever it is launched. `resets` and `mask` may be there or on the CPU; with them the host looks at flags and
+        lengths, waits for the GPU, and cannot be captured; `out` is C-contiguous then.
 
         Returns:
             (output, state): output, as x with D*O in place of I (`out` if that was given), and the final state, new.
+            With return_cells (output, state, cells): cells, new, as x with D*H in place of I, zero past `lengths`.
 
         Raises:
             TypeError: wrong dtype or kind of object.
             ValueError: wrong shape, length, device, or unusable `out`.
         """
-        return self._packed.run(x, state, lengths=lengths, out=out, batch_first=self.batch_first)
+        options: dict[str, Any] = {"out": out, "batch_first": self.batch_first, "return_cells": return_cells}
+        if not (resets is mask is reset_state is None and masked_output is PREVIOUS):
+            options["marks"] = marks_of(resets, reset_state, mask, masked_output)
+        return self._packed.run(x, state, lengths=lengths, **options)
+
+    @overload
+    def forward(
+        self,
+        x: Input,
+        state: State | None = None,
+        *,
+        lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
+        recompute: bool = False,
+        rng: int | np.random.Generator | None = None,
+        return_cells: Literal[False] = False,
+    ) -> tuple[Array, State, Tape]: ...
+
+    @overload
+    def forward(
+        self,
+        x: Input,
+        state: State | None = None,
+        *,
+        lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
+        recompute: bool = False,
+        rng: int | np.random.Generator | None = None,
+        return_cells: bool,
+    ) -> tuple[Any, ...]: ...
 
     def forward(
         self,
@@ -218,9 +336,14 @@ class Recurrent(Fixed):
         state: State | None = None,
         *,
         lengths: Sequence[int] | Input | None = None,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
         recompute: bool = False,
         rng: int | np.random.Generator | None = None,
-    ) -> tuple[Array, State, Tape]:
+        return_cells: bool = False,
+    ) -> tuple[Any, ...]:
         """Run whole sequences for training: as a call, with a tape to go back over.
 
             >>> layer = recurra.GRU(12, 64, dropout=0.1, num_layers=2)
@@ -236,22 +359,31 @@ class Recurrent(Fixed):
         as after any array of 16 MB (mallopt(3), M_MMAP_THRESHOLD; a threshold that is set from outside stays).
 
         Args:
-            x, state, lengths: as of a call. x is copied.
+            x, state, lengths, resets, reset_state, mask, masked_output: as of a call. x is copied.
             recompute: keep only the states of all steps and compute gates again in backward, to the same bits: 2
                 values per unit and step instead of 6 (LSTM), 1 instead of 5 (GRU), for about a third more time. (With
                 lengths, dropout or both directions a stack also keeps what each layer passes to the next.)
             rng: what dropout and zoneout draw from: a Generator, or a seed in 0..2**64-1, which draws the same every
                 time. Default None: nothing is left out. Draws are hashes of their position and are not stored.
+            return_cells: as of a call; `backward` then takes their gradient, dcells.
 
         Returns:
             (output, state, tape): the first two as a call's, and a `recurra.tape.Tape`; on a GPU one whose gradients
-            are arrays of the library of x.
+            are arrays of the library of x. With return_cells (output, state, tape, cells).
 
         Raises:
             TypeError, ValueError: as a call; ValueError also for a quantized layer.
         """
+        marks = marks_of(resets, reset_state, mask, masked_output)
         return self._packed.forward(
-            x, state, lengths=lengths, batch_first=self.batch_first, recompute=recompute, rng=rng
+            x,
+            state,
+            lengths=lengths,
+            batch_first=self.batch_first,
+            recompute=recompute,
+            rng=rng,
+            marks=marks,
+            return_cells=return_cells,
         )
 
     def stream(self, batch: int | None = None, *, threads: int = 1, head: Linear | None = None) -> Stream:
@@ -371,6 +503,8 @@ class Recurrent(Fixed):
 
         shown = []
         for name, parameter in inspect.signature(type(self)).parameters.items():
+            if name == "direction" and self.bidirectional:
+                continue
             if name in self.__dict__ and (value := self.__dict__[name]) != parameter.default:
                 text = repr(str(value) if name == "dtype" else value)
                 shown.append(text if parameter.default is parameter.empty else f"{name}={text}")

@@ -18,7 +18,9 @@ from ._arrays import (
     row_contiguous,
     unwrapped,
     vector,
+    wrapped,
 )
+from ._marks import PREVIOUS, Marks, marks_of, step_flags
 from ._options import flag, integer
 from .heads import Linear
 from .packed import CpuPacked, Packed
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._arrays import Array, Input
+    from .heads import CpuLinear
     from .packed import State
 
 __all__ = ["Stream"]
@@ -35,7 +38,16 @@ __all__ = ["Stream"]
 class Step(Protocol):
     """The type of `Stream.step`."""
 
-    def __call__(self, x: Input, out: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Input,
+        out: Array | None = None,
+        *,
+        resets: Any = None,
+        reset_state: State | None = None,
+        mask: Any = None,
+        masked_output: str = PREVIOUS,
+    ) -> Array:
         """See `Stream`."""
 
 
@@ -70,21 +82,26 @@ class Stream:
 
     Raises:
         TypeError: `packed` or `head` is something else.
-        ValueError: `batch` or `threads` is less than 1; the network is bidirectional; the head's `in_features` or dtype
-            are not those of the network's output.
+        ValueError: `batch` or `threads` is less than 1; the network runs backwards, or both ways; the head's
+            `in_features` or dtype are not those of the network's output.
     """
 
     __slots__ = {
         "_batch": None,
         "_batch_first": None,
+        "_head": None,
         "_outputs": None,
         "_packed": None,
+        "_start": None,
         "_stream": None,
-        "step": """step(x, out=None): advance all layers by one step.
+        "step": """step(x, out=None, *, resets=None, reset_state=None, mask=None, masked_output="previous"): advance all
+        layers by one step.
 
         Args:
             x: [I], or [batch, I]. Fastest as a C-contiguous NumPy array.
             out: [O], or [batch, O]: where to write the output, so that nothing is allocated; must not overlap x.
+            resets, mask: [batch] booleans, or True or False without a batch axis; these and the others as of a layer
+                call: which rows are reset before the step, and which take it. With them arrays are allocated.
 
         Returns:
             The output of the last layer: `out`, or a new array.
@@ -93,6 +110,7 @@ class Stream:
             TypeError, ValueError: as a layer call; the state is unchanged then.
         """,
     }
+    _start: list[Array] | None  # a learned initial state, one for all rows
     _stream: _core.Stream
     step: Step  # not a method, because it is the hot path: a call goes straight to the core
 
@@ -107,15 +125,12 @@ class Stream:
         if not isinstance(packed, CpuPacked):
             got = type(packed).__name__ if not isinstance(packed, Packed) else f"one on {packed.placement.device}"
             raise TypeError(f"packed: expected what functional.pack returns, on the CPU, got {got}")
-        if packed.sizes.directions != 1:
-            raise ValueError(
-                "packed: a bidirectional network cannot stream: its reverse direction starts at the last step, so it"
-                " needs the whole sequence before its first output; call the layer instead"
-            )
+        require_forward(packed)
         self._batch = () if batch is None else (integer("batch", batch),)
         self._batch_first = flag("batch_first", batch_first)
         self._packed = packed
         self._outputs = packed.sizes.output if head is None else checked_head(packed, head).out_features
+        self._head = None if head is None else head._packed
         rows = self._batch[0] if self._batch else 1
         require_rows("batch", rows)
         workers = min(integer("threads", threads), _core.get_num_threads())
@@ -123,14 +138,28 @@ class Stream:
             self._stream = packed.network.stream(
                 rows, batch is None, workers, None if head is None else head._packed.affine
             )
-        _STEP.__set__(self, self._stream.step(_checked_step(packed, self._batch, self._outputs, self._stream)))
+        self._start = packed._begin({}, ())
+        self._stream.reset(None, self._start)
+        step = _checked_step(packed, self._batch, self._outputs, self._stream, self._head)
+        _STEP.__set__(self, self._stream.step(step))
 
-    def run(self, chunk: Input, out: Array | None = None) -> Array:
+    def run(
+        self,
+        chunk: Input,
+        out: Array | None = None,
+        *,
+        resets: Input | None = None,
+        reset_state: State | None = None,
+        mask: Input | None = None,
+        masked_output: str = PREVIOUS,
+    ) -> Array:
         """Advance by a chunk of any number of steps, zero included.
 
         Args:
             chunk: [T, I], or [T, batch, I] ([batch, T, I] if the layer is batch_first).
             out: where to write the output, as chunk with O in place of I; must not overlap chunk.
+            resets, reset_state, mask, masked_output: as of a layer call. (The last output before the first step is h of
+            the state that the stream has.)
 
         Returns:
             The outputs of the last layer: `out`, or a new array.
@@ -142,6 +171,11 @@ class Stream:
         axes = (*self._batch, "T") if self._batch_first else ("T", *self._batch)
         x = check("chunk", chunk, dtype, (*axes, size.input))
         y, written = output(out, (*x.shape[:-1], self._outputs), dtype, {"chunk": x})
+        marks = marks_of(resets, reset_state, mask, masked_output)
+        if marks is not None:
+            own = (self._packed, self._batch, self._stream, self._head)
+            written[...] = _run_marked(*own, x, self._batch_first, marks)
+            return y
         self._stream.run(row_contiguous(batched(x, self._batch_first)), batched(written, self._batch_first))
         return y
 
@@ -160,21 +194,30 @@ class Stream:
         states = self._packed.check_state(state, self._batch)
         self._stream.set_state([batched(contiguous(array)) for array in states.values()])
 
-    def reset(self, rows: Sequence[int] | Input | None = None) -> None:
-        """Set the state to zero, of all sequences or of some.
+    def reset(self, rows: Sequence[int] | Input | None = None, state: State | None = None) -> None:
+        """Set the state to where it began, or to a given one, of all sequences or of some.
+
+            >>> stream = recurra.GRU(12, 64).stream(batch=8)
+            >>> stream.reset([2, 5])  # two of eight to zero
+            >>> stream.reset([2, 5], np.ones((1, 2, 64), "float32"))  # or to states of their own
+            >>> stream.reset(state=np.ones((1, 64), "float32"))  # or all to the same
 
         Args:
             rows: which sequences of the batch to reset: their indices, or a mask of `batch` booleans. Default all.
+            state: of these n sequences, in the order of `rows`: h [L, n, O], for LSTMs (h, c) with c [L, n, H]; or one
+                for all of them, without the axis of n. Default zero, or what the layer has learned. If a row is
+                named twice, its last one counts.
+
+        Raises:
+            TypeError, ValueError: wrong rows, shape or dtype; the state is unchanged then.
         """
-        if rows is None:
-            self._stream.reset(None)
+        which = reset_rows(rows, self._batch)
+        if state is None:
+            self._stream.reset(which, self._start)
             return
-        if not self._batch:
-            raise ValueError("rows: expected None, for this stream has no batch axis")
-        array = vector("rows", rows, None, "iub")
-        if array.dtype.kind == "b":
-            array = np.flatnonzero(vector("rows", array, *self._batch, "b"))
-        self._stream.reset(bounded("rows", array, self._batch[0] - 1))
+        batch = self._batch if which is None else (len(which),)
+        states = self._packed.check_state(state, batch, shared=True)
+        self._stream.reset(which, [batched(contiguous(array)) for array in states.values()])
 
     def __reduce__(self) -> Any:
         raise TypeError("a Stream cannot be copied or pickled: make another from its layer and set its state")
@@ -184,6 +227,32 @@ class Stream:
 
 
 _STEP: Any = Stream.__dict__["step"]  # for __init__: what a subclass calls step is not to be overwritten
+
+
+def reset_rows(rows: Any, batch: tuple[int, ...]) -> Array | None:
+    """The caller's choice of sequences of a stream, as their indices; None for all."""
+    if rows is None:
+        return None
+    if not batch:
+        raise ValueError("rows: expected None, for this stream has no batch axis")
+    array = vector("rows", rows, None, "iub")
+    if array.dtype.kind == "b":
+        array = np.flatnonzero(vector("rows", array, batch[0], "b"))
+    return bounded("rows", array, batch[0] - 1)
+
+
+def require_forward(packed: Packed) -> None:
+    """ValueError unless the network's steps are made as their input arrives."""
+    if packed.sizes.direction == "forward":
+        return
+    if packed.sizes.reverse:
+        what = "a network of direction='reverse' cannot stream: it starts"
+    else:
+        what = "a bidirectional network cannot stream: its reverse direction starts"
+    raise ValueError(
+        f"packed: {what} at the last step, so it needs the whole sequence before its first output; call the layer"
+        " instead"
+    )
 
 
 def checked_head(packed: Packed, head: Linear) -> Linear:
@@ -199,14 +268,53 @@ def checked_head(packed: Packed, head: Linear) -> Linear:
     return head
 
 
-def _checked_step(packed: CpuPacked, batch: tuple[int, ...], outputs: int, stream: _core.Stream) -> Step:
-    """A step for arrays that have to be normalised or refused; the core takes only plain ones."""
+def _checked_step(
+    packed: CpuPacked, batch: tuple[int, ...], outputs: int, stream: _core.Stream, head: CpuLinear | None
+) -> Step:
+    """A step for arrays that have to be normalised or refused, and with marks; the core takes only plain ones."""
 
-    def step(x: Input, out: Array | None = None) -> Array:
+    def step(
+        x: Input,
+        out: Array | None = None,
+        *,
+        resets: Any = None,
+        reset_state: State | None = None,
+        mask: Any = None,
+        masked_output: str = PREVIOUS,
+    ) -> Array:
         x = check("x", x, packed.dtype, (*batch, packed.sizes.input))
         y, written = output(out, (*batch, outputs), packed.dtype, {"x": x})
+        flags = [step_flags(name, value, batch) for name, value in (("resets", resets), ("mask", mask))]
+        marks = marks_of(flags[0], reset_state, flags[1], masked_output)
+        if marks is not None and _befalls(marks):
+            written[...] = _run_marked(packed, batch, stream, head, x[None], False, marks)[0]
+            return y
         stream.run(row_contiguous(batched(x[None])), batched(written[None]))
         return y
 
     step.__qualname__ = "Stream.step"
     return step
+
+
+def _befalls(marks: Marks) -> bool:
+    """Whether these checked flags of one step do anything; with a reset_state, which is to be checked, they may."""
+    idle = (marks.resets is None or not marks.resets.any()) and (marks.mask is None or bool(marks.mask.all()))
+    return not idle or marks.reset_state is not None
+
+
+def _run_marked(
+    packed: CpuPacked,
+    batch: tuple[int, ...],
+    stream: _core.Stream,
+    head: CpuLinear | None,
+    x: Array,
+    batch_first: bool,
+    marks: Marks,
+) -> Array:
+    """The outputs of a chunk, as of a call from the stream's state, which is the call's final one then."""
+    states = packed.empty_state(batch)
+    stream.get_state([batched(array) for array in states])
+    h, final = packed.run(x, unwrapped(states), lengths=None, out=None, batch_first=batch_first, marks=marks)
+    y = h if head is None else head.run(h)
+    stream.set_state([batched(array) for array in wrapped(final)])
+    return y

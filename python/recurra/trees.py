@@ -31,6 +31,11 @@ OPEN = 40.0  # a gate's bias whose sigmoid is 1.0 in float64 too
 class TreeGradients(NamedTuple):
     """What `TreeTape.backward` returns.
 
+        >>> layer, forest = recurra.TreeLSTM(12, 64), recurra.Forest.parse("((not bad) !) (yes)")
+        >>> h, c, tape = layer.forward(forest, np.zeros((4, 12), "float32"))
+        >>> tape.backward(np.ones_like(h)).x.shape
+        (4, 12)
+
     Attributes:
         x: gradient of the input, of its shape; None with input_grad=False or without x.
         leaf_states: gradients of the leaves' states, (h, c) [L, H] each; None if none were given.
@@ -44,6 +49,11 @@ class TreeGradients(NamedTuple):
 
 class TreeTape:
     """What `forward` of a TreeLSTM or a LeafModule keeps for `backward`, which may be called again.
+
+        >>> layer, forest = recurra.TreeLSTM(12, 64), recurra.Forest.parse("((not bad) !) (yes)")
+        >>> h, c, tape = layer.forward(forest, np.zeros((4, 12), "float32"))
+        >>> sorted(tape.backward(np.ones_like(h)).params)
+        ['bias', 'weight_hh', 'weight_ih']
 
     Attributes:
         nbytes: memory it holds.

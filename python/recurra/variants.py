@@ -1,10 +1,18 @@
-"""Layers that torch.nn has not: the multiplicative LSTM, the differential RNN, and element-wise recurrences."""
+"""Layers that torch.nn has not: the multiplicative LSTM, the differential RNN, sLSTM, and element-wise recurrences."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._cells import differential_cell, indrnn_cell, min_gru_cell, min_lstm_cell, multiplicative_lstm_cell, sru_cell
+from ._cells import (
+    differential_cell,
+    indrnn_cell,
+    min_gru_cell,
+    min_lstm_cell,
+    multiplicative_lstm_cell,
+    slstm_cell,
+    sru_cell,
+)
 from .recurrent import Recurrent
 
 if TYPE_CHECKING:
@@ -13,7 +21,7 @@ if TYPE_CHECKING:
 
     from ._options import Seed
 
-__all__ = ["SRU", "DifferentialRNN", "IndRNN", "MinGRU", "MinLSTM", "MultiplicativeLSTM"]
+__all__ = ["SLSTM", "SRU", "DifferentialRNN", "IndRNN", "MinGRU", "MinLSTM", "MultiplicativeLSTM"]
 
 
 class MultiplicativeLSTM(Recurrent):
@@ -55,6 +63,8 @@ class MultiplicativeLSTM(Recurrent):
         *,
         form: str = "standard",
         bias_at: str = "candidate",
+        direction: str = "forward",
+        initial_state: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
@@ -66,6 +76,8 @@ class MultiplicativeLSTM(Recurrent):
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         options: dict[str, Any] = {
+            "direction": direction,
+            "initial_state": initial_state,
             "recurrent_dropout": recurrent_dropout,
             "zoneout": zoneout,
             "dtype": dtype,
@@ -95,12 +107,16 @@ class DifferentialRNN(Recurrent):
         o   = sigmoid(A_o + sum qo_n * dn')     h' = o * tanh(d0')
 
     (Veeriah, Zhuang, Qi 2015, arXiv:1504.06678.) The state is h and all differences up to the highest order; those of
-    a start from zeros are zero. Parameters: those of an LSTM, and weight_dos [3*N*H], for each order qi, qf, qo. With
-    orders=(0,) it is an LSTM with peepholes.
+    a start from zeros are zero. Parameters: those of an LSTM, and weight_dos, for each of the N orders qi, qf, qo:
+    [3*N*H]. With orders=(0,) it is an LSTM with peepholes.
+
+    With diagonal=False, as in the paper, q * d is d @ q^T with matrices q: weight_dos [3*N*H, H]. Such a layer runs by
+    the engine of graphs: on the CPU, and without streams, dropout, zoneout, grad_clip and `quantize`, which it refuses
+    with a ValueError; `recurra.torch` has none.
 
     Args, besides those of `Recurrent` (no cell, proj_size, constants):
-        orders: (0,), (1,), (2,), (0, 1) or (0, 1, 2).
-        diagonal: True: qi, qf, qo are vectors. The paper's matrices, False, are not there: ValueError.
+        orders: (0,), (1,), (2,), (0, 1), (0, 2), (1, 2) or (0, 1, 2).
+        diagonal: whether qi, qf, qo are vectors, or else matrices.
     """
 
     orders: tuple[int, ...]
@@ -118,6 +134,8 @@ class DifferentialRNN(Recurrent):
         *,
         orders: tuple[int, ...] = (1,),
         diagonal: bool = True,
+        direction: str = "forward",
+        initial_state: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
@@ -129,6 +147,8 @@ class DifferentialRNN(Recurrent):
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         options: dict[str, Any] = {
+            "direction": direction,
+            "initial_state": initial_state,
             "recurrent_dropout": recurrent_dropout,
             "zoneout": zoneout,
             "dtype": dtype,
@@ -139,7 +159,82 @@ class DifferentialRNN(Recurrent):
             "rng": rng,
         }
         super().__init__(differential_cell(orders, diagonal), *shape, **options)
-        self.__dict__.update(orders=orders, diagonal=True)
+        self.__dict__.update(orders=orders, diagonal=bool(diagonal))
+
+
+class SLSTM(Recurrent):
+    """LSTM with exponential gates and a normaliser, whose recurrent weights keep heads apart: the sLSTM of xLSTM.
+
+        >>> layer = recurra.SLSTM(input_size=12, hidden_size=64, heads=4)
+        >>> y, (h, c, n, m) = layer(np.zeros((100, 8, 12), "float32"))
+        >>> y.shape, h.shape, m.shape
+        ((100, 8, 64), (1, 8, 64), (1, 8, 64))
+
+    With A = x @ weight_ih^T + bias_ih + h @ weight_hh^T + bias_hh, cut into blocks of H values in the order i, f, z, o:
+
+        lf = log(sigmoid(A_f))                  forget="sigmoid"
+        lf = A_f                                forget="exp"
+        m' = max(lf + m, A_i), or A_i where n = 0
+        i  = exp(A_i - m')                      f  = exp(lf + m - m')               o  = sigmoid(A_o)
+        c' = f * c + i * tanh(A_z)              n' = f * n + i                      h' = o * c' / n'
+
+    (Beck, Poeppel, Spanring, Auer, Prudnikova, Kopp, Klambauer, Brandstetter, Hochreiter 2024, arXiv:2405.04517.)
+    Parameters: weight_ih [4H, I], weight_hh [4H, H / heads], bias_ih [4H], bias_hh [4H]. Units 0 .. H / heads - 1 are
+    the first head, and so on; a row of weight_hh meets the h of its own head. It is the cell alone: the convolution,
+    normalisation and projections of the paper's blocks are layers around it. `TreeLSTM(kind="s_lstm")` is another
+    thing, which has only the name.
+
+    The state is (h, c, n, m). c and n are the cell and the normaliser times exp(-m), which keeps both in range; an
+    output does not depend on how they are scaled. A state of zeros, the default, is one without a past. A given state
+    is taken as it is: n is to be positive, which `InitialState` does not see to, and |h| stays below 1 if |c| <= n.
+    Gradients are those of the equations, of all four states and through m; for a loss of outputs that of m is
+    c * dc + n * dn of the same moment. Zoneout keeps old values of c, n and m, which are of another scale, each with a
+    chance of its own; zoneout=(rate, 0, 0, 0) is for h alone.
+
+    Args, besides those of `Recurrent` (no cell, proj_size, constants, initial_state):
+        heads: a divisor of hidden_size.
+        forget: "sigmoid" (the authors' code) or "exp".
+    """
+
+    forget: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        heads: int = 1,
+        forget: str = "sigmoid",
+        direction: str = "forward",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
+        dtype: DTypeLike = "float32",
+        device: str = "cpu",
+        engine: str = "auto",
+        allow_tf32: bool = False,
+        seed: Seed = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        options: dict[str, Any] = {
+            "direction": direction,
+            "heads": heads,
+            "recurrent_dropout": recurrent_dropout,
+            "zoneout": zoneout,
+            "dtype": dtype,
+            "device": device,
+            "engine": engine,
+            "allow_tf32": allow_tf32,
+            "seed": seed,
+            "rng": rng,
+        }
+        super().__init__(slstm_cell(forget), *shape, **options)
+        self.__dict__.update(forget=forget)
 
 
 class IndRNN(Recurrent):
@@ -172,6 +267,8 @@ class IndRNN(Recurrent):
         bidirectional: bool = False,
         *,
         nonlinearity: str = "relu",
+        direction: str = "forward",
+        initial_state: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
@@ -183,6 +280,8 @@ class IndRNN(Recurrent):
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         options: dict[str, Any] = {
+            "direction": direction,
+            "initial_state": initial_state,
             "recurrent_dropout": recurrent_dropout,
             "zoneout": zoneout,
             "dtype": dtype,
@@ -228,6 +327,8 @@ class MinGRU(Recurrent):
         bidirectional: bool = False,
         *,
         candidate: str = "linear",
+        direction: str = "forward",
+        initial_state: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
@@ -239,6 +340,8 @@ class MinGRU(Recurrent):
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         options: dict[str, Any] = {
+            "direction": direction,
+            "initial_state": initial_state,
             "recurrent_dropout": recurrent_dropout,
             "zoneout": zoneout,
             "dtype": dtype,
@@ -284,6 +387,8 @@ class MinLSTM(Recurrent):
         bidirectional: bool = False,
         *,
         candidate: str = "linear",
+        direction: str = "forward",
+        initial_state: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
@@ -295,6 +400,8 @@ class MinLSTM(Recurrent):
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         options: dict[str, Any] = {
+            "direction": direction,
+            "initial_state": initial_state,
             "recurrent_dropout": recurrent_dropout,
             "zoneout": zoneout,
             "dtype": dtype,
@@ -343,6 +450,8 @@ class SRU(Recurrent):
         bidirectional: bool = False,
         *,
         nonlinearity: str = "identity",
+        direction: str = "forward",
+        initial_state: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, ...] = 0.0,
         dtype: DTypeLike = "float32",
@@ -354,6 +463,8 @@ class SRU(Recurrent):
     ) -> None:
         shape = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         options: dict[str, Any] = {
+            "direction": direction,
+            "initial_state": initial_state,
             "recurrent_dropout": recurrent_dropout,
             "zoneout": zoneout,
             "dtype": dtype,

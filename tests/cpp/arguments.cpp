@@ -70,6 +70,17 @@ void configs() {
       "directions * output_size", [](NetworkConfig& c) { c.output_size = INT_MAX, c.layers = c.directions = 2; },
       "lstm_projected");
   refused_config("constants", [](NetworkConfig& c) { c.constants.clear(); });
+  refused_config("heads: expected 1 for cell 'lstm', which has none, got 2", [](NetworkConfig& c) { c.heads = 2; });
+  for (const int64_t heads : {int64_t(0), int64_t(-2), int64_t(3), int64_t(8), INT64_MIN})
+    refused_config("heads: expected a divisor of hidden_size=4", [&](NetworkConfig& c) { c.heads = heads; }, "slstm");
+  refused_config("constants", [](NetworkConfig& c) { c.constants.push_back(1); }, "gru_general");
+  refused_config("constants", [](NetworkConfig& c) { c.constants.insert(c.constants.end(), 7, 1.0); }, "gru_general");
+  for (const double function : {-1.0, 0.5, 9.0, std::nan("")})
+    refused_config("f", [&](NetworkConfig& c) { c.constants[1] = function; }, "gru_general");
+  NetworkConfig both = small("gru_general");  // each direction may have its own
+  both.directions = 2;
+  both.constants.insert(both.constants.end(), both.constants.begin(), both.constants.begin() + 7);
+  Network<float>(both, given(both));
   for (const double chance : {-0.1, 1.1, std::nan("")}) {
     refused_config("dropout", [&](NetworkConfig& c) { c.regularization.dropout = chance; });
     refused_config("recurrent_dropout", [&](NetworkConfig& c) { c.regularization.recurrent_dropout = chance; });

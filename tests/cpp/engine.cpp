@@ -1,38 +1,27 @@
-// Every cell, both types, random shapes, lengths, directions and threads through the C++ interface: whole sequences against the
-// same in chunks, on one thread and from several threads at once, and by a caller who rounds otherwise; and the gradients of
-// training, with and without recomputing. All must agree to the bit, and the hash of all results printed at the end must be the
-// same on every instruction set with fused multiply-add, NEON included. Built with sanitizers it also shows stray memory
-// accesses and data races.
+// Every cell, both types, random shapes, lengths, resets and masks, directions and threads through the C++ interface: whole
+// sequences against the same in chunks, on one thread and from several threads at once, and by a caller who rounds otherwise;
+// and the gradients of training, with and without recomputing. All must agree to the bit, and the hash of all results printed
+// at the end must be the same on every instruction set with fused multiply-add, NEON included. Built with sanitizers it also
+// shows stray memory accesses and data races.
 #include <algorithm>
 #include <cfenv>
 #include <cstdio>
 #include <cstring>
-#include <random>
 #include <thread>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#include "draws.h"
 #include "recurra/recurra.h"
 
 namespace {
 
 using recurra::CellInfo;
+using recurra::Marks;
 using recurra::Network;
 using recurra::NetworkConfig;
-
-std::mt19937 random_engine(7);
-
-int random_int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_engine); }
-
-template <class T>
-std::vector<T> random_values(size_t count) {
-  std::uniform_real_distribution<double> uniform(-1, 1);
-  std::vector<T> values(count);
-  for (T& v : values) v = T(uniform(random_engine));
-  return values;
-}
 
 template <class T>
 struct Result {
@@ -85,11 +74,13 @@ class OddArithmetic {
   std::fenv_t saved_;
 };
 
+enum class Rows { whole, of_lengths, marked };
+
 template <class T>
 class Trial {
  public:
   // Of random sizes unless they are given.
-  Trial(const CellInfo& cell, int directions, bool with_lengths, recurra::Precision precision, int inputs = 0, int hidden = 0)
+  Trial(const CellInfo& cell, int directions, Rows rows, recurra::Precision precision, int inputs = 0, int hidden = 0)
       : cell_(cell),
         config_{cell.name,
                 inputs ? inputs : random_int(1, 40),
@@ -97,18 +88,33 @@ class Trial {
                 0,
                 random_int(1, 3),
                 directions,
+                false,
                 {},
                 precision,
                 {},
-                {}},
+                {},
+                1},
         steps_(random_int(1, 80)),
         rows_(random_int(1, 40)) {
     if (random_int(0, 1)) config_.regularization = {0.3, cell.recurrent_product ? 0.2 : 0, {0.1, 0.2, 0.2, 0.3}};
+    if (cell.has_heads) config_.heads = random_int(1, 5), config_.hidden_size *= config_.heads;
     config_.output_size = cell.projected ? random_int(1, int(config_.hidden_size) - 1) : config_.hidden_size;
-    for (const auto& constant : cell.constants) config_.constants.push_back(random_int(0, 1) ? constant.second : 0.3);
+    for (int d = 0; d < (random_int(0, 1) ? directions : 1); ++d)
+      for (const auto& [name, value] : cell.constants) {
+        const int bounded[] = {1, 2, 6, 7};  // of recurra::activations(): nothing overflows
+        const double other = name.size() == 1 ? bounded[random_int(0, 3)] : 0.3;
+        config_.constants.push_back(random_int(0, 1) ? value : other);
+      }
     x_ = random_values<T>(size_t(steps_) * rows_ * config_.input_size);
     for (const auto& state : cell.states) initial_.push_back(random_values<T>(size_t(lanes()) * rows_ * width(state.second)));
-    for (int r = 0; with_lengths && r < rows_; ++r) lengths_.push_back(random_int(0, steps_));
+    for (int r = 0; rows == Rows::of_lengths && r < rows_; ++r) lengths_.push_back(random_int(0, steps_));
+    if (rows != Rows::marked) return;
+    for (const auto& state : initial_) fresh_.push_back(random_values<T>(state.size()));
+    for (int i = 0; i < steps_ * rows_; ++i) {
+      resets_.push_back(random_int(0, 9) == 0);
+      mask_.push_back(random_int(0, 9) > 0);
+    }
+    repeat_ = random_int(0, 1) == 1;
   }
 
   // The hash of all outputs and final states; 0 when any two runs differ.
@@ -124,13 +130,14 @@ class Trial {
     for (Result<T>& other : others) threads.emplace_back([&] { other = forward(network); });
     for (std::thread& thread : threads) thread.join();
     for (const Result<T>& other : others) good = good && other == whole;
-    if (config_.directions == 1 && lengths_.empty()) good = good && in_chunks(network) == whole;
+    if (config_.directions == 1 && lengths_.empty() && mask_.empty()) good = good && in_chunks(network) == whole;
     good = good && oddly([&](const Network<T>& packed) { return forward(packed); }) == whole;
     if (!good)
-      std::printf("%s float%zu I=%d H=%d O=%d layers=%d directions=%d T=%d B=%d lengths=%d precision=%d: bits differ\n",
-                  cell_.name.c_str(), 8 * sizeof(T), int(config_.input_size), int(config_.hidden_size),
-                  int(config_.output_size), config_.layers, config_.directions, steps_, rows_, int(!lengths_.empty()),
-                  int(config_.precision));
+      std::printf(
+          "%s float%zu I=%d H=%d O=%d layers=%d directions=%d T=%d B=%d lengths=%d marks=%d precision=%d: bits differ\n",
+          cell_.name.c_str(), 8 * sizeof(T), int(config_.input_size), int(config_.hidden_size), int(config_.output_size),
+          config_.layers, config_.directions, steps_, rows_, int(!lengths_.empty()), int(!mask_.empty()),
+          int(config_.precision));
     if (config_.precision != recurra::Precision::full) return good ? whole.hash() ^ 1 : 0;
     const uint64_t gradients = train(network);
     return good && gradients ? whole.hash() ^ gradients : 0;
@@ -157,6 +164,16 @@ class Trial {
     return good ? one.hash() : 0;
   }
 
+  // What befalls steps; the states that resets lead to are at `fresh`.
+  Marks<T> marks(std::vector<const T*>& fresh) const {
+    if (mask_.empty()) return {};
+    for (const auto& state : fresh_) fresh.push_back(state.data());
+    const auto flags = [&](const std::vector<uint8_t>& all) {
+      return recurra::Sequence<const uint8_t>{all.data(), steps_, rows_, rows_, 1};
+    };
+    return {flags(resets_), fresh.data(), flags(mask_), repeat_};
+  }
+
   // Gradients of parameters that are added to what is there, a sum each. Some explode.
   bool added(const Network<T>& network, const Result<T>& one) const {
     const auto same = [](T a, T b) { return a == b || (a != a && b != b); };
@@ -164,11 +181,13 @@ class Trial {
     bool good = true;
     for (size_t i = 0; i < result.states.size(); ++i)
       for (size_t k = 0; k < result.states[i].size(); ++k)
-        good = good && same(result.states[i][k], (i < initial_.size() ? T(0) : T(3)) + one.states[i][k]);
+        good = good && same(result.states[i][k], (i < initial_.size() || i >= params_end() ? T(0) : T(3)) + one.states[i][k]);
     return good;
   }
 
-  // dx, then those of the initial states and of the parameters, where `before` was before.
+  size_t params_end() const { return initial_.size() + size_t(lanes()) * cell_.params.size(); }
+
+  // dx, then those of the initial states, of the parameters, where `before` was before, and of what resets lead to.
   Result<T> gradients(const Network<T>& network, bool recompute, int before, bool add = false) const {
     std::vector<T> x = x_;
     Result<T> forward = empty_result(), result{std::vector<T>(x.size(), T(before)), {}};
@@ -182,6 +201,7 @@ class Trial {
       for (const auto& p : cell_.params) sizes[size_t(lane)].push_back(count(p, lane));
     for (const auto& lane : sizes)
       for (const int64_t size : lane) result.states.emplace_back(size_t(size), T(before));
+    for (const auto& state : fresh_) result.states.emplace_back(state.size(), T(0));
     std::vector<std::vector<T*>> params;
     size_t next = initial_.size();
     for (const auto& lane : sizes) {
@@ -190,19 +210,24 @@ class Trial {
     }
     for (size_t s = 0; s < initial_.size(); ++s) d_initial.push_back(result.states[s].data());
     const ptrdiff_t in = config_.input_size, out = config_.directions * config_.output_size;
+    std::vector<T*> d_reset;
+    for (size_t s = 0; s < fresh_.size(); ++s) d_reset.push_back(result.states[next++].data());
+    std::vector<const T*> fresh;
     const uint64_t seed = 3;
-    const auto tape =
-        network.record({x.data(), steps_, rows_, rows_ * in, in}, initial.data(), lengths_.empty() ? nullptr : lengths_.data(),
-                       {forward.y.data(), steps_, rows_, rows_ * out, out}, final_states.data(), recompute, &seed);
+    const auto tape = network.record(
+        {x.data(), steps_, rows_, rows_ * in, in}, initial.data(), lengths_.empty() ? nullptr : lengths_.data(),
+        {forward.y.data(), steps_, rows_, rows_ * out, out}, final_states.data(), recompute, &seed, {}, marks(fresh));
     std::fill(x.begin(), x.end(), T(before));  // the tape has its own
     tape.backward({forward.y.data(), steps_, rows_, rows_ * out, out}, d_final.data(),
-                  {result.y.data(), steps_, rows_, rows_ * in, in}, d_initial.data(), params, add);
+                  {result.y.data(), steps_, rows_, rows_ * in, in}, d_initial.data(), params, add, {},
+                  d_reset.empty() ? nullptr : d_reset.data());
     return result;
   }
 
   int lanes() const { return config_.layers * config_.directions; }
   int64_t width(const std::string& dim) const {
     return dim == "hidden"   ? config_.hidden_size
+           : dim == "head"   ? config_.hidden_size / config_.heads
            : dim == "output" ? config_.output_size
            : dim == "one"    ? 1
                              : config_.input_size;
@@ -239,13 +264,13 @@ class Trial {
 
   Result<T> forward(const Network<T>& network) const {
     Result<T> result = empty_result();
-    std::vector<const T*> initial;
+    std::vector<const T*> initial, fresh;
     std::vector<T*> final_states;
     for (const auto& state : initial_) initial.push_back(state.data());
     for (auto& state : result.states) final_states.push_back(state.data());
     const ptrdiff_t in = config_.input_size, out = config_.directions * config_.output_size;
     network.forward({x_.data(), steps_, rows_, rows_ * in, in}, initial.data(), lengths_.empty() ? nullptr : lengths_.data(),
-                    {result.y.data(), steps_, rows_, rows_ * out, out}, final_states.data());
+                    {result.y.data(), steps_, rows_, rows_ * out, out}, final_states.data(), {}, marks(fresh));
     return result;
   }
 
@@ -275,11 +300,14 @@ class Trial {
   std::vector<std::vector<T>> initial_, storage_;
   std::vector<std::vector<const T*>> params_;
   std::vector<int64_t> lengths_;
+  std::vector<std::vector<T>> fresh_;
+  std::vector<uint8_t> resets_, mask_;
+  bool repeat_ = true;
 };
 
 }  // namespace
 
-// With any argument, a quarter of the trials: for emulators.
+// With any argument, one trial in six, lengths and marks from cell to cell in turn: for emulators and sanitizers.
 int main(int argc, char**) {
   const bool few = argc > 1;
   int trials = 0, failed = 0;
@@ -289,17 +317,20 @@ int main(int argc, char**) {
     failed += hash == 0;
     sum = sum * 31 + hash;
   };
-  for (const CellInfo& cell : recurra::cells())
+  Rows turn = Rows::marked;
+  for (const CellInfo& cell : recurra::cells()) {
+    turn = turn == Rows::marked ? Rows::of_lengths : Rows::marked;
     for (const int directions : {1, 2})
-      for (const bool lengths : {false, true}) {
-        if (few && (directions == 1 || !lengths)) continue;
+      for (const Rows rows : {Rows::whole, Rows::of_lengths, Rows::marked}) {
+        if (few && (directions == 1 || rows != turn)) continue;
         for (const auto precision : {recurra::Precision::full, recurra::Precision::bfloat16, recurra::Precision::int8})
-          count(Trial<float>(cell, directions, lengths, precision).run());
-        count(Trial<double>(cell, directions, lengths, recurra::Precision::full).run());
+          count(Trial<float>(cell, directions, rows, precision).run());
+        count(Trial<double>(cell, directions, rows, recurra::Precision::full).run());
       }
+  }
   // Large enough to be packed on several threads, in int8 too.
   for (const auto precision : {recurra::Precision::full, recurra::Precision::bfloat16, recurra::Precision::int8})
-    count(Trial<float>(recurra::cells().back(), 1, false, precision, 3000, 120).run());
+    count(Trial<float>(recurra::cells().back(), 1, Rows::whole, precision, 3000, 120).run());
   std::printf("%s: %d trials, %d failed, hash %016llx\n", recurra::isa().c_str(), trials, failed, (unsigned long long)sum);
   return failed ? 1 : 0;
 }

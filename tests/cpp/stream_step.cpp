@@ -1,4 +1,5 @@
-// Proves that a stream's step allocates nothing, takes no lock and makes no system call, for every cell and both types.
+// Proves that a stream's step allocates nothing, takes no lock and makes no system call, for every cell and both types, and for
+// a model with every kind of node that streams have.
 //
 // Allocation and locking are counted by standing in front of the C library's functions. System calls are shown to be absent by
 // giving them up: in strict seccomp mode the kernel kills a process that makes any but read, write and exit.
@@ -16,7 +17,7 @@
 #include <new>
 #include <random>
 
-#include "recurra/recurra.h"
+#include "recurra/model.h"
 
 static std::atomic<long> allocations{0}, locks{0};
 
@@ -89,7 +90,7 @@ class Example {
 
  private:
   recurra::Network<T> make(const recurra::CellInfo& cell, recurra::Precision precision) {
-    recurra::NetworkConfig config{cell.name, kInput, kHidden, cell.projected ? kOutput : kHidden, kLayers, 1, {},
+    recurra::NetworkConfig config{cell.name, kInput, kHidden, cell.projected ? kOutput : kHidden, kLayers, 1, false, {},
                                   precision, {},     {}};
     for (const auto& constant : cell.constants) config.constants.push_back(constant.second);
     std::vector<std::vector<T>> storage;
@@ -116,9 +117,69 @@ class Example {
   T of_head_[kRows * 2] = {};
 };
 
-// True when the child lived through the steps without a system call.
+constexpr char kModel[] = R"({"dtype": "DTYPE", "batch_first": false, "outputs": ["out"],
+  "inputs": [{"name": "x", "features": [12], "time": true, "integer": false}], "nodes": [
+  {"name": "conv", "kind": "conv1d", "inputs": ["x"], "in_channels": 12, "out_channels": 20, "kernel_size": 5, "stride": 2,
+   "dilation": 3, "padding": [12, 0], "groups": 2, "bias": true},
+  {"name": "relu", "kind": "activation", "inputs": ["conv"], "function": "relu", "alpha": null, "beta": null},
+  {"name": "wide", "kind": "reshape", "inputs": ["relu"], "features": [2, 10]},
+  {"name": "conv2", "kind": "conv2d", "inputs": ["wide"], "in_channels": 2, "out_channels": 3, "kernel_size": [2, 3],
+   "stride": [1, 2], "dilation": [1, 1], "padding": [[1, 0], [1, 1]], "groups": 1, "bias": false},
+  {"name": "pooled", "kind": "max_pool2d", "inputs": ["conv2"], "kernel_size": [1, 2], "stride": [1, 1],
+   "padding": [[0, 0], [0, 0]]},
+  {"name": "scale", "kind": "scale", "inputs": ["pooled"], "features": 12},
+  {"name": "norm", "kind": "layer_norm", "inputs": ["scale"], "features": 12, "eps": 1e-5, "weight": true, "bias": true},
+  {"name": "mask", "kind": "mask", "inputs": ["norm"], "value": 0},
+  {"name": "gru", "kind": "recurrent", "inputs": ["mask"], "cell": "gru", "input_size": 12, "hidden_size": 21, "num_layers": 2,
+   "direction": "forward", "proj_size": 0, "heads": 1, "bias": true, "proj_bias": false, "initial_state": true, "dropout": 0,
+   "recurrent_dropout": 0, "zoneout": 0, "constants": null, "precision": null, "keep": []},
+  {"name": "linear", "kind": "linear", "inputs": ["gru"], "in_features": 21, "out_features": 12, "bias": true},
+  {"name": "skip", "kind": "add", "inputs": ["linear", "norm"]},
+  {"name": "both", "kind": "concatenate", "inputs": ["skip", "norm"]},
+  {"name": "some", "kind": "select", "inputs": ["both"], "indices": [0, 23, 3]},
+  {"name": "softmax", "kind": "softmax", "inputs": ["some"], "log": true},
+  {"name": "out", "kind": "pool", "inputs": ["softmax"], "mode": "mean"}]})";
+
 template <class T>
-bool runs_without_system_calls(Example<T>& example) {
+class ModelExample {
+ public:
+  void run(int steps) {
+    for (int s = 0; s < steps; ++s) {
+      for (T& x : x_) x = T(s % 7 ? 0.1 * (s % 5) : 0);
+      made_ += stream_.step(x_, y_);
+    }
+    for (int s = 0; s < steps; s += kBlock) stream_.run(kBlock, in_, out_);
+  }
+  double sum() const { return made_ > 0 ? double(y_[0]) : 0; }
+
+ private:
+  static recurra::Model<T> make() {
+    std::vector<std::vector<T>> storage;
+    recurra::ModelParameters<T> parameters;
+    parameters.tensor = [&](const std::string&, const std::vector<int64_t>& shape) {
+      size_t count = 1;
+      for (const int64_t size : shape) count *= size_t(size);
+      storage.emplace_back(count, T(0.1));
+      return storage.back().data();
+    };
+    std::string structure = kModel;
+    structure.replace(structure.find("DTYPE"), 5, sizeof(T) == sizeof(float) ? "float32" : "float64");
+    return recurra::Model<T>(structure, parameters);
+  }
+
+  static constexpr int kBlock = 5;
+
+  recurra::ModelStream<T> stream_{make(), kRows};
+  T x_[kRows * 12] = {}, y_[kRows * 3] = {};
+  T block_[kBlock * kRows * 12] = {}, made_of_block_[kBlock * kRows * 3] = {};
+  const std::vector<recurra::ModelInput<T>> in_{{{block_, kBlock, kRows, kRows * 12, 12}, {}}};
+  const std::vector<recurra::Sequence<T>> out_{{made_of_block_, kBlock, kRows, kRows * 3, 3}};
+  int made_ = 0;
+};
+
+// True when the child lived through the steps without a system call.
+template <class Example>
+bool runs_without_system_calls(Example& example) {
   const pid_t child = fork();
   if (child == 0) {
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) _exit(2);
@@ -130,17 +191,28 @@ bool runs_without_system_calls(Example<T>& example) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-template <class T>
-int failures(const recurra::CellInfo& cell, const char* type, recurra::Precision precision) {
-  Example<T> example(cell, precision);
+template <class Example>
+int failures(const char* name, const char* type, Example& example) {
   const long allocated = allocations, locked = locks;
   example.run(kSteps);
   const long new_allocations = allocations - allocated, new_locks = locks - locked;
   const bool silent = runs_without_system_calls(example);
   if (!new_allocations && !new_locks && silent && example.sum() != 0) return 0;
-  std::printf("%s %s: %ld allocations, %ld locks, system calls: %s\n", cell.name.c_str(), type, new_allocations, new_locks,
+  std::printf("%s %s: %ld allocations, %ld locks, system calls: %s\n", name, type, new_allocations, new_locks,
               silent ? "none" : "some");
   return 1;
+}
+
+template <class T>
+int failures(const recurra::CellInfo& cell, const char* type, recurra::Precision precision) {
+  Example<T> example(cell, precision);
+  return failures(cell.name.c_str(), type, example);
+}
+
+template <class T>
+int failures_of_model(const char* type) {
+  ModelExample<T> example;
+  return failures("a model", type, example);
 }
 
 }  // namespace
@@ -153,7 +225,7 @@ int main() {
   pthread_mutex_lock(&mutex);
   if (allocations == before || locks == 0) return std::puts("the counters do not count"), 1;
 
-  int failed = 0;
+  int failed = failures_of_model<float>("float32") + failures_of_model<double>("float64");
   for (const recurra::CellInfo& cell : recurra::cells())
     failed += failures<float>(cell, "float32", recurra::Precision::full) +
               failures<double>(cell, "float64", recurra::Precision::full) +

@@ -64,6 +64,7 @@ struct Trial {
 
   int64_t width(const std::string& axis, int layer) const {
     if (axis == "input") return layer ? config.directions * config.output_size : config.input_size;
+    if (axis == "head") return config.hidden_size / config.heads;
     return axis == "one" ? 1 : axis == "hidden" ? config.hidden_size : config.output_size;
   }
   int64_t lanes() const { return config.layers * config.directions; }
@@ -160,6 +161,8 @@ void Trial<T>::run() {
     d_final.push_back(numbers<T>(lanes() * rows * width(axis, 0)));
     final_states.emplace_back(initial.back().size());
     d_initial.emplace_back(initial.back().size());
+    for (T& value : initial.back())
+      if (name == "n") value += 2;  // which divides
   }
   std::vector<Values<T>> gradients = params;
   const std::vector<T*> from = pointers(initial), to = pointers(final_states), dfrom = pointers(d_final),
@@ -236,10 +239,15 @@ void trial(const recurra::CellInfo& cell, bool exact) {
   t.config.cell = cell.name;
   t.config.input_size = draw(1, 20);
   t.config.hidden_size = draw(2, 40);
+  if (cell.has_heads) t.config.heads = draw(1, 5), t.config.hidden_size *= t.config.heads;
   t.config.output_size = cell.projected ? draw(1, t.config.hidden_size - 1) : t.config.hidden_size;
   t.config.layers = int(draw(1, 2));
   t.config.directions = int(draw(1, 2));
-  for (const auto& [name, value] : cell.constants) t.config.constants.push_back(chance(0.5) ? 0.4 : value);
+  for (int64_t d = 0; d < (chance(0.5) ? t.config.directions : 1); ++d)
+    for (const auto& [name, value] : cell.constants) {
+      const double bounded[] = {1, 2, 6, 7};  // of recurra::activations()
+      t.config.constants.push_back(chance(0.5) ? value : name.size() == 1 ? bounded[draw(0, 3)] : 0.4);
+    }
   if (chance(0.4)) t.config.regularization = {0.3, cell.recurrent_product ? 0.2 : 0, {0.1, 0.2, 0.2, 0.3}};
   t.steps = draw(0, 6);
   t.rows = chance(0.2) ? draw(60, 70) : draw(0, 5);

@@ -40,8 +40,8 @@ struct GraphBias {
   int param = 0, count = 0, chain = 0;
 };
 
-enum class GraphFunction { gated, memory, output, child_sum, stable, leaky, leakylp, grid, plain };
-constexpr int kGraphFunctions = 9;
+enum class GraphFunction { gated, memory, output, differences, child_sum, stable, leaky, leakylp, grid, plain };
+constexpr int kGraphFunctions = 10;
 
 struct GraphPhase {
   List<GraphProduct, 12> products;
@@ -59,8 +59,10 @@ struct GraphSpec {
   int slots = 0;  // 0: children
   int memories = 0;
   int chains = 0;
-  int states = 2;                // h, c
-  bool states_of_slots = false;  // or h_1 .. h_N, m_1 .. m_N
+  int states = 2;                 // h, c
+  bool states_of_slots = false;   // or h_1 .. h_N, m_1 .. m_N
+  bool differences = false;       // or h, d0, d1, ..
+  bool residual[kMaxSlots] = {};  // whether h_d of the predecessor is a summand of h_d
   double scale = 1;
   int vectors = -1, vector_count = 0;  // the parameter of per-unit vectors
   List<GraphParam, 12> params;

@@ -4,6 +4,7 @@
 // without priority are computed first, and those with priority read them in place of the old ones.
 //   LSTM:   i, f, o = s(.), g = tanh(.);  m = f m_d + i g;  h = tanh(o m) ("paper") or o tanh(m) ("standard")
 //   others: h = a, tanh(a) or relu(a), without memory
+// and, in a residual dimension, h + h_d in place of h.
 #pragma once
 #include "cell.h"
 
@@ -15,27 +16,28 @@ constexpr const char* kGridDimensions[] = {"lstm", "identity", "tanh", "relu"};
 // What the user chooses for each slot, and the form for all.
 struct SlotOptions {
   GridDimension kinds[kMaxSlots] = {};
-  bool priority[kMaxSlots] = {};
+  bool priority[kMaxSlots] = {}, residual[kMaxSlots] = {};
   bool standard = false;
 };
 
-// States h_1 .. h_N, m_1 .. m_N; option: 2 d + whether the form is "standard".
+// States h_1 .. h_N, m_1 .. m_N; option: 4 d + 2 for a residual dimension + 1 for the form "standard".
 struct GridLstm {
   template <class Node>
   static void forward(Node& node) {
     using V = typename Node::Vector;
-    const int d = node.option() / 2, m_at = node.slots() + d;
+    const int d = node.option() / 4, m_at = node.slots() + d;
     const V i = sigmoid(node.chain(0)), f = sigmoid(node.chain(1)), g = tanh(node.chain(2)), o = sigmoid(node.chain(3));
     const V m = fma(f, node.state(d, m_at), i * g);
     node.save(0, i), node.save(1, f), node.save(2, g), node.save(3, o);
     node.set_state(m_at, m);
-    node.set_state(d, node.option() % 2 ? o * tanh(m) : tanh(o * m));
+    const V h = node.option() % 2 ? o * tanh(m) : tanh(o * m);
+    node.set_state(d, node.option() & 2 ? h + node.state(d, d) : h);
   }
 
   template <class Node>
   static void backward(Node& node) {
     using V = typename Node::Vector;
-    const int d = node.option() / 2, m_at = node.slots() + d;
+    const int d = node.option() / 4, m_at = node.slots() + d;
     const V one(1), i = node.saved(0), f = node.saved(1), g = node.saved(2), o = node.saved(3), m = node.own(m_at);
     const V dh = node.d_state(d);
     V d_o, dm;
@@ -44,7 +46,7 @@ struct GridLstm {
       d_o = dh * q;
       dm = fma(dh * o, (one - q) * (one + q), node.d_state(m_at));
     } else {
-      const V h = node.own(d), k = dh * ((one - h) * (one + h));
+      const V h = node.option() & 2 ? tanh(o * m) : node.own(d), k = dh * ((one - h) * (one + h));
       d_o = k * m;
       dm = fma(k, o, node.d_state(m_at));
     }
@@ -56,24 +58,25 @@ struct GridLstm {
   }
 };
 
-// option: 4 d + GridDimension.
+// option: 8 d + 4 for a residual dimension + GridDimension.
 struct GridPlain {
   template <class Node>
   static void forward(Node& node) {
     using V = typename Node::Vector;
-    const int d = node.option() / 4;
+    const int d = node.option() / 8;
     V h = node.chain(0);
     if (kind(node) == GridDimension::tanh) h = tanh(h);
     if (kind(node) == GridDimension::relu) h = relu(h);
-    node.set_state(d, h);
+    node.save(0, h);
+    node.set_state(d, node.option() & 4 ? h + node.state(d, d) : h);
     node.set_state(node.slots() + d, V(0));
   }
 
   template <class Node>
   static void backward(Node& node) {
     using V = typename Node::Vector;
-    const int d = node.option() / 4;
-    const V one(1), h = node.own(d);
+    const int d = node.option() / 8;
+    const V one(1), h = node.saved(0);
     V da = node.d_state(d);
     if (kind(node) == GridDimension::tanh) da = da * ((one - h) * (one + h));
     if (kind(node) == GridDimension::relu) da = select(V(0) < h, da, V(0));
@@ -89,7 +92,7 @@ struct GridPlain {
 };
 
 constexpr GraphSpec grid(int slots, const SlotOptions& options) {
-  const auto& [kinds, priority, standard] = options;
+  const auto& [kinds, priority, residual, standard] = options;
   constexpr const char* weights[] = {"weight_1", "weight_2", "weight_3", "weight_4"};
   constexpr const char* biases[] = {"bias_1", "bias_2", "bias_3", "bias_4"};
   constexpr const char* inputs[] = {"weight_ih_1", "weight_ih_2", "weight_ih_3", "weight_ih_4"};
@@ -100,6 +103,7 @@ constexpr GraphSpec grid(int slots, const SlotOptions& options) {
   int chain[kMaxSlots] = {};
   for (int d = 0; d < slots; ++d) {
     const int blocks = kinds[d] == GridDimension::lstm ? 4 : 1;
+    s.residual[d] = residual[d];
     add(s.params, GraphParam{weights[d], 0, blocks, Dim::hidden, slots});
     add(s.params, GraphParam{biases[d], 0, blocks, Dim::one, 1, true});
     add(s.params, GraphParam{inputs[d], 0, blocks, Dim::input, 1, true});
@@ -115,7 +119,7 @@ constexpr GraphSpec grid(int slots, const SlotOptions& options) {
       const int blocks = lstm ? 4 : 1;
       GraphPhase phase;
       phase.function = lstm ? GraphFunction::grid : GraphFunction::plain;
-      phase.option = lstm ? 2 * d + standard : 4 * d + int(kinds[d]);
+      phase.option = lstm ? 4 * d + 2 * residual[d] + standard : 8 * d + 4 * residual[d] + int(kinds[d]);
       phase.chain = chain[d];
       add(phase.products, GraphProduct{{}, 3 * d + 2, 0, blocks, 0, chain[d]});
       for (int e = 0; e < slots; ++e) {

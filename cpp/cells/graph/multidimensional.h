@@ -105,8 +105,8 @@ struct Mixed {
   static void softmax_with_zero(V* logits, int count) {
     V most(0);
     for (int d = 0; d < count; ++d) most = max(most, logits[d]);
-    V sum = exp_below(-most);
-    for (int d = 0; d < count; ++d) sum = sum + (logits[d] = exp_below(logits[d] - most));
+    V sum = exp(-most);
+    for (int d = 0; d < count; ++d) sum = sum + (logits[d] = exp(logits[d] - most));
     for (int d = 0; d < count; ++d) logits[d] = logits[d] / sum;
   }
 };

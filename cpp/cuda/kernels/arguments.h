@@ -1,10 +1,12 @@
 // What kernels are given: for the kernels and for the host, which launches them. A "number" is RECURRA_NUMBER, a "weight"
 // RECURRA_WEIGHT of the translation unit (numbers.cuh). D directions, B rows, N = all rows of all steps; step s has rows at
-// at(s) .. at(s + 1) - 1, in the order in which the loop runs through them: backwards in time for the second direction.
+// at(s) .. at(s + 1) - 1, in the order in which the loop runs through them: backwards in time for the second direction, and for
+// the only one of a network that runs backwards.
 // Structs have no holes: what stands there by chance would look like an address to whoever watches what kernels are given.
 #pragma once
 #include <cstdint>
 
+#include "cells/cell.h"
 #include "engine/noise.h"
 
 namespace recurra {
@@ -29,26 +31,36 @@ struct Seeded {
   recurra::detail::Noise::Rates rates;
   const uint64_t* seed;  // in device memory, or null: nothing is drawn
   int64_t first_lane;    // layer * directions
+  const int* segments;   // of the caller's row i, at 3 i: its sequence, and the steps of that before and after it; null: row i
+                         // is sequence i
+  int64_t backwards;     // the direction of the launch that runs backwards in time, or -1
+
+  int64_t sequence(int64_t row) const { return segments ? segments[3 * row] : row; }
+  // Steps of the row's sequence that come before it, in time or as a direction runs.
+  int64_t before(int64_t row) const { return segments ? segments[3 * row + 1] : 0; }
+  int64_t before(int64_t row, int direction) const {
+    return segments ? segments[3 * row + (direction == backwards ? 2 : 1)] : 0;
+  }
 };
 
 // One phase of one step, its pointwise part: grid (units, rows, directions).
 struct PhaseArguments {
   int rows, units;
   int64_t step;
-  const int* lengths;                // of each row, or null where the launch has only rows that run
-  const int* order;                  // row r is the caller's row order[r]; null: r
-  Rows input;                        // numbers: the input product [slot][unit]; with the bias where `bias` is null
-  Rows recurrent;                    // numbers: the recurrent product [block][unit]; where `bias` is null, the whole chain
-  const void* bias;                  // numbers [slot][unit], or null
-  const void* vectors;               // numbers [vector][unit]
-  int64_t sums_direction;            // from direction to direction of both
-  Rows h_before, h_after;            // numbers; h_after is written by the last phase
-  Rows states_before, states_after;  // numbers [state][unit], may be the same memory
-  Rows source;                       // weights: what the next recurrent product reads of h_after; data may be null
-  Rows mask;                         // numbers: of recurrent dropout; data may be null
-  Rows result;                       // weights: what a phase before the last returns
-  Rows kept, saved;                  // numbers [i][unit]; saved.data may be null
-  double constants[2];
+  const int* lengths;                  // of each row, or null where the launch has only rows that run
+  const int* order;                    // row r is the caller's row order[r]; null: r
+  Rows input;                          // numbers: the input product [slot][unit]; with the bias where `bias` is null
+  Rows recurrent;                      // numbers: the recurrent product [block][unit]; where `bias` is null, the whole chain
+  const void* bias;                    // numbers [slot][unit], or null
+  const void* vectors;                 // numbers [vector][unit]
+  int64_t sums_direction;              // from direction to direction of both
+  Rows h_before, h_after;              // numbers; h_after is written by the last phase
+  Rows states_before, states_after;    // numbers [state][unit], may be the same memory
+  Rows source;                         // weights: what the next recurrent product reads of h_after; data may be null
+  Rows mask;                           // numbers: of recurrent dropout; data may be null
+  Rows result;                         // weights: what a phase before the last returns
+  Rows kept, saved;                    // numbers [i][unit]; saved.data may be null
+  double constants[2][kMaxConstants];  // [direction]
   Seeded noise;
 };
 
@@ -71,6 +83,7 @@ struct BackwardArguments {
   const int* lengths;
   const int* order;
   Rows dy;        // numbers: gradient of the output; data may be null. Last phase only
+  Rows d_cells;   // numbers: of the second state after the step, to be added; data may be null
   Rows d_h;       // numbers: of h after the step, then, as far as it is known, of h before it
   Rows d_result;  // numbers: of what an earlier phase returned
   Rows d_states;  // numbers [state][unit]: likewise
@@ -78,8 +91,8 @@ struct BackwardArguments {
   Rows h_before, states_before, saved;
   const void* vectors;
   int64_t sums_direction;
-  Rows da;  // weights [slot][unit], then the vectors' shares [vector][unit]
-  double constants[2];
+  Rows da;                             // weights [slot][unit], then the vectors' shares [vector][unit]
+  double constants[2][kMaxConstants];  // [direction]
   Seeded noise;
 };
 
@@ -125,6 +138,7 @@ struct Steps {
   const int* lengths;     // of row r; null: all run all steps
   const int* order;       // row r is the caller's row order[r]; null: r
   const int* reversed;    // row i of the loop backwards in time is row reversed[i] of time, and the other way round
+  int64_t reverse;        // or 1: the first direction runs backwards too
 };
 
 // Lengths that the caller has in device memory, where nobody could look at them: those that are none are made 0 or `steps`, so
@@ -204,6 +218,15 @@ struct MaskArguments {
   Seeded noise;
 };
 
+// rows[r] is brought into -limit .. limit, unless the row has ended. grid (columns, rows, directions).
+struct ClipArguments {
+  int64_t count, columns;
+  int64_t step;
+  const int* lengths;
+  double limit;
+  Rows rows;  // numbers
+};
+
 // Rows that are set to zero in all layers: states [layer][row][column]. grid (columns, count, layers).
 struct ClearArguments {
   int64_t columns;
@@ -249,8 +272,9 @@ struct ParameterArguments {
   int64_t columns;
   int units, first, count, adds;
   int slot[kMaxVectors];
+  int head;         // units of a head, which begin a row at their own place in h; 0: none
   void* parameter;  // [block][unit][column], numbers
-  void* packed;     // [slot][unit][column]
+  void* packed;     // [slot][unit][column]; with heads there are as many columns as units
 };
 
 // Arrays of heads are contiguous. x [rows][inputs], weight [outputs][inputs], y [rows][outputs]: weights; bias: numbers.

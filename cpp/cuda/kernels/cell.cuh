@@ -1,5 +1,5 @@
 // The pointwise functions of a cell's phases, forward and backward: a thread has one unit of one row. Of one cell,
-// RECURRA_CELL_TYPE, with RECURRA_PHASES phases.
+// RECURRA_CELL_TYPE, with RECURRA_PHASES phases; those of RECURRA_BY_ROWS are in by_rows.cuh.
 #pragma once
 #include "cuda/kernels/numbers.cuh"
 // What cells call is declared above them.
@@ -44,7 +44,7 @@ struct Here {
 // A cell's view of one unit of one row.
 struct ForwardUnit {
   const PhaseArguments& a;
-  const Here at;
+  Here at;
 
   V value(const Rows& rows, int i) const {
     return V::load(row_of<Number>(rows, at.row, at.direction) + int64_t(i) * a.units + at.unit);
@@ -60,7 +60,8 @@ struct ForwardUnit {
   void save(int i, V v) const {
     if (a.saved.data) set(a.saved, i, v);
   }
-  V constant(int i) const { return V(Number(a.constants[i])); }
+  V constant(int i) const { return V(Number(a.constants[at.direction][i])); }
+  int choice(int i) const { return int(a.constants[at.direction][i]); }
 
   V new_states[kStates + 1];  // held back until zoneout has seen the old ones
   void set_state(int i, V v) { new_states[i] = v; }
@@ -86,32 +87,45 @@ inline void carry_over(const PhaseArguments& a, const Here& at) {
   if (a.source.data) row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(0);
 }
 
+// Which units of a state keep their old value in a step.
+template <class Arguments>
+inline recurra::detail::Draw zoneout(const recurra::detail::Noise& noise, const Arguments& a, const Here& at, int state) {
+  const int64_t row = a.order ? a.order[at.row] : at.row, step = a.noise.before(row, at.direction) + a.step;
+  return noise.zoneout(state, size_t(a.noise.first_lane + at.direction), a.noise.sequence(row), step);
+}
+
+// A state after zoneout.
+template <class Old>
+inline V zoned(const PhaseArguments& a, const Here& at, int state, V now, const Old& old) {
+  const recurra::detail::Noise noise = noise_of(a.noise);
+  if (!noise.zones_out(state)) return now;
+  return noise.zoned(zoneout(noise, a, at, state), state, at.unit, now, old());
+}
+
+// h after the step, from what the last phase returned, and what the next recurrent product reads of it.
+inline V finish_h(const ForwardUnit& unit, V result) {
+  const PhaseArguments& a = unit.a;
+  const Here& at = unit.at;
+  result = zoned(a, at, 0, result, [&] { return unit.h(); });
+  unit.set(a.h_after, 0, result);
+  if (!a.source.data) return result;
+  const V source = a.mask.data ? unit.value(a.mask, 0) * result : result;
+  row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(source.v);
+  return result;
+}
+
 // What a phase makes of its chains. Returns h, of the last phase.
 template <int p>
 inline V finish_unit(const PhaseArguments& a, const Here& at, const V* chain) {
   ForwardUnit unit{a, at, {}};
-  V result = PhaseOf<p>::forward(chain, unit);
-
-  const recurra::detail::Noise noise = noise_of(a.noise);
-  const size_t lane = size_t(a.noise.first_lane + at.direction);
-  const int64_t caller_row = a.order ? a.order[at.row] : at.row;
-  const auto zoned = [&](int state, V now, V old) {
-    if (!noise.zones_out(state)) return now;
-    return noise.zoned(noise.zoneout(state, lane, caller_row, a.step), state, at.unit, now, old);
-  };
+  const V result = PhaseOf<p>::forward(chain, unit);
   if constexpr (PhaseOf<p>::phase.sets_states) {
     RECURRA_UNROLL
-    for (int i = 0; i < kStates; ++i) unit.set(a.states_after, i, zoned(1 + i, unit.new_states[i], unit.state(i)));
+    for (int i = 0; i < kStates; ++i)
+      unit.set(a.states_after, i, zoned(a, at, 1 + i, unit.new_states[i], [&] { return unit.state(i); }));
   }
-  if constexpr (p < kLast) {
-    row_of<Weight>(a.result, at.row, at.direction)[at.unit] = narrowed(result.v);
-  } else {
-    if (noise.zones_out(0)) result = zoned(0, result, unit.h());
-    unit.set(a.h_after, 0, result);
-    if (!a.source.data) return result;
-    const V source = a.mask.data ? unit.value(a.mask, 0) * result : result;
-    row_of<Weight>(a.source, at.row, at.direction)[at.unit] = narrowed(source.v);
-  }
+  if constexpr (p == kLast) return finish_h(unit, result);
+  row_of<Weight>(a.result, at.row, at.direction)[at.unit] = narrowed(result.v);
   return result;
 }
 
@@ -144,7 +158,7 @@ inline void forward_unit(const PhaseArguments& a, const Here& at) {
 
 struct BackwardUnit {
   const BackwardArguments& a;
-  const Here at;
+  Here at;
   const int chains;
 
   V value(const Rows& rows, int i) const {
@@ -160,7 +174,8 @@ struct BackwardUnit {
   V saved(int i) const { return value(a.saved, i); }
   V d_kept(int i) const { return value(a.d_kept, i); }
   void set_d_kept(int i, V v) const { set(a.d_kept, i, v); }
-  V constant(int i) const { return V(Number(a.constants[i])); }
+  V constant(int i) const { return V(Number(a.constants[at.direction][i])); }
+  int choice(int i) const { return int(a.constants[at.direction][i]); }
   V vector(int i) const {
     return V::load(static_cast<const Number*>(a.vectors) + at.direction * a.sums_direction + int64_t(i) * a.units + at.unit);
   }
@@ -185,11 +200,9 @@ inline void backward_unit(const BackwardArguments& a, const Here& at) {
     return;
   }
   const recurra::detail::Noise noise = noise_of(a.noise);
-  const size_t lane = size_t(a.noise.first_lane + at.direction);
-  const int64_t caller_row = a.order ? a.order[at.row] : at.row;
   // A state's gradient is divided into what bypasses the step, which is returned, and what reaches the cell.
   const auto divide = [&](int state, V& d) {
-    const V share = noise.kept<V>(noise.zoneout(state, lane, caller_row, a.step), state, at.unit);
+    const V share = noise.kept<V>(zoneout(noise, a, at, state), state, at.unit);
     const V past = share * d;
     d = (V(1) - share) * d;
     return past;
@@ -203,6 +216,7 @@ inline void backward_unit(const BackwardArguments& a, const Here& at) {
     RECURRA_UNROLL
     for (int i = 0; i < kStates; ++i) {
       unit.d_states[i] = unit.value(a.d_states, i);
+      if (i == 0 && a.d_cells.data) unit.d_states[i] = unit.d_states[i] + unit.value(a.d_cells, 0);
       if (noise.zones_out(1 + i)) past_states[i] = divide(1 + i, unit.d_states[i]);
     }
   }
@@ -228,6 +242,7 @@ inline void each_unit(const Arguments& a, const Unit& use) {
   for (int row = int(blockIdx.y); row < a.rows; row += int(gridDim.y)) use(Here{unit, row, int(blockIdx.z)});
 }
 
+#if !RECURRA_BY_ROWS
 RECURRA_KERNEL(forward_0, PhaseArguments) {
   each_unit(a, [&](const Here& at) { forward_unit<0>(a, at); });
 }
@@ -241,6 +256,7 @@ RECURRA_KERNEL(forward_1, PhaseArguments) {
 RECURRA_KERNEL(backward_1, BackwardArguments) {
   each_unit(a, [&](const Here& at) { backward_unit<1>(a, at); });
 }
+#endif
 #endif
 
 }  // namespace cuda

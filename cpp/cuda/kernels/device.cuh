@@ -10,7 +10,6 @@
 
 #define RECURRA_UNROLL _Pragma("unroll")
 #define RECURRA_UNROLL_8 _Pragma("unroll 8")
-#define __builtin_inf() (1.0 / 0.0)  // which this compiler takes for a constant, unlike GCC
 
 inline unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char shared_bytes[];

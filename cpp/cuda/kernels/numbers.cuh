@@ -34,21 +34,26 @@ struct VecBits;
 template <>
 struct VecBits<float> {
   using type = int;
+  using word = unsigned;
 };
 template <>
 struct VecBits<double> {
   using type = long long;
+  using word = unsigned long long;
 };
 
 template <class T>
 struct Vec {
   using Int = typename VecBits<T>::type;
+  using Word = typename VecBits<T>::word;
   static constexpr int lanes = 1;
   T v;
   Vec() = default;
   explicit Vec(T a) : v(a) {}
   Int bits() const { return bits_as<Int>(v); }
   static Vec from_bits(Int b) { return Vec(bits_as<T>(b)); }
+  Word words() const { return bits_as<Word>(v); }
+  static Vec from_words(Word w) { return Vec(bits_as<T>(w)); }
   static Vec load(const T* p) { return Vec(flushed(*p)); }
 
   friend Vec operator+(Vec a, Vec b) { return Vec(flushed(a.v + b.v)); }
@@ -72,11 +77,16 @@ template <class T>
 inline Vec<T> max(Vec<T> a, Vec<T> b) {
   return a.v > b.v ? a : b;
 }
+inline Vec<float> sqrt(Vec<float> a) { return Vec<float>(flushed(::sqrtf(a.v))); }
+inline Vec<double> sqrt(Vec<double> a) { return Vec<double>(flushed(::sqrt(a.v))); }
 template <class T>
 inline Vec<T> select(bool condition, Vec<T> yes, Vec<T> no) {
   return condition ? yes : no;
 }
 
+[[maybe_unused]] constexpr bool kFusesProducts = true;
+template <class T>
+constexpr bool kLittleCode = false;
 #define RECURRA_FN inline
 #include "cpu/math.h"
 #undef RECURRA_FN

@@ -97,10 +97,20 @@ RECURRA_KERNEL(read_gradient, ReadArguments) {
 // The row, in a direction's loop, of row r at time t.
 inline int64_t loop_row(const Steps& s, int64_t t, int64_t r, int direction) {
   const int64_t here = first_of(s, t) + r;
-  return direction ? s.reversed[here] : here;
+  return direction || s.reverse ? s.reversed[here] : here;
 }
 
 inline bool runs(const Steps& s, int64_t t, int64_t r) { return t < s.steps && t < length_of(s, r); }
+
+// A number of a layer's output, row r at time t, or its gradient, after dropout between layers.
+template <class Arguments>
+inline V dropped(const Arguments& a, int64_t t, int64_t r, int direction, int64_t column, V x) {
+  const recurra::detail::Noise noise = noise_of(a.noise);
+  if (!noise.drops_between()) return x;
+  const int64_t row = caller_row(a.steps, r);
+  const size_t lane = size_t(a.noise.first_lane + direction);
+  return noise.dropped(noise.between(lane, a.noise.sequence(row), a.noise.before(row) + t), column, x);
+}
 
 RECURRA_KERNEL(write_output, OutputArguments) {
   const int64_t column = thread_column();
@@ -118,15 +128,11 @@ RECURRA_KERNEL(pass_on, OutputArguments) {
   const int64_t column = thread_column();
   if (column >= a.columns) return;
   const int d = int(blockIdx.z) % a.directions;
-  const recurra::detail::Noise noise = noise_of(a.noise);
   each_row(a.steps.steps, a.steps.rows, blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
     if (r >= rows_of(a.steps, t)) return;
     V x(0);
-    if (runs(a.steps, t, r)) {
-      x = V::load(row_of<Number>(a.from, loop_row(a.steps, t, r, d), d) + column);
-      if (noise.drops_between())
-        x = noise.dropped(noise.between(size_t(a.noise.first_lane + d), caller_row(a.steps, r), t), column, x);
-    }
+    if (runs(a.steps, t, r))
+      x = dropped(a, t, r, d, column, V::load(row_of<Number>(a.from, loop_row(a.steps, t, r, d), d) + column));
     static_cast<Weight*>(a.packed)[((first_of(a.steps, t) + r) * a.directions + d) * a.columns + column] = narrowed(x.v);
   });
 }
@@ -135,14 +141,11 @@ RECURRA_KERNEL(divide_gradient, DivideArguments) {
   const int64_t column = thread_column();
   if (column >= a.columns) return;
   const int d = int(blockIdx.z) % a.directions;
-  const recurra::detail::Noise noise = noise_of(a.noise);
   each_row(a.steps.steps, a.steps.rows, blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
     if (r >= rows_of(a.steps, t) || !runs(a.steps, t, r)) return;
     const Number* from = static_cast<const Number*>(a.from);
-    V x = V::load(from + ((first_of(a.steps, t) + r) * a.directions + d) * a.columns + column);
-    if (noise.drops_between())
-      x = noise.dropped(noise.between(size_t(a.noise.first_lane + d), caller_row(a.steps, r), t), column, x);
-    row_of<Number>(a.to, loop_row(a.steps, t, r, d), d)[column] = x.v;
+    const V x = V::load(from + ((first_of(a.steps, t) + r) * a.directions + d) * a.columns + column);
+    row_of<Number>(a.to, loop_row(a.steps, t, r, d), d)[column] = dropped(a, t, r, d, column, x).v;
   });
 }
 
@@ -189,7 +192,8 @@ RECURRA_KERNEL(draw_masks, MaskArguments) {
   const int d = int(blockIdx.z);
   const recurra::detail::Noise noise = noise_of(a.noise);
   for (int64_t r = blockIdx.y; r < a.rows; r += gridDim.y) {
-    const recurra::detail::Draw hit = noise.recurrent(size_t(a.noise.first_lane + d), a.order ? a.order[r] : r);
+    const int64_t sequence = a.noise.sequence(a.order ? a.order[r] : r);
+    const recurra::detail::Draw hit = noise.recurrent(size_t(a.noise.first_lane + d), sequence);
     row_of<Number>(a.mask, r, d)[column] = noise.mask<V>(hit, column).v;
   }
 }
@@ -198,6 +202,17 @@ RECURRA_KERNEL(clear_rows, ClearArguments) {
   const int64_t column = thread_column();
   if (column >= a.columns) return;
   for (int i = int(blockIdx.y); i < a.count; i += int(gridDim.y)) row_of<Number>(a.rows, a.row[i], int(blockIdx.z))[column] = 0;
+}
+
+RECURRA_KERNEL(clip_rows, ClipArguments) {
+  const int64_t column = thread_column();
+  if (column >= a.columns) return;
+  const Number limit = Number(a.limit);
+  for (int64_t r = blockIdx.y; r < a.count; r += gridDim.y) {
+    if (a.lengths && a.step >= a.lengths[r]) continue;
+    Number& x = row_of<Number>(a.rows, r, int(blockIdx.z))[column];
+    x = x < -limit ? -limit : x > limit ? limit : x;
+  }
 }
 
 RECURRA_KERNEL(make_source, SourceArguments) {
@@ -239,7 +254,9 @@ inline void each_parameter(const ParameterArguments& a, const Use& use) {
   if (column >= a.columns) return;
   for (int i = int(blockIdx.y); i < a.count * a.units; i += int(gridDim.y)) {
     const int g = i / a.units, u = i % a.units;
-    use((int64_t(a.first + g) * a.units + u) * a.columns + column, (int64_t(a.slot[g]) * a.units + u) * a.columns + column);
+    const int64_t row = int64_t(a.slot[g]) * a.units + u;
+    use((int64_t(a.first + g) * a.units + u) * a.columns + column,
+        a.head ? row * a.units + u / a.head * a.head + column : row * a.columns + column);
   }
 }
 

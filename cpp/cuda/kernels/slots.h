@@ -26,7 +26,7 @@ constexpr int slot_of(const Phase& phase, int c) {
 
 // Both, of all chains of a phase.
 struct Places {
-  int slot[kMaxChains] = {}, block[kMaxChains] = {};
+  int slot[2 * kMaxChains] = {}, block[2 * kMaxChains] = {};
 };
 constexpr Places places_of(const Phase& phase) {
   Places places;

@@ -34,48 +34,64 @@ inline void add_row_products(V (&sum)[kRows], const Weight* weights, int64_t len
   }
 }
 
-template <int p>
-inline void step_phase(const StepArguments& a) {
-  using P = PhaseOf<p>;
-  constexpr int chains = P::phase.chains, inputs = P::phase.input.count;
-  constexpr Places places = places_of(P::phase);
-  Number* const sums = reinterpret_cast<Number*>(shared_memory());  // [chain][row][unit]
+// What a thread has: a chain of a unit, of rows first .. first + count - 1.
+struct StepPart {
   const int lane = int(threadIdx.x) % kUnits, chain = int(threadIdx.x) / kUnits;
   const int unit = int(blockIdx.x) * kUnits + lane;
   const int64_t first = int64_t(blockIdx.y) * kRows;
-  const int count = a.phase.rows - first < kRows ? int(a.phase.rows - first) : kRows;
+  int count;
 
-  if (unit < a.phase.units) {
-    const int slot = places.slot[chain], block = places.block[chain];
+  explicit StepPart(const StepArguments& a) : count(a.phase.rows - first < kRows ? int(a.phase.rows - first) : kRows) {}
+};
+
+template <int p>
+inline void sum_chain(const StepArguments& a, const StepPart& part, int slot, int block, V (&sum)[kRows]) {
+  RECURRA_UNROLL
+  for (int r = 0; r < kRows; ++r)
+    sum[r] = V::load(static_cast<const Number*>(a.phase.bias) + int64_t(slot) * a.phase.units + part.unit);
+  const auto weights = [&](const void* all, int64_t g, int64_t length) {
+    return static_cast<const Weight*>(all) + (g * a.phase.units + part.unit) * length;
+  };
+  if (part.chain < PhaseOf<p>::phase.input.count)
+    add_row_products(sum, weights(a.input, slot, a.inputs), a.inputs, part.first, part.count,
+                     [&](int64_t row, int64_t i) { return operand(a, row, i); });
+  if (block >= 0)
+    add_row_products(sum, weights(a.recurrent, block, a.sources), a.sources, part.first, part.count,
+                     [&](int64_t row, int64_t i) { return source_operand<p>(a, row, i); });
+}
+
+// What the last phase makes goes to the caller too.
+inline void give(const StepArguments& a, int64_t row, int unit, V h) {
+  if (a.y.data) static_cast<Weight*>(a.y.data)[row * a.y.row + unit * a.y.column] = narrowed(h.v);
+}
+
+template <int p>
+inline void step_phase(const StepArguments& a) {
+  constexpr int chains = PhaseOf<p>::phase.chains;
+  constexpr Places places = places_of(PhaseOf<p>::phase);
+  Number* const sums = reinterpret_cast<Number*>(shared_memory());  // [chain][row][unit]
+  const StepPart part(a);
+  if (part.unit < a.phase.units) {
     V sum[kRows];
+    sum_chain<p>(a, part, places.slot[part.chain], places.block[part.chain], sum);
     RECURRA_UNROLL
-    for (int r = 0; r < kRows; ++r)
-      sum[r] = V::load(static_cast<const Number*>(a.phase.bias) + int64_t(slot) * a.phase.units + unit);
-    const auto weights = [&](const void* all, int64_t g, int64_t length) {
-      return static_cast<const Weight*>(all) + (g * a.phase.units + unit) * length;
-    };
-    if (chain < inputs)
-      add_row_products(sum, weights(a.input, slot, a.inputs), a.inputs, first, count,
-                       [&](int64_t row, int64_t i) { return operand(a, row, i); });
-    if (block >= 0)
-      add_row_products(sum, weights(a.recurrent, block, a.sources), a.sources, first, count,
-                       [&](int64_t row, int64_t i) { return source_operand<p>(a, row, i); });
-    RECURRA_UNROLL
-    for (int r = 0; r < kRows; ++r) sums[(chain * kRows + r) * kUnits + lane] = sum[r].v;
+    for (int r = 0; r < kRows; ++r) sums[(part.chain * kRows + r) * kUnits + part.lane] = sum[r].v;
   }
   __syncthreads();
-  for (int r = chain; r < count && unit < a.phase.units; r += chains) {
+  for (int r = part.chain; r < part.count && part.unit < a.phase.units; r += chains) {
     V all[chains];
     RECURRA_UNROLL
-    for (int c = 0; c < chains; ++c) all[c] = V(sums[(c * kRows + r) * kUnits + lane]);
-    const V h = finish_unit<p>(a.phase, Here{unit, int(first) + r, 0}, all);
-    if (p == kLast && a.y.data) static_cast<Weight*>(a.y.data)[(first + r) * a.y.row + unit * a.y.column] = narrowed(h.v);
+    for (int c = 0; c < chains; ++c) all[c] = V(sums[(c * kRows + r) * kUnits + part.lane]);
+    const V h = finish_unit<p>(a.phase, Here{part.unit, int(part.first) + r, 0}, all);
+    if (p == kLast) give(a, part.first + r, part.unit, h);
   }
 }
 
+#if !RECURRA_BY_ROWS
 RECURRA_BLOCK_KERNEL(step_0, StepArguments) { step_phase<0>(a); }
 #if RECURRA_PHASES > 1
 RECURRA_BLOCK_KERNEL(step_1, StepArguments) { step_phase<1>(a); }
+#endif
 #endif
 
 }  // namespace cuda

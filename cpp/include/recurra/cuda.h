@@ -29,6 +29,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -96,6 +97,10 @@ struct PlanOptions {
   // Sequences are the rows of all steps, one after another, as far as each has not ended: Array::row and column count. lengths
   // must fall.
   bool packed = false;
+  bool cells = false;  // the last layer's second state after every step, or its gradient, may be asked for
+  // Where rows are segments of sequences: of each row its sequence's number, and how many steps of that are before and after
+  // it. Dropout and zoneout leave out what they would of the sequences.
+  const int32_t* segments = nullptr;
 };
 
 // Weights of a stack of recurrent layers on a GPU. Any number of threads may use it at once, on streams of their own.
@@ -117,17 +122,19 @@ class Network {
   // rows, width of the state], one array for each state. initial may be null: zeros; final_states may, too. lengths: int32
   // [rows] in device memory if the plan is for device_lengths. seed: of what is left out at random in training; null: nothing
   // is. tape: as many bytes as the plan says, for backward. x, y and states may not overlap. weights: made by pack; null:
-  // those of set_parameters.
+  // those of set_parameters. cells [steps, rows, directions * hidden_size] if the plan is for them; data may be null.
   void forward(const Plan& plan, const Array& x, const Array* initial, const int32_t* lengths, const Array& y,
                const Array* final_states, const uint64_t* seed, void* tape, void* workspace, StreamHandle stream,
-               const void* weights = nullptr) const;
+               const void* weights = nullptr, const Array& cells = {}) const;
 
   // From dy (like y; data may be null) and d_final (like final_states; null, or data null for some) to dx (like x; data may be
   // null), d_initial (may be null) and parameters' gradients, contiguous: written, or with `add` added to, unless null. seeded:
-  // whether forward was given a seed.
+  // whether forward was given a seed. d_cells: like cells; data may be null. clip: what a step hands to the one before it, the
+  // gradients of all states, is brought into -clip .. clip.
   void backward(const Plan& plan, const Array& dy, const Array* d_final, const Array& dx, const Array* d_initial,
                 const std::vector<std::vector<void*>>& params, bool add, bool seeded, const void* tape, void* workspace,
-                StreamHandle stream, const void* weights = nullptr) const;
+                StreamHandle stream, const void* weights = nullptr, const Array& d_cells = {},
+                double clip = std::numeric_limits<double>::infinity()) const;
 
   const NetworkConfig& config() const;
   const CellInfo& cell() const;
@@ -157,7 +164,8 @@ class Stream {
   void get_state(const Array* states, StreamHandle stream) const;
   void set_state(const Array* states, StreamHandle stream);
   void reset(StreamHandle stream);  // all rows to zero
-  void reset(const int64_t* rows, int64_t count, StreamHandle stream);
+  // Some rows to zero; or to states [layers, count, width], whose `row` may be 0: to one for all.
+  void reset(const int64_t* rows, int64_t count, StreamHandle stream, const Array* states = nullptr);
 
  private:
   struct Live;

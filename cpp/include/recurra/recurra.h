@@ -28,6 +28,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -41,7 +42,7 @@ struct ParamInfo {
   std::string name;
   int blocks;        // shape [blocks * rows, cols], or [blocks * rows] when cols is "one"
   std::string rows;  // "hidden" or "output"
-  std::string cols;  // "input", "hidden", "output" or "one"
+  std::string cols;  // "input", "hidden", "output", "head" or "one"; "head": hidden_size / heads, block diagonal
   bool is_bias;
 };
 
@@ -54,9 +55,13 @@ struct CellInfo {
   bool unit_range;                                          // h stays in -1 .. 1
   bool projected;                                           // h is narrower than the other states
   bool recurrent_product;                                   // of h with a matrix
+  bool has_heads;                                           // that matrix is block diagonal
 };
 
 const std::vector<CellInfo>& cells();
+
+// Names of the activation functions of cells/activation.h; a constant that chooses one (f, g or h) is its index here.
+const std::vector<std::string>& activations();
 
 // The instruction set in use ("avx512bf16", "avx512", "avx2", "neon", "generic"), chosen at the first call of anything that
 // computes. RECURRA_ISA forces one; std::runtime_error when this machine lacks it.
@@ -116,10 +121,12 @@ struct NetworkConfig {
   int64_t output_size = 0;  // width of h: the projection's size for a projected cell, else hidden_size
   int layers = 1;
   int directions = 1;             // 2: every layer runs both ways, outputs side by side
-  std::vector<double> constants;  // as CellInfo::constants
+  bool reverse = false;           // the only direction runs from a row's last step to its first
+  std::vector<double> constants;  // as CellInfo::constants; or those for each direction, one list after the other
   Precision precision = Precision::full;
   Regularization regularization;
   std::vector<int> kept;  // layers, from 0, that are in full precision whatever `precision` says
+  int64_t heads = 1;      // of a cell that has them: parts of h, of equal size, that recurrent products keep apart
 };
 
 template <class T>
@@ -139,9 +146,24 @@ struct Stopped : std::runtime_error {
   Stopped() : std::runtime_error("the call was stopped") {}
 };
 
+// What befalls single steps of a call. Flags [steps, rows] are 0 or not; those past a row's length are not looked at.
+template <class T>
+struct Marks {
+  // Before a marked step, in the direction that time has, the row's states become those of reset_state, [layers * directions,
+  // rows, width of state s] as `initial`, null: zeros; no gradient crosses. The reverse direction stops for it on its way from
+  // the marked step to the one before. data == null: none.
+  Sequence<const uint8_t> resets;
+  const T* const* reset_state = nullptr;
+  // A step whose flag is 0 leaves the states as they are, and nothing is computed. data == null: none does.
+  Sequence<const uint8_t> mask;
+  bool repeat = true;  // the output of such a step is h as it is: the last output; else zeros
+};
+
 namespace detail {
 template <class T>
 struct Model;
+template <class T>
+class Affine;
 }  // namespace detail
 
 template <class T>
@@ -161,13 +183,15 @@ class Network {
 
   // y [steps, rows, directions * output_size] and final_states[s] [layers * directions, rows, width of state s] are written;
   // initial[s] likewise is read; initial == null starts from zeros. lengths [rows] may be null: all rows run x.steps steps.
+  // cells [steps, rows, directions * hidden_size] (data may be null): the last layer's second state after every step.
   void forward(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
-               const Stop& stop = {}) const;
+               const Stop& stop = {}, const Marks<T>& marks = {}, Sequence<T> cells = {}) const;
 
   // The same with a tape for backward, which holds a copy of x. recompute: of the rest only the states, and backward computes
   // what else it needs again, with the same bits. seed: of what is left out at random; null: nothing is. Full precision only.
   Tape<T> record(Sequence<const T> x, const T* const* initial, const int64_t* lengths, Sequence<T> y, T* const* final_states,
-                 bool recompute, const uint64_t* seed, const Stop& stop = {}) const;
+                 bool recompute, const uint64_t* seed, const Stop& stop = {}, const Marks<T>& marks = {},
+                 Sequence<T> cells = {}) const;
 
   // Parameter i of the cell's list, params[layer][i], out of the packed weights: the bits that were given. A bias that was null
   // leaves `out` as it is. Matrices in reduced precision cannot be read back: std::logic_error.
@@ -194,9 +218,12 @@ class Tape {
  public:
   // From dy (like y; data may be null) and d_final (like final_states; null, or null for some states) to dx (like x; data may
   // be null), d_initial (may be null) and the parameters: params[layer * directions + direction][i] is written, or with `add`
-  // added to, unless it is null. Results depend neither on threads nor on the instruction set.
+  // added to, unless it is null. To d_reset, the gradient of Marks::reset_state, is always added; it may be null. d_cells: like
+  // cells; data may be null. clip: what a step hands to the one before it, the gradients of all states, is brought into
+  // -clip .. clip. Results depend neither on threads nor on the instruction set.
   void backward(Sequence<const T> dy, const T* const* d_final, Sequence<T> dx, T* const* d_initial,
-                const std::vector<std::vector<T*>>& params, bool add, const Stop& stop = {}) const;
+                const std::vector<std::vector<T*>>& params, bool add, const Stop& stop = {}, T* const* d_reset = nullptr,
+                Sequence<const T> d_cells = {}, T clip = std::numeric_limits<T>::infinity()) const;
   size_t bytes() const;  // of the tape
 
  private:
@@ -221,6 +248,7 @@ class Linear {
  private:
   friend class Stream<T>;
   friend class Match<T>;
+  friend class detail::Affine<T>;
   struct Weights;
   std::shared_ptr<const Weights> weights_;
 };
@@ -249,7 +277,7 @@ class StepInPlace {
 void fingerprint(const void* const* arrays, const size_t* bytes, size_t count, uint64_t* sum);
 
 // The states of some sequences that arrive piece by piece. After construction nothing is allocated or locked and no system
-// call is made. One thread at a time: a second one gets std::runtime_error. One direction only.
+// call is made. One thread at a time: a second one gets std::runtime_error. One direction only, forward in time.
 template <class T>
 class Stream {
  public:
@@ -266,7 +294,8 @@ class Stream {
   void get_state(T* const* states) const;                               // [layers, rows, width], one array per state
   void set_state(const T* const* states);
   void reset();  // all rows to zero
-  void reset(const int64_t* rows, int64_t count);
+  // Some rows (null: all, in order) to zero; or to states [layers, count, width], or with `alike` all to [layers, 1, width].
+  void reset(const int64_t* rows, int64_t count, const T* const* states = nullptr, bool alike = false);
 
  private:
   struct Live;

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 from . import cuda
-__all__: list[str] = ['Graph', 'GraphNetwork', 'GraphTape', 'Linear', 'Match', 'Network', 'StepInPlace', 'Stream', 'Tape', 'cells', 'config', 'cuda', 'fingerprint', 'get_num_threads', 'graph_cell', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
+__all__: list[str] = ['Graph', 'GraphNetwork', 'GraphTape', 'Linear', 'Marks', 'Match', 'Model', 'ModelStream', 'Network', 'StepInPlace', 'Stream', 'Tape', 'activations', 'cells', 'config', 'cuda', 'drop_between', 'fingerprint', 'get_num_threads', 'graph_cell', 'limit_memory', 'limits', 'release_memory', 'set_num_threads', 'together']
 class Stream:
     """
     The running state of some sequences.
@@ -16,9 +16,9 @@ class Stream:
         """
         Writes the states into arrays [L, B, width].
         """
-    def reset(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None) -> None:
+    def reset(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, states: collections.abc.Sequence[numpy.ndarray] | None = None) -> None:
         """
-        Sets all rows, or the given ones, to zero.
+        Sets all rows, or the given ones, to zero or to states [L, rows, width]; or all to [L, 1, width].
         """
     def run(self, x: numpy.ndarray, out: numpy.ndarray) -> None:
         """
@@ -32,13 +32,33 @@ class Stream:
         """
         A function (x, out=None) for one step; it hands arrays that it cannot use as they are to `otherwise`.
         """
+class Marks:
+    """
+    What befalls steps of a call.
+    """
+    def __init__(self, resets: numpy.ndarray | None, mask: numpy.ndarray | None, reset_state: collections.abc.Sequence[numpy.ndarray] | None, repeat: bool) -> None:
+        """
+        Booleans [T, B] and the state [L * D, B, width] of resets; None: no resets, all steps valid, zeros. repeat: whether masked steps have the last output, else zeros.
+        """
+    @property
+    def mask(self) -> numpy.ndarray | None:
+        ...
+    @property
+    def repeat(self) -> bool:
+        ...
+    @property
+    def reset_state(self) -> list[numpy.ndarray] | None:
+        ...
+    @property
+    def resets(self) -> numpy.ndarray | None:
+        ...
 class Tape:
     """
     What a forward pass leaves for backward.
     """
-    def backward(self, dy: numpy.ndarray | None, d_final: collections.abc.Sequence[numpy.ndarray | None], dx: numpy.ndarray | None, d_initial: collections.abc.Sequence[numpy.ndarray] | None, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], add: bool) -> None:
+    def backward(self, dy: numpy.ndarray | None, d_final: collections.abc.Sequence[numpy.ndarray | None], dx: numpy.ndarray | None, d_initial: collections.abc.Sequence[numpy.ndarray] | None, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], add: bool, d_reset: collections.abc.Sequence[numpy.ndarray] | None = None, d_cells: numpy.ndarray | None = None, clip: typing.SupportsFloat | typing.SupportsIndex = ...) -> None:
         """
-        Writes dx, d_initial and params (nested as in Network), or adds to params; each may be None.
+        Writes dx, d_initial and params (nested as in Network), or adds to params; adds to d_reset, the gradient of the state that rows are reset to; each may be None.
         """
     @property
     def nbytes(self) -> int:
@@ -93,23 +113,23 @@ class Network:
     """
     Packed weights of a stack of layers; immutable.
     """
-    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, kept: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(6)"]) -> None:
+    def __init__(self, cell: str, dtype: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, output_size: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, params: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray | None]], constants: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], precision: str, kept: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], regularization: typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(6)"], reverse: bool = False, heads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
         """
         params[layer * directions + direction] in the order of the cell's table, None for an absent bias.
         """
-    def call(self, x: typing.Any, out: typing.Any, batch_first: bool) -> typing.Any:
+    def call(self, x: typing.Any, out: typing.Any, batch_first: bool, resets: typing.Any = None, mask: typing.Any = None, repeat: bool = True) -> typing.Any:
         """
         (output, final state) from a zero state; None, and nothing done, if the arrays are not plain enough to use as they are.
         """
-    def forward(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray]) -> None:
+    def forward(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray], marks: Marks | None = None, cells: numpy.ndarray | None = None) -> None:
         """
-        Runs x [T, B, I]; writes out [T, B, D * O] and the final states hn [L * D, B, width].
+        Runs x [T, B, I]; writes out [T, B, D * O], the final states hn [L * D, B, width] and, unless it is None, the last layer's second state of every step, cells [T, B, D * H].
         """
     def get_parameter(self, layer: typing.SupportsInt | typing.SupportsIndex, number: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None:
         """
         Writes params[layer][number] as it was given; no matrix in reduced precision.
         """
-    def record(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray], recompute: bool, seed: typing.SupportsInt | typing.SupportsIndex | None) -> Tape:
+    def record(self, x: numpy.ndarray, h0: collections.abc.Sequence[numpy.ndarray] | None, lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, out: numpy.ndarray, hn: collections.abc.Sequence[numpy.ndarray], recompute: bool, seed: typing.SupportsInt | typing.SupportsIndex | None, marks: Marks | None = None, cells: numpy.ndarray | None = None) -> Tape:
         """
         As forward, and returns a tape.
         """
@@ -120,6 +140,79 @@ class Network:
     @property
     def weight_bytes(self) -> int:
         ...
+class ModelStream:
+    """
+    The running state of some sequences on their way through a model.
+    """
+    def frames(self, output: typing.SupportsInt | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        How many come out of the next so many steps.
+        """
+    def get_recurrent(self, node: typing.SupportsInt | typing.SupportsIndex, states: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        Writes the states of a recurrent node.
+        """
+    def get_state(self, number: typing.SupportsInt | typing.SupportsIndex, array: numpy.ndarray) -> None:
+        """
+        Writes one of them.
+        """
+    def reset(self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None) -> None:
+        """
+        All rows, or the given ones, to where they began.
+        """
+    def reset_recurrent(self, node: typing.SupportsInt | typing.SupportsIndex, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, states: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        Sets those of some rows, as of Stream.
+        """
+    def run(self, steps: typing.SupportsInt | typing.SupportsIndex, inputs: collections.abc.Sequence[numpy.ndarray], outputs: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        Steps inputs [T, B, size] to outputs.
+        """
+    def set_recurrent(self, node: typing.SupportsInt | typing.SupportsIndex, states: collections.abc.Sequence[numpy.ndarray]) -> None:
+        """
+        Reads them.
+        """
+    def set_state(self, number: typing.SupportsInt | typing.SupportsIndex, array: numpy.ndarray) -> None:
+        """
+        Reads it.
+        """
+    def states(self) -> list:
+        """
+        Name, shape and whether it is int64, of all states but those of recurrent nodes.
+        """
+    def step(self, otherwise: typing.Any) -> typing.Any:
+        """
+        As of Stream; None from it: a stride waits for more steps.
+        """
+class Model:
+    """
+    Layers in a chain or a small graph; immutable.
+    """
+    def __init__(self, dtype: str, structure: str, networks: collections.abc.Mapping[str, Network], linears: collections.abc.Mapping[str, Linear], tensors: collections.abc.Mapping[str, numpy.ndarray]) -> None:
+        """
+        structure: JSON; packed layers by node, whose weights are shared; other parameters as "node.parameter".
+        """
+    def forward(self, inputs: collections.abc.Sequence[numpy.ndarray], outputs: collections.abc.Sequence[numpy.ndarray], lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None, resets: numpy.ndarray | None, mask: numpy.ndarray | None, repeat: bool, initial: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray] | None], reset_state: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray] | None], final_states: collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray] | None]) -> None:
+        """
+        Runs inputs [T, B, size], or [T, B] of int64, with T = 1 for those without time, and writes outputs. States by recurrent node, None for some, or none at all.
+        """
+    def output_steps(self, output: typing.SupportsInt | typing.SupportsIndex, steps: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
+        """
+        Of an output, for so many of each input.
+        """
+    def recurrent(self) -> list[str]:
+        """
+        Names of the recurrent nodes, in the order of states.
+        """
+    def stream(self, batch: typing.SupportsInt | typing.SupportsIndex, unbatched: bool, threads: typing.SupportsInt | typing.SupportsIndex) -> ModelStream:
+        """
+        A stream of it.
+        """
+    @property
+    def multiplications(self) -> float:
+        """
+        About: of one row's step.
+        """
 class Graph:
     """
     Rows in fronts, their predecessors and inputs; immutable.
@@ -141,19 +234,27 @@ class GraphNetwork:
     """
     Packed weights of a cell of graphs; immutable.
     """
-    def __init__(self, cell: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, slots: typing.SupportsInt | typing.SupportsIndex, dimensions: collections.abc.Sequence[str], priority: collections.abc.Sequence[bool], standard: bool, dtype: str, params: collections.abc.Sequence[numpy.ndarray | None]) -> None:
+    def __init__(self, cell: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, slots: typing.SupportsInt | typing.SupportsIndex, dimensions: collections.abc.Sequence[str], priority: collections.abc.Sequence[bool], residual: collections.abc.Sequence[bool], standard: bool, dtype: str, params: collections.abc.Sequence[numpy.ndarray | None]) -> None:
         ...
     def forward(self, x: numpy.ndarray, graph: Graph, given: collections.abc.Sequence[numpy.ndarray | None], out: collections.abc.Sequence[numpy.ndarray | None], recompute: bool | None) -> GraphTape | None:
         """
         Writes the states of all rows; a tape unless `recompute` is None.
         """
+def activations() -> list[str]:
+    """
+    Names of activation functions; a constant that chooses one is its index here.
+    """
 def cells() -> dict:
     """
-    The table of cells: name -> gates, states, params, constants, projected, unit_range, recurrent_product.
+    The table of cells: name -> gates, states, params, constants, projected, unit_range, recurrent_product, has_heads.
     """
 def config() -> dict:
     """
     What was chosen on this machine.
+    """
+def drop_between(x: numpy.ndarray, rate: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, lane: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    In place: what training leaves out of x [T, B, size] on its way from layer `lane` to the next.
     """
 def fingerprint(arrays: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], bytes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> bytes:
     """
@@ -163,7 +264,7 @@ def get_num_threads() -> int:
     """
     Threads that one call may use.
     """
-def graph_cell(cell: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, slots: typing.SupportsInt | typing.SupportsIndex, dimensions: collections.abc.Sequence[str], priority: collections.abc.Sequence[bool], standard: bool) -> tuple:
+def graph_cell(cell: str, input_size: typing.SupportsInt | typing.SupportsIndex, hidden_size: typing.SupportsInt | typing.SupportsIndex, slots: typing.SupportsInt | typing.SupportsIndex, dimensions: collections.abc.Sequence[str], priority: collections.abc.Sequence[bool], residual: collections.abc.Sequence[bool], standard: bool) -> tuple:
     """
     The states of a cell of graphs, and its parameters: name, shape, whether it may be left out.
     """

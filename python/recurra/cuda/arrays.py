@@ -286,6 +286,11 @@ def sequence(array: View, batch_first: bool = False) -> Sequence:
     return Sequence(array.pointer, steps, rows, step, row, feature)
 
 
+def strided(array: View | None, batch_first: bool = False) -> tuple[int, int, int, int] | None:
+    """The same as the core's calls take it, if there is one."""
+    return None if array is None else sequence(array, batch_first).array
+
+
 def single_step(array: View) -> Sequence:
     """One step: [B, size], or [size] without a batch axis."""
     rows, row = (array.shape[0], array.strides[0]) if len(array.shape) == 2 else (1, 0)

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from .._arrays import bounded, memory_for, require_rows, unwrapped, vector
+from .._arrays import memory_for, require_rows, unwrapped
+from .._marks import PREVIOUS, Marks, marks_of
 from .._options import flag, integer
-from ..stream import checked_head
+from ..stream import checked_head, require_forward, reset_rows
 from .array_libraries import Library, current_stream, library_of
 from .arrays import View, is_contiguous, sequence, single_step, view
 from .launch import ALIGNMENT, empty, item_size, ordered, output, scratch
+from .segments import host_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from .._arrays import Array
     from ..heads import Linear
     from ..packed import State
     from .packed import CudaPacked
@@ -36,7 +39,8 @@ class Stream:
     A step is one launch, and nothing but its output is allocated; a head is one more, or, by cuBLAS, a product and one
     more. Its bits are those of engine="exact" whatever the layer's, before the head; `run` is a call's. Nobody waits
     for the GPU: work of one stream is in order, on whatever CUDA streams its steps are. Steps may be captured in
-    a CUDA graph; each launch of it continues from the state that there is.
+    a CUDA graph; each launch of it continues from the state that there is. Steps with resets or a mask are calls, with
+    a call's bits, and wait.
     """
 
     __slots__ = ("_batch", "_batch_first", "_head", "_last", "_library", "_lock", "_outputs", "_packed", "_stream")
@@ -44,11 +48,7 @@ class Stream:
     _last: int | None  # the CUDA stream that has changed the state last
 
     def __init__(self, packed: CudaPacked, batch: int | None, batch_first: bool, threads: int, head: Any) -> None:
-        if packed.sizes.directions != 1:
-            raise ValueError(
-                "packed: a bidirectional network cannot stream: its reverse direction starts at the last step, so it"
-                " needs the whole sequence before its first output; call the layer instead"
-            )
+        require_forward(packed)
         self._outputs = packed.sizes.output if head is None else checked_head(packed, head).out_features
         self._batch = () if batch is None else (integer("batch", batch),)
         self._batch_first = flag("batch_first", batch_first)
@@ -61,14 +61,27 @@ class Stream:
             self._stream = packed.network.stream(rows)
             self._head = None if head is None else _Head(packed, head, rows)
         self._packed, self._library, self._last, self._lock = packed, None, None, threading.Lock()
+        if packed.sizes.initial_state:
+            self.reset()
 
-    def step(self, x: Any, out: Any = None) -> Any:
+    def step(
+        self,
+        x: Any,
+        out: Any = None,
+        *,
+        resets: Any = None,
+        reset_state: Any = None,
+        mask: Any = None,
+        masked_output: str = PREVIOUS,
+    ) -> Any:
         """Advance all layers by one step.
 
         Args:
             x: [I], or [batch, I].
             out: [O], or [batch, O]: where to write the output, so that nothing is allocated; must not overlap x. With a
                 head it is C-contiguous.
+            resets, mask: [batch] booleans, or True or False without a batch axis; these and the others as of a layer
+                call: which rows are reset before the step, and which take it.
 
         Returns:
             The output of the last layer: `out`, or a new array of the library of x.
@@ -79,7 +92,12 @@ class Stream:
         packed = self._packed
         number, sizes = packed.placement.number, packed.sizes
         array = view("x", x, number, (*self._batch, sizes.input), device=packed.gpu)
-        y = self._output(out, self._batch, array)
+        marks = marks_of(resets, reset_state, mask, masked_output)
+        y = self._output(out, self._batch, array, marks is not None)
+        if marks is not None:
+            flags = {name: self._flags_of_step(name, getattr(marks, name)) for name in ("resets", "mask")}
+            self._run_marked(_with_time(array), _with_time(y), False, marks._replace(**flags))
+            return y.owner
         with _InOrder(self, array.library, (array, y)) as stream:
             if self._head is None:
                 self._stream.step(single_step(array).array, single_step(y).array, stream)
@@ -88,14 +106,27 @@ class Stream:
                 self._head.map(y, stream)
         return y.owner
 
-    def run(self, chunk: Any, out: Any = None) -> Any:
+    def run(
+        self,
+        chunk: Any,
+        out: Any = None,
+        *,
+        resets: Any = None,
+        reset_state: Any = None,
+        mask: Any = None,
+        masked_output: str = PREVIOUS,
+    ) -> Any:
         """Advance by a chunk of any number of steps, zero included: see `recurra.Stream.run`."""
         packed, batch_first = self._packed, self._batch_first
         number, sizes = packed.placement.number, packed.sizes
         axes = (*self._batch, "T") if batch_first else ("T", *self._batch)
         array = view("chunk", chunk, number, (*axes, sizes.input), device=packed.gpu)
         x, library = sequence(array, batch_first), array.library
-        y = self._output(out, array.shape[:-1], array)
+        marks = marks_of(resets, reset_state, mask, masked_output)
+        y = self._output(out, array.shape[:-1], array, marks is not None)
+        if marks is not None:
+            self._run_marked(array, y, batch_first, marks)
+            return y.owner
         h = y if self._head is None else empty("hidden", library, (*array.shape[:-1], sizes.output), number, packed.gpu)
         plan = packed.plan(x.steps, x.rows)
         workspace = scratch("workspace", library, plan.workspace_bytes, packed.gpu)
@@ -105,11 +136,35 @@ class Stream:
                 self._head.map_all(h, y, library, stream)
         return y.owner
 
-    def _output(self, out: Any, axes: tuple[int, ...], x: View) -> View:
+    def _output(self, out: Any, axes: tuple[int, ...], x: View, marked: bool) -> View:
         y = output(out, (*axes, self._outputs), self._packed.placement.number, x)
-        if self._head is not None and not is_contiguous(y):
-            raise ValueError(f"out: expected a C-contiguous array with a head, got strides {y.strides}")
+        if (marked or self._head is not None) and not is_contiguous(y):
+            what = "with resets or a mask" if marked else "with a head"
+            raise ValueError(f"out: expected a C-contiguous array {what}, got strides {y.strides}")
         return y
+
+    def _flags_of_step(self, name: str, value: Any) -> Array | None:
+        """The caller's booleans of one step as those of a sequence, on the host."""
+        if value is None:
+            return None
+        if not self._batch:
+            return np.array([flag(name, value)])
+        flags = host_flags(name, value, self._batch[0], (), False, self._packed.gpu)
+        return None if flags is None else flags.T
+
+    def _run_marked(self, x: View, y: View, batch_first: bool, marks: Marks) -> None:
+        """A chunk's outputs, as of a call from the stream's state, which is the call's final one then."""
+        packed, library = self._packed, x.library
+        number, gpu = packed.placement.number, packed.gpu
+        states = packed.new_states("state", library, self._batch)
+        h = y if self._head is None else empty("hidden", library, (*x.shape[:-1], packed.sizes.output), number, gpu)
+        call = packed.marked_call(x, self._batch, batch_first, states, None, marks)
+        with _InOrder(self, library, (x, y)) as stream:
+            self._stream.get_state([sequence(array).array for array in states], stream)
+            final = packed.run_views(call, h)
+            self._stream.set_state([sequence(array).array for array in final], stream)
+            if self._head is not None:
+                self._head.map_all(h, y, library, stream)
 
     @property
     def state(self) -> State:
@@ -125,27 +180,29 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        states = self._packed.check_state("state", state, self._batch)
+        states = self._packed.check_state(state, self._batch)
         with _InOrder(self, states[0].library, states) as stream:
             self._stream.set_state([sequence(array).array for array in states], stream)
 
-    def reset(self, rows: Sequence[int] | Any | None = None) -> None:
-        """Set the state to zero, of all sequences or of some.
+    def reset(self, rows: Sequence[int] | Any | None = None, state: State | None = None) -> None:
+        """Set the state to where it began, or to a given one, of all sequences or of some: see `recurra.Stream.reset`.
 
         Args:
             rows: which sequences of the batch to reset: their indices, or a mask of `batch` booleans, on the CPU.
                 Default all.
+            state: on the GPU.
         """
-        which = None
-        if rows is not None:
-            if not self._batch:
-                raise ValueError("rows: expected None, for this stream has no batch axis")
-            array = vector("rows", rows, None, "iub")
-            if array.dtype.kind == "b":
-                array = np.flatnonzero(vector("rows", array, *self._batch, "b"))
-            which = bounded("rows", array, self._batch[0] - 1)
-        with _InOrder(self, self._library, ()) as stream:
-            self._stream.reset(which, stream)
+        which = reset_rows(rows, self._batch)
+        if state is None:
+            learned = self._packed.learned.views(())
+            begin = None if learned is None else [sequence(array).array for array in learned]
+            with _InOrder(self, self._library, ()) as stream:
+                self._stream.reset(which, stream, begin)
+            return
+        batch = self._batch if which is None else (len(which),)
+        states = self._packed.check_state(state, batch, shared=True)
+        with _InOrder(self, states[0].library, states) as stream:
+            self._stream.reset(which, stream, [sequence(array).array for array in states])
 
     def _known_library(self) -> Library:
         return library_of("state", None) if self._library is None else self._library
@@ -217,3 +274,8 @@ class _InOrder:
             self._ordered.__exit__(*error)
         finally:
             self._stream._lock.release()
+
+
+def _with_time(array: View) -> View:
+    """One step as a sequence."""
+    return array._replace(shape=(1, *array.shape), strides=(0, *array.strides))

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._arrays import unwrapped
-from .._options import check_names, flag, mapping, split_state
-from ..tape import Gradients
+from .._options import bound, check_names, flag, mapping, split_state
+from ..tape import Gradients, cells_of
 from .array_libraries import Library, current_stream
-from .arrays import View, is_contiguous, sequence, view
+from .arrays import View, is_contiguous, strided, view
 from .launch import empty, filled, ordered, scratch, written
+from .segments import Arrays, Moves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,20 @@ class Tape:
         nbytes: memory it holds, the input's copy included.
     """
 
-    __slots__ = ("_batch", "_batch_first", "_library", "_packed", "_plan", "_seeded", "_tape", "_x_shape", "_y_shape")
+    __slots__ = (
+        "_batch",
+        "_batch_first",
+        "_cells_shape",
+        "_learned",
+        "_library",
+        "_moves",
+        "_packed",
+        "_plan",
+        "_seeded",
+        "_tape",
+        "_x_shape",
+        "_y_shape",
+    )
 
     def __init__(
         self,
@@ -33,24 +47,30 @@ class Tape:
         plan: _core.cuda.Plan,
         tape: View,
         library: Library,
-        shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+        shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]],
         batch_first: bool,
         seeded: bool,
+        learned: bool,
+        moves: Moves | None,
     ) -> None:
+        self._learned = learned  # whether it began with what the network has learned, if that has
+        self._moves = moves
         self._packed, self._plan, self._tape, self._library = packed, plan, tape, library
-        self._x_shape, self._y_shape, self._batch = shapes
+        self._x_shape, self._y_shape, self._cells_shape, self._batch = shapes
         self._batch_first, self._seeded = batch_first, seeded
 
     @property
     def nbytes(self) -> int:
         """Memory the tape holds, in bytes."""
-        return self._plan.tape_bytes
+        return self._plan.tape_bytes + (0 if self._moves is None else self._moves.memory.shape[0])
 
     def backward(
         self,
         dy: Any = None,
         dstate: Any = None,
+        dcells: Any = None,
         *,
+        grad_clip: float | None = None,
         input_grad: bool = True,
         into: Mapping[str, Any] | None = None,
     ) -> Gradients:
@@ -61,41 +81,59 @@ class Tape:
         """
         packed, library = self._packed, self._library
         number, gpu = packed.placement.number, packed.gpu
-        if dy is None and dstate is None:
+        if dy is None and dstate is None and dcells is None:
             raise ValueError("dy, dstate: expected at least one of them, got neither")
+        clip = float("inf") if grad_clip is None else bound("grad_clip", grad_clip, packed.placement.parameter_dtype)
+        cells = None if dcells is None else view("dcells", dcells, number, cells_of(self._cells_shape), device=gpu)
         gradient = None if dy is None else view("dy", dy, number, self._y_shape, device=gpu)
         final = self._checked_dstate(dstate)
-        inputs = [array for array in (gradient, *final) if array is not None]
+        inputs = [array for array in (gradient, cells, *final) if array is not None]
         given = None if into is None else mapping("into", into)
         with_x = flag("input_grad", input_grad)
         params = self._new_params() if given is None else self._checked_into(given, inputs)
         dx = empty("gradient of x", library, self._x_shape, number, gpu) if with_x else None
-        initial = [
-            empty(f"gradient of state {name}", library, shape, number, gpu)
-            for name, shape in packed.state_shapes(self._batch).items()
-        ]
+        initial = packed.new_states("gradient of state", library, self._batch)
+        moves = self._moves
+        reset = [] if moves is None else [self._like(array) for array in moves.reset]
         workspace = scratch("workspace", library, self._plan.backward_workspace_bytes, gpu)
         stream = packed.used_on(current_stream(library, gpu))
-        addresses = {name: array.pointer for name, array in params.items()}
-        with ordered((self._tape, *inputs, *params.values()), stream):
+        kept = [self._tape] if moves is None else [self._tape, moves.memory]
+        with ordered((*kept, *inputs, *params.values()), stream):
+            arrays, batch_first = Arrays(dx, initial, gradient, final, cells), self._batch_first
+            if moves is not None:
+                arrays, batch_first = moves.gathered_gradients(gradient, final, cells, with_x), False
             packed.network.backward(
                 self._plan,
-                None if gradient is None else sequence(gradient, self._batch_first).array,
-                [None if array is None else sequence(array).array for array in final],
-                None if dx is None else sequence(dx, self._batch_first).array,
-                [sequence(array).array for array in initial],
-                filled(packed.by_layer(addresses)),
+                strided(arrays.y, batch_first),
+                [strided(array) for array in arrays.final],
+                strided(arrays.x, batch_first),
+                [strided(array) for array in arrays.initial or ()],
+                filled(packed.by_layer({name: array.pointer for name, array in params.items()})),
                 into is not None,
                 self._seeded,
                 self._tape.pointer,
                 workspace.pointer,
                 stream,
+                d_cells=strided(arrays.cells, batch_first),
+                clip=clip,
             )
-        return Gradients(
+            if moves is not None:
+                moves.put_back_gradients(arrays, dx, initial, reset)
+            learned = [initial] if self._learned else []
+            if moves is not None and moves.reset_learned:
+                learned.append(reset)
+            packed.learned.add_gradients(params, learned, into is not None, stream)
+        gradients = Gradients(
             None if dx is None else dx.owner,
             unwrapped([array.owner for array in initial]),
             {name: array.owner for name, array in params.items()},
         )
+        if moves is not None and reset and not moves.reset_learned:
+            gradients.reset_state = unwrapped([array.owner for array in reset])
+        return gradients
+
+    def _like(self, array: View) -> View:
+        return empty(f"gradient of {array.name}", self._library, array.shape, array.dtype, self._packed.gpu)
 
     def _new_params(self) -> dict[str, View]:
         packed = self._packed

@@ -5,8 +5,9 @@ The PyPI packages aeon and sktime carry the recordings unchanged (original value
     pip download --no-deps aeon==1.6.0
     python -m recurra.demo.convert_vowels aeon-1.6.0-py3-none-any.whl
 
-writes ``data/vowels.npz``: for each split, ``{split}_frames`` float32 [sum of lengths, 12] (utterances one after
-another), ``{split}_lengths`` uint8 [N] and ``{split}_speakers`` uint8 [N] (1 to 9), and ``attribution``, a string.
+writes ``data/vowels.npz``: for each split, ``{split}_frames`` uint8 [3, sum of lengths, 12] (utterances one after
+another, packed by ``vowels.pack``), ``{split}_lengths`` uint8 [N] and ``{split}_speakers`` uint8 [N] (1 to 9), and
+``attribution``, a string.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recurra.demo.vowels import ATTRIBUTION, DATA
+from recurra.demo.vowels import ATTRIBUTION, DATA, pack, unpack
 
 # From the data set's own description; a packaged copy that was padded, shuffled or cut fails one of these.
 UTTERANCES = {"train": [30] * 9, "test": [31, 35, 88, 44, 29, 24, 40, 50, 29]}
@@ -55,7 +56,10 @@ def main() -> None:
             counts = np.bincount(speakers)[1:].tolist()
             if frames.shape != (FRAMES[split], 12) or counts != UTTERANCES[split] or sorted(speakers) != list(speakers):
                 raise ValueError(f"{name} is not the official split: frames {frames.shape}, utterances {counts}")
-            arrays |= {f"{split}_frames": frames, f"{split}_lengths": lengths, f"{split}_speakers": speakers}
+            packed = pack(frames)
+            if unpack(packed).tobytes() != frames.tobytes():
+                raise ValueError(f"{name} has numbers of more than six digits behind the point")
+            arrays |= {f"{split}_frames": packed, f"{split}_lengths": lengths, f"{split}_speakers": speakers}
     lengths = np.concatenate([arrays["train_lengths"], arrays["test_lengths"]])
     if (lengths.min(), lengths.max()) != (7, 29):
         raise ValueError(f"lengths {lengths.min()} to {lengths.max()}, expected 7 to 29")

@@ -45,12 +45,25 @@ def topics() -> str:
 
 
 def split(text: str) -> Text:
-    """Training text before held-out text, 90 to 10; the alphabet is that of both."""
-    alphabet = "".join(sorted(set(text)))
+    """Training text before held-out text, 90 to 10."""
+    cut = len(text) * 9 // 10
+    return coded(text[:cut], text[cut:])
+
+
+def split_topics(every: int = 10) -> Text:
+    """The help topics, of which one in so many is held out, so that both parts are about the same things."""
+    from pydoc_data.topics import topics as by_name
+
+    texts = [by_name[name] for name in sorted(by_name)]
+    held_out = texts[every // 2 :: every]
+    return coded("".join(text for k, text in enumerate(texts) if k % every != every // 2), "".join(held_out))
+
+
+def coded(train: str, held_out: str) -> Text:
+    """Both parts; the alphabet is that of both."""
+    alphabet = "".join(sorted(set(train + held_out)))
     position = {letter: k for k, letter in enumerate(alphabet)}
-    codes = np.array([position[letter] for letter in text])
-    cut = len(codes) * 9 // 10
-    return Text(alphabet, codes[:cut], codes[cut:])
+    return Text(alphabet, *(np.array([position[letter] for letter in part]) for part in (train, held_out)))
 
 
 def chunks(codes: Array, streams: int, steps: int) -> Iterator[Chunk]:

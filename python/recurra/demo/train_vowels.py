@@ -186,7 +186,8 @@ def main() -> None:
         return
     model, _ = train(data, seed=0)
     print(f"seed 0: {accuracy(model, load('test')):.2%} of the test split")
-    np.savez_compressed(DATA / "vowels_gru64.npz", **model.arrays())
+    half = {name: array.astype(np.float16) for name, array in model.arrays().items()}
+    np.savez_compressed(DATA / "vowels_gru64.npz", **half)
 
 
 if __name__ == "__main__":

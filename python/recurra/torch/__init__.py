@@ -7,15 +7,19 @@
 
 LSTM, GRU and RNN, and the single steps LSTMCell, GRUCell and RNNCell, are subclasses of their namesakes in torch.nn,
 with the same constructors, attributes, parameters (names, shapes, order, initial values) and results, so that
-state_dicts go both ways; and with recurra's options besides, by keyword. MultiplicativeLSTM, DifferentialRNN, IndRNN,
-MinGRU, MinLSTM and SRU, which torch.nn has not, are subclasses of torch.nn.RNNBase, with the parameters of their
-namesakes in `recurra`; torch.jit, torch.export and `revert` refuse them. All run where their parameters are: on the
-CPU in float32 and float64, on an NVIDIA GPU (device="cuda", .to("cuda")) also in float16 and bfloat16. They take
+state_dicts go both ways; and with recurra's options besides, by keyword. MultiplicativeLSTM, DifferentialRNN, SLSTM,
+IndRNN, MinGRU, MinLSTM and SRU, which torch.nn has not, are subclasses of torch.nn.RNNBase, with the parameters of
+their namesakes in `recurra`; torch.jit, torch.export and `revert` refuse them. All run where their parameters are: on
+the CPU in float32 and float64, on an NVIDIA GPU (device="cuda", .to("cuda")) also in float16 and bfloat16. They take
 
     input   [T, B, I], with batch_first [B, T, I]; [T, I] for one sequence without a batch axis; or a PackedSequence
     hx      initial state, default zeros: h_0 [L*D, B, O], for LSTMs the tuple (h_0, c_0) with c_0 [L*D, B, H], where
             O is proj_size or else H; without a B axis if input has none; for others of several states their tuple
     lengths valid steps of each sequence, where input is padded: B integers in 0..T, in any order
+    resets  by keyword, booleans [T, B], with batch_first [B, T], or [T]: where a new sequence begins in its row; with
+            `reset_state` the state it begins with, as hx or without a B axis; default zeros
+    mask    by keyword, likewise: False where a step is left out; its output is the last one, or with
+            masked_output="zero" zero
 
 and return (output, h_n), for LSTMs (output, (h_n, c_n)): output as input with D*O in place of I, states as hx. Wrong
 dtypes and kinds of object raise TypeError, wrong shapes, values and devices ValueError: nothing is cast or moved,
@@ -26,6 +30,7 @@ What differs from torch.nn:
 
 - Outputs and first gradients have recurra's bits: see README. They agree with torch's to rounding.
 - Second derivatives (create_graph=True), forward mode and torch.func go through PyTorch operations, many times slower.
+  With grad_clip the first are those of the clipped gradients, and torch.func is refused.
 - Parameters are used as they are at the moment of a call, however they were changed. One step of one row without
   gradients reads them where they lie. Other calls copy and pack them, once beside PyTorch's own copy, at the first call
   and when a fingerprint of their values has changed, which every call takes: 512 bits, which notice a change of one
@@ -36,8 +41,9 @@ What differs from torch.nn:
   generator for the CPU. All rates may be changed between calls.
 - On a GPU, other than on the CPU: see below.
 - torch.compile breaks its graph at a layer, as at torch.nn's own, and the layer runs as without it. With
-  torch._dynamo.config.allow_rnn = True it is one opaque operation of the graph (with a PackedSequence or lengths a
-  break still); with fullgraph=True torch then reports errors of a call in its own words.
+  torch._dynamo.config.allow_rnn = True it is one opaque operation of the graph (with a PackedSequence, lengths, or
+  resets and masks that are no tensors or on a GPU, a break still); with fullgraph=True torch then reports errors of a
+  call in its own words.
 - torch.jit.trace, torch.export and torch.onnx.export record torch.nn's layer in its place, or refuse by name where
   there is none; torch.jit.script and torch.ao.quantization want `revert`.
 - Parameters, inputs and initial states may be written to between forward and backward: first gradients are those of the
@@ -63,6 +69,9 @@ On a GPU (what a module keeps there is compiled at its first call, see `recurra.
 - A PackedSequence is run as it is, without padding. `lengths` may be int32 or int64 on the same GPU: then nobody looks
   at them, values beyond 0..T count as 0 or T, padded steps take the time of others, and gradients of parameters are
   summed in another order.
+- With resets or a mask the sequences between resets run as rows of their own, which the host makes up: it waits for
+  flags that are on the GPU, and such calls cannot be captured in a CUDA graph. What recurrent_dropout and zoneout leave
+  out is that of the whole rows.
 - Masks of dropout are torch's there, not cuDNN's; those of recurrent_dropout and zoneout are the CPU's, for one seed.
 - An operation of a graph of torch.compile takes a tensor of the CPU, so mode="reduce-overhead" captures none with it.
 """
@@ -70,12 +79,13 @@ On a GPU (what a module keeps there is compiled at its first call, see `recurra.
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, revert
 from .modules import GRU, LSTM, RNN
-from .variants import SRU, DifferentialRNN, IndRNN, MinGRU, MinLSTM, MultiplicativeLSTM
+from .variants import SLSTM, SRU, DifferentialRNN, IndRNN, MinGRU, MinLSTM, MultiplicativeLSTM
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "SRU",
     "DifferentialRNN",
     "GRUCell",

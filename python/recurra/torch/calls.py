@@ -9,19 +9,22 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .._arrays import bounded, check_shape, require_rows, vector
+from .._arrays import check_shape, require_rows, row_lengths
 from .._cells import CELLS, Sizes
+from .._marks import PREVIOUS
 from .._options import placement
-from . import compiled, devices, equations
+from . import compiled, devices, equations, segments
 from .cpu import CpuPlan
 from .gpu import GpuPlan, Networks
 from .gradients import sequence
+from .marks import Marks, checked_flags
 from .tensors import HALVES, Home, check, differentiates_forward, is_transforming
 from .weights import OneStep, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from .. import _marks
     from .._arrays import Array
     from .gradients import Plan
 
@@ -45,8 +48,10 @@ class CoreModule:
     recurrent_dropout: float = 0.0
     zoneout: float | tuple[float, ...] = 0.0
     recompute: bool = False
+    grad_clip: float | None = None
     engine: str = "auto"
     allow_tf32: bool = False
+    heads: int = 1
     _cell: str
     _constants: dict[str, float]
     _number: Tensor
@@ -81,13 +86,21 @@ class CoreModule:
             return f"cell {self._cell!r}"
         if self._constants:
             return ", ".join(f"{name}={value}" for name, value in self._constants.items())
+        if self._sizes.reverse:
+            return "direction='reverse'"
+        if self._sizes.proj_bias:
+            return "proj_bias=True"
+        if getattr(self, "initial_state", False):
+            return "initial_state=True"
+        if self.grad_clip is not None:
+            return f"grad_clip={self.grad_clip}"
         if any(zoneout):
             return f"zoneout={self.zoneout}"
         return f"recurrent_dropout={self.recurrent_dropout}" if self.recurrent_dropout else None
 
-    def _inherited(self, what: str, lengths: Any) -> Any:
-        """torch.nn's own forward, for what records operations of torch's."""
-        reason = "lengths" if lengths is not None else self._of_torch()
+    def _inherited(self, what: str, argument: str | None) -> Any:
+        """torch.nn's own forward, for what records operations of torch's; without an argument that it has not."""
+        reason = argument or self._of_torch()
         if reason is not None:
             raise RuntimeError(f"recurra.torch: {what} needs operations of torch's own, which has none for {reason}")
         return super().forward  # type: ignore[misc]
@@ -116,8 +129,10 @@ class CoreModule:
 
     # ---- a call
 
-    def _call_sequence(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, list[Tensor]]:
-        """(output, final states), of sequences."""
+    def _call_sequence(
+        self, input: Any, hx: Any, lengths: Any, given: _marks.Marks | None = None, cells: bool = False
+    ) -> tuple[Any, list[Tensor], Any]:
+        """(output, final states, cells or None), of sequences."""
         packed, home = isinstance(input, PackedSequence), self._home
         x: Tensor = input
         sizes: Tensor = None
@@ -128,7 +143,7 @@ class CoreModule:
             data = self._cast(input.data)
             check("input.data", data, home=home)
             if home.gpu is not None:
-                return self._call_packed(input._replace(data=data), hx, home)
+                return self._call_packed(input._replace(data=data), hx, home, cells)
             x, sizes = pad_packed_sequence(PackedSequence(data, input.batch_sizes))
             order = input.sorted_indices
         x = self._cast(x)
@@ -137,41 +152,57 @@ class CoreModule:
         if order is not None:
             state = [part.index_select(1, order) for part in state]
         valid = sizes.numpy() if packed else self._checked_lengths(lengths, x, batch)
-        y, final = self._run_layers(x, state, valid, self.batch_first and not packed and bool(batch))  # type: ignore[attr-defined]
+        marks, fresh = (None, []) if given is None else self._checked_marks(given, x, batch, home)
+        by_batch = self.batch_first and not packed and bool(batch)  # type: ignore[attr-defined]
+        of_steps: Any
+        y, final, of_steps = self._run_layers(x, [*state, *fresh], valid, by_batch, marks, cells)
         if packed:
             if input.unsorted_indices is not None:
                 final = [part.index_select(1, input.unsorted_indices) for part in final]
             y = input._replace(data=pack_padded_sequence(y, sizes).data)
-        return y, final
+            if cells:
+                of_steps = input._replace(data=pack_padded_sequence(of_steps, sizes).data)
+        return y, final, of_steps
 
-    def _call_packed(self, input: PackedSequence, hx: Any, home: Home) -> tuple[PackedSequence, list[Tensor]]:
+    def _call_packed(
+        self, input: PackedSequence, hx: Any, home: Home, cells: bool
+    ) -> tuple[PackedSequence, list[Tensor], Any]:
         """The same, on a GPU: the core takes the packed rows as they are."""
         data = check("input.data", input.data, home.number, ("N", self._sizes.input))
         lengths = _lengths_of(input.batch_sizes, len(data))
         state = self._checked_state(hx, (len(lengths),), home)
         if input.sorted_indices is not None:
             state = [part.index_select(1, input.sorted_indices) for part in state]
-        y, final = self._run_layers(data, state, lengths, False)
+        of_steps: Any
+        y, final, of_steps = self._run_layers(data, state, lengths, False, None, cells)
         if input.unsorted_indices is not None:
             final = [part.index_select(1, input.unsorted_indices) for part in final]
-        return input._replace(data=y), final
+        return input._replace(data=y), final, input._replace(data=of_steps) if cells else None
 
     def _run_layers(
-        self, x: Tensor, state: list[Tensor], lengths: Array | Tensor | None, batch_first: bool
-    ) -> tuple[Tensor, list[Tensor]]:
+        self,
+        x: Tensor,
+        state: list[Tensor],
+        lengths: Array | Tensor | None,
+        batch_first: bool,
+        marks: Marks | None = None,
+        cells: bool = False,
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """All layers in one call, or one after another if there is dropout between them."""
         layers, dropout = self._sizes.layers, getattr(self, "dropout", 0.0)
         if not (self.training and dropout and layers > 1):  # type: ignore[attr-defined]
-            return self._run(-1, x, state, lengths, batch_first)
+            return self._run(-1, x, state, lengths, batch_first, marks, cells)
         x = x.transpose(0, 1) if batch_first else x  # a mask in torch.nn runs over [T, B, ...] or over packed data
-        finals, each = [], self._sizes.directions
+        finals, each, of_steps = [], self._sizes.directions, None
         for layer in range(layers):
             if layer:
                 x = self._dropped(x, lengths, dropout)
             own = [part[layer * each : (layer + 1) * each] for part in state]
-            x, final = self._run(layer, x, own, lengths, False)
+            x, final, of_steps = self._run(layer, x, own, lengths, False, marks, cells and layer == layers - 1)
             finals.append(final)
-        return x.transpose(0, 1) if batch_first else x, [torch.cat(part) for part in zip(*finals, strict=True)]
+        if batch_first:
+            x, of_steps = x.transpose(0, 1), None if of_steps is None else of_steps.transpose(0, 1)
+        return x, [torch.cat(part) for part in zip(*finals, strict=True)], of_steps
 
     def _dropped(self, x: Tensor, lengths: Array | Tensor | None, dropout: float) -> Tensor:
         if (
@@ -186,8 +217,15 @@ class CoreModule:
         return torch.zeros_like(x).index_put(places, torch.nn.functional.dropout(x[places], dropout))
 
     def _run(
-        self, layer: int, x: Tensor, state: list[Tensor], lengths: Array | Tensor | None, batch_first: bool
-    ) -> tuple[Tensor, list[Tensor]]:
+        self,
+        layer: int,
+        x: Tensor,
+        state: list[Tensor],
+        lengths: Array | Tensor | None,
+        batch_first: bool,
+        marks: Marks | None = None,
+        cells: bool = False,
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """One layer, or all of them for -1."""
         home = self._home
         params = [check(name, self._parameter(name), home=home) for name in self._names_of(layer)]
@@ -201,20 +239,60 @@ class CoreModule:
         seed = torch.randint(1 << 62, (), dtype=torch.int64, device="cpu") if noisy else None
         trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *state, *params))
         if torch.compiler.is_compiling() and lengths is None:
-            sizes = self._sizes
+            sizes, (resets, mask, *rest) = self._sizes, (None, None, PREVIOUS, 0) if marks is None else marks
             lanes = sizes.directions * (sizes.layers if layer < 0 else 1)
-            shapes = (sizes.directions * sizes.output, lanes, self._state_widths)
-            y, *final = compiled.sequence(x, state, params, seed, self._number, layer, batch_first, trains, *shapes)
-            return y, final[:-1] if trains else final
+            widths = (sizes.directions * sizes.output, sizes.directions * sizes.hidden if cells else 0)
+            flags = (resets, mask, seed, self._number, *rest, layer, batch_first, trains)
+            y, *final = compiled.sequence(x, state, params, *flags, *widths, lanes, self._state_widths)
+            final = final[:-1] if trains else final
+            return y, final, final.pop() if cells else None
+        if self.grad_clip is not None and is_transforming():
+            raise RuntimeError("recurra.torch: grad_clip is not available in torch.func")
         if is_transforming() or differentiates_forward():
-            y, *final = equations.run(self._equations(layer, lengths, batch_first, seed), x, state, params)
-            return y, final
-        plan = self._plan(layer, x.dtype, params, lengths, batch_first, seed)
-        y, *final = sequence(plan, x, state, params) if trains else plan.run(x, state)
-        return y, final
+            call = self._equations(layer, lengths, batch_first, seed, marks, cells)
+            y, *final = equations.run(call, x, state, params)
+        elif home.gpu is not None and marks is not None:
+
+            def run_rows(x: Tensor, state: list[Tensor], lengths: Array, parts: Array) -> list[Tensor]:
+                plan = self._plan(layer, x.dtype, params, lengths, False, seed, None, cells, parts)
+                return sequence(plan, x, state, params) if trains else plan.run(x, state)
+
+            y, *final = self._run_segments(run_rows, x, state, lengths, batch_first, marks, cells)
+        else:
+            plan = self._plan(layer, x.dtype, params, lengths, batch_first, seed, marks, cells)
+            y, *final = sequence(plan, x, state, params) if trains else plan.run(x, state)
+        return y, final, final.pop() if cells else None
+
+    def _run_segments(
+        self,
+        run_rows: Callable[..., list[Tensor]],
+        x: Tensor,
+        state: list[Tensor],
+        lengths: Array | Tensor | None,
+        batch_first: bool,
+        marks: Marks,
+        cells: bool,
+    ) -> list[Tensor]:
+        """A call with marks, by one without: of the sequences between resets."""
+        unbatched = x.dim() == 2
+        if unbatched:
+            x, state = x.unsqueeze(1), [part.unsqueeze(1) for part in state]
+        x = x.transpose(0, 1) if batch_first else x
+        results = segments.run(run_rows, x, state, lengths, marks, cells, self._sizes.backwards)
+        if unbatched:
+            return [part.squeeze(1) for part in results]
+        sequences = (0, len(results) - 1) if cells else (0,)
+        return [part.transpose(0, 1) if batch_first and k in sequences else part for k, part in enumerate(results)]
 
     def _equations(
-        self, layer: int, lengths: Array | Tensor | None, batch_first: bool, seed: Tensor | None
+        self,
+        layer: int,
+        lengths: Array | Tensor | None,
+        batch_first: bool,
+        seed: Tensor | None,
+        marks: Marks | None = None,
+        cells: bool = False,
+        parts: Array | None = None,
     ) -> equations.Call:
         sizes = self._sizes
         layers = sizes.layers if layer < 0 else 1
@@ -222,7 +300,21 @@ class CoreModule:
             raise RuntimeError("torch.func.vmap: recurrent_dropout and zoneout need randomness='same', got 'different'")
         drawn = None if seed is None else int(seed)
         return equations.Call(
-            self._cell, self._constants, self._rates, layers, sizes.directions, sizes.bias, lengths, batch_first, drawn
+            self._cell,
+            self._constants,
+            self._rates,
+            layers,
+            sizes.directions,
+            sizes.bias,
+            lengths,
+            batch_first,
+            drawn,
+            marks,
+            sizes.reverse,
+            sizes.proj_bias,
+            cells,
+            self.grad_clip,
+            parts,
         )
 
     def _plan(
@@ -233,13 +325,17 @@ class CoreModule:
         lengths: Array | Tensor | None,
         batch_first: bool,
         seed: Tensor | None,
+        marks: Marks | None = None,
+        cells: bool = False,
+        parts: Array | None = None,
     ) -> Plan:
         """For a call of the core with an input of this dtype, with parameters as they are now."""
-        call = self._equations(layer, lengths, batch_first, seed)
+        call = self._equations(layer, lengths, batch_first, seed, marks, cells, parts)
         names = self._packed_names[: len(params)]  # the only layer's are those of the lowest
         gpu = devices.gpu_of(params[0])
         if gpu is None:
-            packed = self._weights.packed(layer, self._cell, self._constants, call.rates, names, params)
+            way = self._sizes.direction
+            packed = self._weights.packed(layer, self._cell, self._constants, call.rates, way, names, params)
             return CpuPlan(call, packed, self._weights, self.recompute)
         sizes = self._sizes
         if layer >= 0:
@@ -270,6 +366,7 @@ class CoreModule:
             or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
             or torch._C._len_torch_dispatch_stack()
             or differentiates_forward()
+            or self.heads > 1
             or self.zoneout
             or (self.training and (self.recurrent_dropout or getattr(self, "dropout", 0.0)))  # type: ignore[attr-defined]
         ):
@@ -314,19 +411,45 @@ class CoreModule:
         return (rows,)
 
     def _checked_state(self, hx: Any, batch: tuple[int, ...], home: Home) -> list[Tensor]:
+        return self._checked_states("hx", hx, batch, home)
+
+    def _checked_states(
+        self, title: str, hx: Any, batch: tuple[int, ...], home: Home, shared: bool = False
+    ) -> list[Tensor]:
+        """With a batch axis all; `shared`: they may be given without."""
         if hx is None:
-            return []
+            return self._learned_state(batch, home)
         states, sizes = CELLS[self._cell].states, self._sizes
         if len(states) == 1:
             hx = (hx,)
         elif not isinstance(hx, (tuple, list)) or len(hx) != len(states):
             got = f"{len(hx)} values" if isinstance(hx, (tuple, list)) else type(hx).__name__
-            raise TypeError(f"hx: expected a tuple ({', '.join(name for name, _ in states)}), got {got}")
+            raise TypeError(f"{title}: expected a tuple ({', '.join(name for name, _ in states)}), got {got}")
         hx = [self._cast(part) for part in hx]
+        lanes = sizes.layers * sizes.directions
         for (name, _), size, value in zip(states, self._state_widths, hx, strict=True):
-            shape = (sizes.layers * sizes.directions, *batch, size)
-            check(f"hx {name}", value, home.number, shape, home=home)
-        return list(hx)
+            patterns = ((lanes, *batch, size), (lanes, size)) if shared else ((lanes, *batch, size),)
+            check(f"{title} {name}", value, home.number, *patterns, home=home)
+        return [part.unsqueeze(1).expand(-1, *batch, -1) if batch and part.dim() == 2 else part for part in hx]
+
+    def _checked_marks(
+        self, given: _marks.Marks, x: Tensor, batch: tuple[int, ...], home: Home
+    ) -> tuple[Marks, list[Tensor]]:
+        """What a call is to do, and the states that resets lead to."""
+        batch_first = bool(batch) and self.batch_first  # type: ignore[attr-defined]
+        steps = x.shape[1 if batch_first else 0]
+        resets, mask = (
+            None if value is None else checked_flags(name, value, steps, batch, batch_first, home)
+            for name, value in (("resets", given.resets), ("mask", given.mask))
+        )
+        fresh = []
+        if given.resets is not None:
+            fresh = self._checked_states("reset_state", given.reset_state, batch, home, shared=True)
+        return Marks(resets, mask, given.masked_output, len(fresh)), fresh
+
+    def _learned_state(self, batch: tuple[int, ...], home: Home) -> list[Tensor]:
+        """What a call starts from that is given no state: none for zeros."""
+        return []
 
     def _checked_lengths(self, lengths: Any, x: Tensor, batch: tuple[int, ...]) -> Array | Tensor | None:
         if lengths is None:
@@ -338,7 +461,7 @@ class CoreModule:
         steps = x.shape[1 if self.batch_first else 0]  # type: ignore[attr-defined]
         gpu = self._home.gpu
         if gpu is None or not isinstance(lengths, torch.Tensor) or devices.gpu_of(lengths) != gpu:
-            return bounded("lengths", vector("lengths", lengths, batch[0]), steps)
+            return row_lengths(lengths, batch[0], steps)
         if lengths.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"lengths: expected torch.int32 or torch.int64 on a GPU, got {lengths.dtype}")
         check_shape("lengths", lengths.shape, batch)

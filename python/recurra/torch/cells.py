@@ -69,7 +69,7 @@ class _Cell(CoreModule):
         check("input", input, home.number, ("B", self.input_size), (self.input_size,), home=home)
         require_rows("input", input.shape[:-1].numel())
         state = [part.unsqueeze(0) for part in self._checked_state(hx, tuple(input.shape[:-1]), home)]
-        _, final = self._run_layers(input.unsqueeze(0), state, None, False)
+        _, final, _ = self._run_layers(input.unsqueeze(0), state, None, False)
         return [part.squeeze(0) for part in final]
 
     def _checked_state(self, hx: Any, batch: tuple[int, ...], home: Home) -> list[Tensor]:
@@ -107,8 +107,8 @@ class _Cell(CoreModule):
 class LSTMCell(_Cell, torch.nn.LSTMCell):  # type: ignore[misc,unused-ignore]
     """torch.nn.LSTMCell.
 
-    cell = recurra.torch.LSTMCell(40, 128)
-    h, c = cell(input, (h, c))                  # input [B, 40] or [40], states [B, 128] or [128], default zeros
+        >>> cell = recurra.torch.LSTMCell(40, 128)
+        >>> h, c = cell(input, (h, c))  # input [B, 40] or [40], states [B, 128] or [128], default zeros
 
     Args, besides those of torch.nn.LSTMCell:
         engine, allow_tf32: on a GPU, see the package's head.
@@ -136,8 +136,8 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):  # type: ignore[misc,unused-ignore]
 class GRUCell(_Cell, torch.nn.GRUCell):  # type: ignore[misc,unused-ignore]
     """torch.nn.GRUCell.
 
-    cell = recurra.torch.GRUCell(40, 128)
-    h = cell(input, h)                          # input [B, 40] or [40], h [B, 128] or [128], default zeros
+        >>> cell = recurra.torch.GRUCell(40, 128)
+        >>> h = cell(input, h)  # input [B, 40] or [40], h [B, 128] or [128], default zeros
 
     Args, besides those of torch.nn.GRUCell:
         engine, allow_tf32: on a GPU, see the package's head.
@@ -164,8 +164,8 @@ class GRUCell(_Cell, torch.nn.GRUCell):  # type: ignore[misc,unused-ignore]
 class RNNCell(_Cell, torch.nn.RNNCell):  # type: ignore[misc,unused-ignore]
     """torch.nn.RNNCell.
 
-    cell = recurra.torch.RNNCell(40, 128, nonlinearity="relu")
-    h = cell(input, h)                          # input [B, 40] or [40], h [B, 128] or [128], default zeros
+        >>> cell = recurra.torch.RNNCell(40, 128, nonlinearity="relu")
+        >>> h = cell(input, h)  # input [B, 40] or [40], h [B, 128] or [128], default zeros
 
     Args, besides those of torch.nn.RNNCell:
         nonlinearity: "tanh", "relu" or "sigmoid".

@@ -21,7 +21,9 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 def convert(model: Any) -> Any:
     """Make each RNN, LSTM, GRU and their cells of torch.nn in a model recurra's, in place; returns the model.
 
-        model = recurra.torch.convert(model)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.GRU(40, 128))
+        >>> type(recurra.torch.convert(model)[1]) is recurra.torch.GRU
+        True
 
     The modules stay the same objects: parameters, hooks, parametrisations, mode, attributes, and whatever refers to
     them. A model that holds none is returned as it is.
@@ -52,6 +54,9 @@ def convert(model: Any) -> Any:
 def revert(model: Any) -> Any:
     """Make each of recurra's modules in a model torch.nn's again, in place, for export say; returns the model.
 
+        >>> type(recurra.torch.revert(recurra.torch.GRU(40, 128))) is torch.nn.GRU
+        True
+
     The modules stay the same objects, as with `convert`.
 
     Args:
@@ -70,7 +75,8 @@ def revert(model: Any) -> Any:
     swaps = [(module, _swapped(title, module, _THEIRS)) for title, module in found]
     for module, kind in swaps:
         own = {"_cell", "_constants", *NOT_PICKLED, "recompute", "recurrent_dropout", "engine", "allow_tf32"}
-        own |= {"zoneout", "peephole", "coupled", "cell_clip", "forget_bias", "reset", "update"}
+        own |= {"zoneout", "peephole", "coupled", "cell_clip", "forget_bias", "reset", "update", "layer_norm"}
+        own |= {"activation", "recurrent_activation", "output_activation", "clip"}
         for name in own & module.__dict__.keys():
             del module.__dict__[name]
         module.__class__ = kind

@@ -37,7 +37,7 @@ class CpuPlan(NamedTuple):
 
     def record(self, x: Tensor, state: Sequence[Tensor]) -> tuple[list[Tensor], CpuTape]:
         results, (tape,) = self._results(functional.forward, x, state, recompute=self.recompute, rng=self.call.seed)
-        return results, CpuTape(tape)
+        return results, CpuTape(tape, self.call)
 
     def went_back(self) -> None:
         self.weights.went_back()
@@ -45,23 +45,33 @@ class CpuPlan(NamedTuple):
     def _results(
         self, function: Callable[..., Any], x: Tensor, state: Sequence[Tensor], **options: Any
     ) -> tuple[list[Tensor], list[Tape]]:
-        """functional.run or forward: [y, *final states], and [tape] or []."""
+        """functional.run or forward: [y, *final states] and, if asked, cells; and [tape] or []."""
+        call = self.call
+        options |= {"lengths": call.lengths, "batch_first": call.batch_first, "return_cells": call.cells}
+        if call.marks is not None:
+            state, fresh = call.marks.split(state)
+            options |= call.marks.of_core(call.batch_first, x.dim() == 2)
+            options["reset_state"] = functional.unwrapped([as_array(part) for part in fresh]) if fresh else None
         initial = functional.unwrapped([as_array(part) for part in state]) if state else None
-        options |= {"lengths": self.call.lengths, "batch_first": self.call.batch_first}
-        y, final, *tape = function(self.packed, as_array(x), initial, **options)
-        return [torch.from_numpy(array) for array in (y, *functional.wrapped(final))], tape
+        y, final, *more = function(self.packed, as_array(x), initial, **options)
+        cells = [more.pop()] if call.cells else []
+        return [torch.from_numpy(array) for array in (y, *functional.wrapped(final), *cells)], more
 
 
 class CpuTape(NamedTuple):
     """See `gradients.Tape`."""
 
     tape: Tape
+    call: Call
 
     def gradients(
         self, states: int, needed: Sequence[bool], grads: Sequence[Tensor | None]
     ) -> tuple[Tensor | None, ...]:
         dy, *final = [None if grad is None else as_array(grad) for grad in grads]
+        dcells = final.pop() if self.call.cells else None
         dstate = None if all(part is None for part in final) else functional.unwrapped(final)
-        dx, state, params = self.tape.backward(dy, dstate, input_grad=needed[0])
-        arrays = (dx, *functional.wrapped(state)[:states], *params.values())
+        found = self.tape.backward(dy, dstate, dcells, grad_clip=self.call.clip, input_grad=needed[0])
+        fresh = () if found.reset_state is None else functional.wrapped(found.reset_state)
+        initial = functional.wrapped(found.state)[: states - len(fresh)]
+        arrays = (found.x, *initial, *fresh, *found.params.values())
         return tuple(torch.from_numpy(array) if need else None for array, need in zip(arrays, needed, strict=True))

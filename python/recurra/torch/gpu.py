@@ -60,13 +60,15 @@ class Network:
                 sizes.output,
                 sizes.layers,
                 sizes.directions,
-                list(self.cell.constant_values(constants, place.parameter_dtype).values()),
+                list(self.cell.constant_values(constants, place.parameter_dtype, sizes.directions).values()),
                 rates,
                 place.gpu,
                 place.engine,
                 place.allow_tf32,
+                sizes.reverse,
+                sizes.heads,
             )
-        self._plans: dict[tuple[int, int, bool, bool, bool], _core.cuda.Plan] = {}
+        self._plans: dict[tuple[int, int, bool, bool, bool, bool], _core.cuda.Plan] = {}
 
     def pack(self, names: Sequence[str], tensors: Sequence[Tensor]) -> Tensor:
         """These parameters as the core wants them, of float32 or float64."""
@@ -81,15 +83,26 @@ class Network:
         lanes = self.cell.by_layer(self.sizes, tensors)
         return [[0 if tensor is None else tensor.data_ptr() for tensor in lane] for lane in lanes]
 
-    def plan(self, steps: int, rows: int, lengths: Any, packed: bool, training: bool, recompute: bool) -> Any:
+    def plan(
+        self,
+        steps: int,
+        rows: int,
+        lengths: Any,
+        packed: bool,
+        training: bool,
+        recompute: bool,
+        cells: bool,
+        parts: Array | None,
+    ) -> Any:
         """The same object for the same call, for graphs are made from it."""
         on_device = isinstance(lengths, torch.Tensor)
         if lengths is not None and not on_device:
-            return self.core.plan(steps, rows, lengths, False, training, recompute, packed)
-        key = (steps, rows, on_device, training, recompute)
+            return self.core.plan(steps, rows, lengths, False, training, recompute, packed, cells, parts)
+        key = (steps, rows, on_device, training, recompute, cells)
         found = self._plans.get(key)
         if found is None:
-            found = self._plans.setdefault(key, self.core.plan(steps, rows, None, on_device, training, recompute))
+            made = self.core.plan(steps, rows, None, on_device, training, recompute, cells=cells)
+            found = self._plans.setdefault(key, made)
             while len(self._plans) > _PLANS:
                 self._plans.pop(next(iter(list(self._plans))), None)
         return found
@@ -156,7 +169,9 @@ class GpuPlan:
         lanes = call.layers * call.directions
         widths = [network.sizes.hidden if dim == "hidden" else network.sizes.output for _, dim in network.cell.states]
         rows, packed = batch[0] if batch else 1, bool(batch) and x.dim() == 2
-        plan = network.plan(steps, rows, lengths, packed, training, recompute)
+        plan = network.plan(steps, rows, lengths, packed, training, recompute, call.cells, call.parts)
+        width = call.directions * network.sizes.hidden
+        cells = [devices.empty((*x.shape[:-1], width), dtype, x)] if call.cells else []
         y = devices.empty((*x.shape[:-1], call.directions * network.sizes.output), dtype, x)
         final = [devices.empty((lanes, *batch, width), dtype, x) for width in widths]
         tape = devices.empty((plan.tape_bytes,), torch.uint8, x) if training else None
@@ -174,11 +189,12 @@ class GpuPlan:
             workspace.data_ptr(),
             devices.current_stream(network.gpu),
             self._weights.data_ptr(),
+            strided(cells[0], call.batch_first) if cells else None,
         )
         if tape is None:
-            return [y, *final], None
+            return [y, *final, *cells], None
         shapes = [x.shape, *(part.shape for part in final)]
-        return [y, *final], GpuTape(self, self._weights, plan, tape, shapes)
+        return [y, *final, *cells], GpuTape(self, self._weights, plan, tape, shapes)
 
 
 class GpuTape:
@@ -195,6 +211,7 @@ class GpuTape:
     ) -> tuple[Tensor | None, ...]:
         network, call = self._network, self._call
         dy, *final = [None if grad is None else settled(grad) for grad in grads]
+        dcells = final.pop() if call.cells else None
         wanted = dict(zip(self._params, needed[1 + states :], strict=True))
         shapes = network.cell.shapes(network.sizes)
         dx = devices.empty(self._shapes[0], network.dtype, self._tape) if needed[0] else None
@@ -219,6 +236,8 @@ class GpuTape:
             workspace.data_ptr(),
             devices.current_stream(network.gpu),
             self._weights.data_ptr(),
+            None if dcells is None else strided(dcells, call.batch_first),
+            float("inf") if call.clip is None else call.clip,
         )
         found = [dx, *(initial or [None] * states)[:states]]
         found += [params[name].to(dtype) if name in params else None for name, dtype in self._params.items()]

@@ -37,8 +37,8 @@ class Tape(Protocol):
     """What a call keeps for going back."""
 
     def gradients(self, states: int, needed: Sequence[bool], grads: Sequence[Tensor | None]) -> Grads:
-        """Of x, the given initial states and the parameters, None where they are not needed; from those of y and the
-        final states."""
+        """Of x, the given initial states and the parameters, None where they are not needed; from those of y, the
+        final states and, if the call has them, cells."""
 
 
 class Plan(Protocol):
@@ -48,7 +48,7 @@ class Plan(Protocol):
     def call(self) -> equations.Call: ...
 
     def run(self, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
-        """[y, *final states], without gradients."""
+        """[y, *final states] and, if the call has them, cells, without gradients."""
 
     def record(self, x: Tensor, state: Sequence[Tensor]) -> tuple[list[Tensor], Tape]:
         """The same, and the tape."""
@@ -58,7 +58,7 @@ class Plan(Protocol):
 
 
 def sequence(plan: Plan, x: Tensor, state: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
-    """[y, *final states], with gradients."""
+    """The results of the plan, with gradients."""
     apply: Any = _Sequence.apply
     # A node of their own for each: hooks on a result that no loss uses would be called, with None.
     return [result.view_as(result) for result in apply(plan, len(state), x, *state, *params)]
@@ -144,10 +144,14 @@ def differentiated(
     again: bool,
 ) -> Grads:
     """The same through the equations; `again`: to be differentiated in their turn."""
+    clip = None if call.clip is None else equations.Clip(call.clip)
     with torch.enable_grad():
         fresh = _fresh(tensors, needed)
-        results = equations.run(call, fresh[0], fresh[1 : 1 + states], fresh[1 + states :])
-    return _vector_jacobian(results, fresh, needed, grads, again)
+        results = equations.run(call, fresh[0], fresh[1 : 1 + states], fresh[1 + states :], clip)
+    found = _vector_jacobian(results, fresh, needed, grads, again)
+    if clip is not None:
+        clip.on = False
+    return found
 
 
 def _vector_jacobian(

@@ -17,12 +17,12 @@ KINDS = {kind: 1 + k for k, kind in enumerate(("recurrent_dropout", *ZONEOUT))}
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
-def hits(kind: str, rate: float, seed: int, lane: int, steps: int, rows: int, size: int) -> Array:
-    """Booleans [steps, rows, size]: which numbers of a layer and direction, counted by `lane`, are left out."""
+def hits(kind: str, rate: float, seed: int, lane: int, rows: Array, steps: Array, size: int) -> Array:
+    """Booleans [N, R, size]: which numbers of a layer and direction, counted by `lane`, are left out, of rows [R] with
+    these numbers in steps [N, R] or [N, 1] with these."""
     key = _mix(np.uint64((seed + _GOLDEN * (KINDS[kind] + 1)) % 2**64))
     key = _joined(key, np.uint64(lane))
-    key = _joined(key, np.arange(rows, dtype=np.uint64))
-    key = _joined(key, np.arange(steps, dtype=np.uint64)[:, None])[..., None]
+    key = _joined(_joined(key, rows.astype(np.uint64)), steps.astype(np.uint64))[..., None]
     drawn = _mix(key + np.arange(size, dtype=np.uint64) * np.uint64(_GOLDEN)) >> np.uint64(11)
     return drawn < np.uint64(rate * 2.0**53)
 

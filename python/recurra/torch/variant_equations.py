@@ -5,6 +5,7 @@ A step takes the input side of a step (what `inputs` makes of x), h as recurrent
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,14 +26,20 @@ def inputs(cell: str, x: Tensor, p: Params) -> Tensor:
     """What the products of the input are at all steps, with their biases where steps do not add them."""
     if cell.startswith("multiplicative"):
         return _linear(x, torch.cat([p["weight_ih"], p["weight_mx"]]))
+    if cell.endswith("layer_norm"):
+        return _normed(_linear(x, p["weight_ih"]), p["gamma_x"], p.get("bias_ih"))
     return _linear(x, p["weight_ih"], None if cell.startswith("sru") else p.get("bias_ih"))
 
 
-def step(cell: str) -> Step | None:
-    """The step of this cell; None for others."""
+def step(cell: str, clip: float) -> Step | None:
+    """The step of this cell, whose c is clipped where cells have that; None for others."""
     kind, _, rest = cell.rpartition("_")
     if cell.startswith("multiplicative_lstm"):
         return _multiplicative("paper" in cell, rest == "output")
+    if cell.startswith("slstm"):
+        return _slstm(_same if rest == "exp" else torch.nn.functional.logsigmoid)
+    if cell.endswith("layer_norm"):
+        return _gru_layer_norm if kind.startswith("gru") else _lstm_layer_norm(clip)
     if kind == "differential":
         return _differential(*map(int, rest))
     if kind == "indrnn":
@@ -41,6 +48,28 @@ def step(cell: str) -> Step | None:
         candidate = _positive if rest == "positive" else _same
         return _min_gru(candidate) if cell.startswith("min_gru") else _min_lstm(candidate)
     return _sru(torch.tanh if rest == "tanh" else _same) if cell.startswith("sru") else None
+
+
+def _normed(a: Tensor, gamma: Tensor, beta: Tensor | None) -> Tensor:
+    return torch.nn.functional.layer_norm(a, a.shape[-1:], gamma, beta, 1e-5)
+
+
+def _lstm_layer_norm(clip: float) -> Step:
+    def step(x: Tensor, source: Tensor, state: list[Tensor], p: Params) -> list[Tensor]:
+        ai, af, ag, ao = (x + _normed(_linear(source, p["weight_hh"]), p["gamma_h"], None)).chunk(4, -1)
+        c = torch.sigmoid(af) * state[1] + torch.sigmoid(ai) * torch.tanh(ag)
+        if clip < math.inf:
+            c = c.clamp(-clip, clip)
+        return [torch.sigmoid(ao) * torch.tanh(_normed(c, p["gamma_c"], p["beta_c"])), c]
+
+    return step
+
+
+def _gru_layer_norm(x: Tensor, source: Tensor, state: list[Tensor], p: Params) -> list[Tensor]:
+    xr, xz, xn = x.chunk(3, -1)
+    hr, hz, hn = _normed(_linear(source, p["weight_hh"]), p["gamma_h"], p.get("bias_hh")).chunk(3, -1)
+    z = torch.sigmoid(xz + hz)
+    return [z * state[0] + (1 - z) * torch.tanh(xn + torch.sigmoid(xr + hr) * hn)]
 
 
 def _same(a: Tensor) -> Tensor:
@@ -82,6 +111,24 @@ def _differential(*orders: int) -> Step:
         for old in d[:-1]:
             new.append(new[-1] - old)
         return [seen(ao, 2, new) * torch.tanh(new[0]), *new]
+
+    return step
+
+
+def _slstm(log_of_forget: Callable[[Tensor], Tensor]) -> Step:
+    def step(x: Tensor, source: Tensor, state: list[Tensor], p: Params) -> list[Tensor]:
+        _, c, n, m = state
+        weight = p["weight_hh"].reshape(4, -1, *[p["weight_hh"].shape[1]] * 2)  # gate, head, to, from
+        heads = source.reshape(*source.shape[:-1], *weight.shape[1:3])
+        a = x + torch.einsum("...hi,ghoi->...gho", heads, weight).flatten(-3)
+        if (bias := p.get("bias_hh")) is not None:
+            a = a + bias
+        ai, af, az, ao = a.chunk(4, -1)
+        before = log_of_forget(af) + m
+        m = torch.where(n == 0, ai, torch.maximum(ai, before))
+        i, f = torch.exp(ai - m), torch.exp(before - m)
+        c, n = f * c + i * torch.tanh(az), f * n + i
+        return [torch.sigmoid(ao) * (c / n), c, n, m]
 
     return step
 

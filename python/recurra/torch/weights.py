@@ -12,7 +12,7 @@ import torch
 
 from .. import _core, functional
 from .._arrays import contiguous
-from .._cells import CELLS, Regularization, Sizes
+from .._cells import CELLS, Regularization, Sizes, present
 from .._options import FLOAT_DTYPES
 from .tensors import as_array
 
@@ -47,6 +47,7 @@ class Weights:
         cell: str,
         constants: Mapping[str, float],
         rates: Regularization,
+        direction: str,
         names: Sequence[str],
         tensors: Sequence[Tensor],
     ) -> functional.Packed:
@@ -67,7 +68,7 @@ class Weights:
             found = None
         if entry is None or found is None or entry.fingerprint != fingerprint:
             if found is None:
-                found = functional.pack(cell, arrays, constants, None, rates)
+                found = functional.pack(cell, arrays, constants, None, rates, direction=direction)
             else:
                 found = found.with_parameters(arrays)  # which keeps the workspace
             self._entries[layer] = _Entry(fingerprint, found)
@@ -90,11 +91,11 @@ class OneStep:
         spec, self.dtype = CELLS[cell], dtype
         lanes, count = sizes.layers * sizes.directions, len(spec.params)
         self._shapes = tuple(spec.shapes(sizes).values())
-        present = [i for i, (*_, is_bias) in enumerate(spec.params) if sizes.bias or not is_bias]
-        self._places = [lane * count + i for lane in range(lanes) for i in present]
+        there = [i for i, (name, *_, is_bias) in enumerate(spec.params) if present(name, is_bias, sizes)]
+        self._places = [lane * count + i for lane in range(lanes) for i in there]
         self._addresses = lanes * count  # the core's list has absent biases too
         numpy_dtype = next(name for name in FLOAT_DTYPES.values() if f"torch.{name}" == str(dtype))
-        values = list(spec.constant_values(constants, numpy_dtype).values())
+        values = list(spec.constant_values(constants, numpy_dtype, sizes.directions).values())
         self._run = _core.StepInPlace(
             cell, numpy_dtype, sizes.input, sizes.hidden, sizes.output, sizes.layers, sizes.directions, values
         ).run

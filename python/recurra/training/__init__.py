@@ -31,6 +31,7 @@ are not finite raise a FloatingPointError that says where they arose. In both ca
 
 from __future__ import annotations
 
+from .fit import History, fit
 from .losses import check_finite, last_step, max_over_time, mean_squared_error, softmax_cross_entropy, step_mask
 from .optimisers import SGD, Adam, clip_grad_norm, clip_grad_value
 from .truncated import Window, tbptt, windows
@@ -38,10 +39,12 @@ from .truncated import Window, tbptt, windows
 __all__ = [
     "SGD",
     "Adam",
+    "History",
     "Window",
     "check_finite",
     "clip_grad_norm",
     "clip_grad_value",
+    "fit",
     "last_step",
     "max_over_time",
     "mean_squared_error",

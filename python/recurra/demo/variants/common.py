@@ -161,8 +161,9 @@ def compare(
     batches: Callable[[int], Iterable[Any]],
     test: Any,
     epochs: int,
-    rate: float,
+    rate: float | Mapping[str, float],
     max_norm: float = 1.0,
+    steps: int = 1,
 ) -> list[Result]:
     """Train the models one after another, each by Adam with a cosine schedule, on the same batches; then score them.
 
@@ -171,17 +172,20 @@ def compare(
         batches: the batches of epoch 0, 1, ...: the same ones whenever it is asked.
         test: what `Model.score` is given.
         epochs: how many.
-        rate: learning rate at the start.
+        rate: learning rate at the start, of all or by name.
         max_norm: bound of the gradients' norm.
+        steps: how often the rate falls in an epoch, before each of so many batches.
     """
     results = []
     with Progress("training", epochs * len(models)) as progress:
         for name, model in models.items():
-            result, updater = Result(name, parameter_count(model)), Updater(model.layers, rate, max_norm)
+            highest = rate[name] if isinstance(rate, Mapping) else rate
+            result, updater = Result(name, parameter_count(model)), Updater(model.layers, highest, max_norm)
             start = time.perf_counter()
             for epoch in range(epochs):
-                updater.rate, losses = cosine(rate, epoch, epochs), []
-                for batch in batches(epoch):
+                losses = []
+                for k, batch in enumerate(batches(epoch)):
+                    updater.rate = cosine(highest, epoch * steps + min(k, steps - 1), epochs * steps)
                     loss, gradients = model.gradients(batch)
                     updater.step(gradients)
                     losses.append(loss)

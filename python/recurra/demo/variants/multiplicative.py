@@ -1,8 +1,8 @@
 """A multiplicative LSTM as a character model of the text of `demo text`, the help topics that ship with CPython.
 
 Each network is an Embedding, one recurrent layer and a Linear, trained by truncated backpropagation with carried state.
-The last tenth of the text is held out: the score is the bits that a character of it costs, in one pass. (Language
-models are what Krause et al. 2016, arXiv:1609.07959, made this LSTM for.)
+Every tenth topic is held out: the score is the bits that a character of them costs, in one pass. (Language models are
+what Krause et al. 2016, arXiv:1609.07959, made this LSTM for.)
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 import recurra
 from recurra import training
 from recurra.demo.optimise import Arrays, Layer
-from recurra.demo.text_data import CHUNK, Text, chunks, split, topics
+from recurra.demo.text_data import CHUNK, Text, chunks, split_topics
 from recurra.demo.variants import common
 from recurra.demo.variants.common import Array, Measure
 
 SUMMARY = "MultiplicativeLSTM: the next character of Python's help topics, in bits of held-out text"
 BITS = Measure("bits", ".3f", more_is_better=False)
-MAX_BITS = 1.85  # of the multiplicative LSTM, after as many epochs as Settings has
+MAX_BITS = 1.7  # of the multiplicative LSTM, after as many epochs as Settings has
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ class Settings:
     """Sizes and the recipe."""
 
     embedding: int = 64
-    hidden: int = 192
-    streams: int = 32
-    steps: int = 32
+    hidden: int = 160
+    streams: int = 64
+    steps: int = 16
     rate: float = 3e-3
-    epochs: int = 3
+    plain_rate: float = 1e-2  # of the LSTM and the GRU; the multiplicative LSTM diverges at 6e-3
+    epochs: int = 5
     seed: int = 0
 
 
@@ -101,13 +102,17 @@ def networks(letters: int, settings: Settings) -> dict[str, Speller]:
 
 def run(path: Path, epochs: int | None, settings: Settings | None = None, text: Text | None = None) -> int:
     """Print the demo and draw the plot. Returns 0, or 1 when the multiplicative LSTM needs more than MAX_BITS."""
-    settings, text, start = settings or Settings(), text or split(topics()), time.perf_counter()
+    settings, text, start = settings or Settings(), text or split_topics(), time.perf_counter()
     models, count = networks(len(text.alphabet), settings), epochs or settings.epochs
     print(
         f"{models['multiplicative'].layer} reads Python's help topics, {count} epochs: {len(text.train)} characters "
-        f"to train on, the {len(text.held_out)} after them held out, {len(text.alphabet)} different ones."
+        f"to train on, {len(text.held_out)} held out, {len(text.alphabet)} different ones."
     )
-    results = common.compare(models, lambda epoch: pieces(text.train, settings), text.held_out, count, settings.rate)
+    rates = dict.fromkeys(models, settings.plain_rate) | {"multiplicative": settings.rate}
+    steps = sum(1 for _ in pieces(text.train, settings))
+    results = common.compare(
+        models, lambda epoch: pieces(text.train, settings), text.held_out, count, rates, steps=steps
+    )
     common.finish(path, results, BITS)
     print(f"{time.perf_counter() - start:.1f} s in all.")
     if results[0].score <= MAX_BITS or count < Settings.epochs:

@@ -1,11 +1,11 @@
 // The submodule _core.cuda.
-#pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <map>
 
 #include "../cuda/compile.h"
+#include "cuda_arrays.h"
 #include "cuda_network.h"
 #include "cuda_try.h"
 
@@ -47,7 +47,7 @@ inline py::bytes cuda_cached(const std::string& source, const std::vector<std::s
   return without_gil([&] { return cuda::cached(source, options, architecture); });
 }
 
-inline void define_cuda(py::module_& core) {
+void define_cuda(py::module_& core) {
   py::module_ m = core.def_submodule("cuda", "The GPU. No library of CUDA is opened before it is needed.");
   m.def("found", cuda_found,
         "What there is of driver, nvrtc and cublas: name, path, version, problem; empty where there is none.");
@@ -63,6 +63,7 @@ inline void define_cuda(py::module_& core) {
         "The cubin, from the cache on disk or put there.");
   define_cuda_network(m);
   define_cuda_try(m);
+  define_cuda_arrays(core);
 }
 
 }  // namespace bindings

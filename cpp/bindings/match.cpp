@@ -1,5 +1,4 @@
 // The core's match-LSTM, behind checks of its arrays.
-#pragma once
 #include <variant>
 
 #include "../engine/match.h"
@@ -126,7 +125,7 @@ class PyMatch {
   AnyMatch match_;
 };
 
-inline void define_match(py::module_& m) {
+void define_match(py::module_& m) {
   py::class_<PyMatch>(m, "Match", "A match-LSTM between two sequences of states, one direction; immutable.")
       .def(py::init<const std::string&, int64_t, int64_t, const py::array&, const py::array&,
                     const std::vector<OptionalArray>&>(),

@@ -1,5 +1,4 @@
 // Graphs, and networks of their cells.
-#pragma once
 #include <memory>
 #include <variant>
 
@@ -61,8 +60,7 @@ struct RecordedGraph {
       if (!array) throw py::value_error("d_given: expected arrays");
     const auto all = graph_params_of<T>(config, params, Use::write);
     T* const to = optional<T>("dx", dx, {tape.inputs(), config.input_size}, Use::write);
-    const py::gil_scoped_release release;
-    tape.backward(from, to, given, all);
+    until_signal(tape.multiplications(), [&](const Stop& stop) { tape.backward(from, to, given, all, stop); });
   }
 };
 
@@ -115,10 +113,8 @@ class PyGraphNetwork {
     const Keep keep = !recompute ? Keep::nothing : *recompute ? Keep::states : Keep::everything;
     const int64_t inputs = x.shape(0);
     std::shared_ptr<const GraphRecord<T>> record;
-    {
-      const py::gil_scoped_release release;
-      record = network.forward(from, inputs, graph.rows(), start, to, keep);
-    }
+    until_signal(network.multiplications(graph.rows()->rows),
+                 [&](const Stop& stop) { record = network.forward(from, inputs, graph.rows(), start, to, keep, stop); });
     if (!record) return std::nullopt;
     return PyGraphTape(RecordedGraph<T>{config, GraphTape<T>(std::move(record))});
   }
@@ -127,13 +123,15 @@ class PyGraphNetwork {
 };
 
 inline GraphConfig graph_config(const std::string& cell, int64_t input_size, int64_t hidden_size, int slots,
-                                const std::vector<std::string>& dimensions, const std::vector<bool>& priority, bool standard) {
-  return {cell, input_size, hidden_size, slots, dimensions, priority, standard};
+                                const std::vector<std::string>& dimensions, const std::vector<bool>& priority,
+                                const std::vector<bool>& residual, bool standard) {
+  return {cell, input_size, hidden_size, slots, dimensions, priority, residual, standard};
 }
 
 inline py::tuple graph_cell(const std::string& cell, int64_t input_size, int64_t hidden_size, int slots,
-                            const std::vector<std::string>& dimensions, const std::vector<bool>& priority, bool standard) {
-  const GraphConfig config = graph_config(cell, input_size, hidden_size, slots, dimensions, priority, standard);
+                            const std::vector<std::string>& dimensions, const std::vector<bool>& priority,
+                            const std::vector<bool>& residual, bool standard) {
+  const GraphConfig config = graph_config(cell, input_size, hidden_size, slots, dimensions, priority, residual, standard);
   const GraphSpec spec = graph_spec(config);
   py::list params;
   for (int p = 0; p < spec.params.size; ++p)
@@ -141,9 +139,9 @@ inline py::tuple graph_cell(const std::string& cell, int64_t input_size, int64_t
   return py::make_tuple(graph_states(spec), params);
 }
 
-inline void define_graph(py::module_& m) {
+void define_graph(py::module_& m) {
   m.def("graph_cell", graph_cell, py::arg("cell"), py::arg("input_size"), py::arg("hidden_size"), py::arg("slots"),
-        py::arg("dimensions"), py::arg("priority"), py::arg("standard"),
+        py::arg("dimensions"), py::arg("priority"), py::arg("residual"), py::arg("standard"),
         "The states of a cell of graphs, and its parameters: name, shape, whether it may be left out.");
   py::class_<PyGraph>(m, "Graph", "Rows in fronts, their predecessors and inputs; immutable.")
       .def(py::init<const Int64Array&, const Int64Array&, const Int64Array&, const std::optional<Int64Array>&,
@@ -155,13 +153,14 @@ inline void define_graph(py::module_& m) {
       .def_property_readonly("nbytes", &PyGraphTape::bytes);
   py::class_<PyGraphNetwork>(m, "GraphNetwork", "Packed weights of a cell of graphs; immutable.")
       .def(py::init([](const std::string& cell, int64_t input_size, int64_t hidden_size, int slots,
-                       const std::vector<std::string>& dimensions, const std::vector<bool>& priority, bool standard,
-                       const std::string& dtype, const std::vector<OptionalArray>& params) {
-             return PyGraphNetwork(graph_config(cell, input_size, hidden_size, slots, dimensions, priority, standard), dtype,
-                                   params);
+                       const std::vector<std::string>& dimensions, const std::vector<bool>& priority,
+                       const std::vector<bool>& residual, bool standard, const std::string& dtype,
+                       const std::vector<OptionalArray>& params) {
+             return PyGraphNetwork(graph_config(cell, input_size, hidden_size, slots, dimensions, priority, residual, standard),
+                                   dtype, params);
            }),
            py::arg("cell"), py::arg("input_size"), py::arg("hidden_size"), py::arg("slots"), py::arg("dimensions"),
-           py::arg("priority"), py::arg("standard"), py::arg("dtype"), py::arg("params"))
+           py::arg("priority"), py::arg("residual"), py::arg("standard"), py::arg("dtype"), py::arg("params"))
       .def("forward", &PyGraphNetwork::forward, py::arg("x"), py::arg("graph"), py::arg("given"), py::arg("out"),
            py::arg("recompute"), "Writes the states of all rows; a tape unless `recompute` is None.");
 }

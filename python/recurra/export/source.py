@@ -1,0 +1,98 @@
+"""C source under construction: names, constant arrays, the state, functions, and the statements of a step."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .arithmetic import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .._arrays import Array
+
+__all__ = ["KEYWORDS", "Source", "comment", "indented"]
+
+_OF_C_AND_CPP = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr const_cast
+continue decltype default delete do double dynamic_cast else enum explicit export extern false float for friend goto
+if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public
+register reinterpret_cast restrict return short signed sizeof static static_assert static_cast struct switch
+template this thread_local throw true try typedef typeid typename typeof union unsigned using virtual void volatile
+wchar_t while xor xor_eq
+"""
+KEYWORDS = frozenset(_OF_C_AND_CPP.split())
+
+
+class Source:
+    """What the nodes of a model add to its C file.
+
+    Attributes:
+        arrays: definitions of constant arrays.
+        functions: definitions of functions, which stand behind all arrays.
+        fields: members of the state's struct.
+        resets: statements of the function that begins a sequence.
+        steps: statements of the function that advances by a step.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: list[str] = []
+        self.functions: list[str] = []
+        self.fields: list[str] = []
+        self.resets: list[str] = []
+        self.steps: list[str] = []
+        self._names: set[str] = set()
+        self._made: dict[Any, Any] = {}
+
+    def name(self, *parts: str) -> str:
+        """An identifier of such parts that is not used yet. With two parts at least it is no word of C's own."""
+        wanted = name = "_".join(re.sub(r"\W", "_", part, flags=re.ASCII).strip("_") or "_" for part in parts)
+        wanted = name = f"n{wanted}" if wanted[0].isdigit() or wanted[0] == "_" or wanted.startswith("rc_") else wanted
+        number = 2
+        while name in self._names:
+            name, number = f"{wanted}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for each key: a layer that several nodes share has one set of weights."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def array(self, values: Array, *name: str, flat: bool = False) -> str:
+        """A constant array of one or two dimensions, of float32 or of whole numbers; flat: one of two as one of one."""
+        kind = "float" if values.dtype == np.float32 else {"int8": "int8_t", "int32": "int32_t"}[str(values.dtype)]
+        written = self.name(*name)
+        shape = f"[{values.size}]" if flat else "".join(f"[{size}]" for size in values.shape)
+        numbers = ",\n".join(map(_numbers, np.atleast_2d(values))) if flat else _numbers(values)
+        about = comment(["".join(f"[{size}]" for size in values.shape)]) + " " if flat and values.ndim > 1 else ""
+        self.arrays.append(f"static const {kind} {written}{shape} = {about}{{\n{numbers}\n}};")
+        return written
+
+
+def _numbers(values: Array) -> str:
+    if values.ndim == 2:
+        return ",\n".join(map(_row, values))
+    texts = map(literal, values) if values.dtype == np.float32 else map(str, values.tolist())
+    return textwrap.fill(", ".join(texts), 96, initial_indent="    ", subsequent_indent="    ")
+
+
+def _row(values: Array) -> str:
+    numbers = _numbers(values)
+    return f"    {{\n{textwrap.indent(numbers, '    ')}\n    }}" if "\n" in numbers else f"    {{{numbers.strip()}}}"
+
+
+def comment(lines: Iterable[str]) -> str:
+    """A block comment; nothing in it ends it early."""
+    text = [re.sub(r"[^ -~]", "?", line).replace("*/", "* /").replace("/*", "/ *") for line in lines]
+    return "/* " + "\n * ".join(text).replace(" \n", "\n") + " */"
+
+
+def indented(lines: Iterable[str], depth: int = 1) -> list[str]:
+    """The lines, further to the right."""
+    return ["    " * depth + line if line else line for line in lines]
