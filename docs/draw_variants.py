@@ -106,6 +106,28 @@ def multiplicative() -> Picture:
     return p
 
 
+def layer_norm() -> Picture:
+    """Sums are normalised before the gates, the cell before its tanh."""
+    p = Picture(20, 7)
+    x, h, c = p.dot(1, 1.5, "$x_t$", INPUT), p.dot(1, 3.7, "$h_{t-1}$"), p.dot(1, 6, "$c_{t-1}$")
+    wx, wh = p.box(3.4, 1.5, "$W_{ih}$"), p.box(3.4, 3.7, "$W_{hh}$")
+    nx, nh = p.box(6.2, 1.5, "norm"), p.box(6.2, 3.7, "norm")
+    plus, gates = p.op(8.4, 2.6, "+"), p.box(10.8, 2.6, "i  f  g  o", CELL, 2.6, 1.2)
+    cell, after = p.box(13.2, 6, "$f \\odot c + i \\odot g$", GATE, 3.6), p.dot(18.6, 6, "$c_t$")
+    nc, out = p.box(16.2, 4.3, "norm"), p.dot(18.6, 2.6, "$h_t$")
+    tanh = p.op(16.2, 2.6, "$\\odot$")
+    for a, b in ((x, wx), (h, wh), (wx, nx), (wh, nh), (nx, plus), (nh, plus), (plus, gates), (c, cell), (cell, after)):
+        p.arrow(a, b)
+    p.arrow(gates, (12.6, 5.5))
+    p.arrow((14.6, 5.5), nc)
+    p.arrow(nc, tanh)
+    p.text(16.55, 3.4, "tanh", ha="left")
+    p.arrow(gates, tanh)
+    p.text(13.9, 2.95, "o")
+    p.arrow(tanh, out)
+    return p
+
+
 def differential() -> Picture:
     """Differences of the cell steer the gates."""
     p = Picture(20, 10)
@@ -136,6 +158,45 @@ def differential() -> Picture:
     p.arrow(last, out)
     x.set_visible(False)
     p.text(13.2, 0.7, "dashed: what the gates see beside $x_t$ and $h_{t-1}$", colour=FAINT)
+    return p
+
+
+def slstm() -> Picture:
+    """Two sums with the same gates, whose quotient is h; and weights that keep heads apart."""
+    p = Picture(26, 9.6)
+    p.text(7.6, 9.1, "two sums with the same gates, and their quotient")
+    gates, x, h = p.box(6, 1.9, "i  f  z  o", CELL, 3.4), p.dot(1, 1.1, "$x_t$", INPUT), p.dot(1, 2.9, "$h_{t-1}$")
+    cell, norm = (
+        p.box(6, 7, "$f \\odot c_{t-1} + i \\odot z$", GATE, 4.4),
+        p.box(6, 4.5, "$f \\odot n_{t-1} + i$", GATE, 4.4),
+    )
+    c, n = p.dot(10, 7, "$c_t$"), p.dot(10, 4.5, "$n_t$")
+    divide, last, out = p.op(12.2, 5.75, "$\\div$"), p.op(14.2, 5.75, "$\\odot$"), p.dot(16.2, 5.75, "$h_t$")
+    p.arrow(x, gates)
+    p.arrow(h, gates)
+    p.arrow(p.dot(1, 7, "$c_{t-1}$"), cell)
+    p.arrow(p.dot(1, 4.5, "$n_{t-1}$"), norm)
+    p.path((4.9, 2.4), (4.9, 3.3), (2.6, 3.3), (2.6, 5.75), (6, 5.75), cell, colour=FAINT)
+    p.arrow((6.4, 2.4), (6.4, 4.0), 0.0, FAINT)
+    p.arrow(cell, c)
+    p.arrow(norm, n)
+    p.arrow(c, divide)
+    p.arrow(n, divide)
+    p.arrow(divide, last)
+    p.path((7.7, 1.9), (14.2, 1.9), last, colour=FAINT)
+    p.text(3.1, 5.3, "i, f, z", 8, FAINT)
+    p.text(7.0, 3.3, "i, f", 8, FAINT)
+    p.text(14.6, 3.6, "o", 8, FAINT)
+    p.arrow(last, out)
+    p.text(7.6, 0.4, "c and n are kept times exp(-m), which cancels in $h_t$", colour=FAINT)
+
+    p.text(21.9, 9.1, "a gate's recurrent weights, 3 heads")
+    p.axes.add_patch(Rectangle((18.9, 2.3), 6, 6, fill=False, edgecolor=FAINT, linewidth=0.9))
+    for k in range(3):
+        p.axes.add_patch(Rectangle((18.9 + 2 * k, 6.3 - 2 * k), 2, 2, facecolor=GATE, edgecolor=LINE, linewidth=0.9))
+        p.text(19.9 + 2 * k, 7.3 - 2 * k, f"$U_{k + 1}$")
+        p.box(19.9 + 2 * k, 1.5, f"$h_{{{k + 1}}}$", STATE, 1.7, 0.9)
+    p.text(21.9, 0.4, "elsewhere no weights", colour=FAINT)
     return p
 
 
@@ -276,6 +337,35 @@ def grid() -> Picture:
     return p
 
 
+def local_global() -> Picture:
+    """One position: its neighbours, nine pooled regions, its own depth vector."""
+    p = Picture(25, 9.4)
+    for r in range(6):
+        for k in range(6):
+            near = abs(r - 3) < 2 and abs(k - 2) < 2
+            colour = "#e07b1a" if (r, k) == (3, 2) else INPUT if near else PLAIN
+            p.axes.add_patch(Rectangle((0.6 + k, 7.2 - r), 1, 1, facecolor=colour, edgecolor=FAINT, linewidth=0.6))
+    for k in range(1, 3):
+        p.axes.plot([0.6 + 2 * k] * 2, [2.2, 8.2], color="#1f6fb4", linewidth=1.6)
+        p.axes.plot([0.6, 6.6], [2.2 + 2 * k] * 2, color="#1f6fb4", linewidth=1.6)
+    p.text(3.6, 8.9, "hidden map of layer l")
+    p.text(3.6, 1.2, "orange: the position and its 8 neighbours\nblue: 3 x 3 regions, the maximum of each", 8, FAINT)
+    local = p.box(10.2, 7.2, "8 neighbours' h", INPUT, 3.6)
+    world = p.box(10.2, 5.2, "9 regional maxima", STATE, 3.6)
+    own = p.box(10.2, 3.2, "own depth h", INPUT, 3.6)
+    joined = p.box(14.4, 5.2, "[ .. ]", GATE, 1.4, 3.4)
+    for part in (local, world, own):
+        p.arrow((6.7, 5.2), part)
+        p.arrow(part, joined)
+    spatial, depth = p.box(18, 6.6, "8 spatial LSTMs", CELL, 3.4), p.box(18, 3.8, "depth LSTM", CELL, 3.4)
+    p.arrow(joined, spatial)
+    p.arrow(joined, depth)
+    p.arrow(spatial, p.box(22.8, 6.6, "8 h, 8 m", STATE, 2.4))
+    p.arrow(depth, p.box(22.8, 3.8, "h, m", STATE, 2.4))
+    p.text(22.8, 2.4, "to layer l + 1,\nsame position", 8, FAINT)
+    return p
+
+
 def matching() -> Picture:
     """Attention over the premise at every word of the hypothesis."""
     p = Picture(23, 10)
@@ -365,24 +455,31 @@ def captions() -> Picture:
 
 PICTURES: dict[str, Callable[[], Picture]] = {
     "multiplicative": multiplicative,
+    "layer_norm": layer_norm,
     "differential": differential,
+    "slstm": slstm,
     "elementwise": elementwise,
     "trees": trees,
     "s_lstm": s_lstm,
     "multidimensional": multidimensional,
     "grid": grid,
+    "local_global": local_global,
     "matching": matching,
     "frequency_time": frequency_time,
     "captions": captions,
 }
 
 
-def main() -> None:
-    """Write all pictures, as SVG."""
+def draw(pictures: dict[str, Callable[[], Picture]]) -> None:
+    """Write them, as SVG, into the folder that the command line names."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures"
     matplotlib.rcParams.update({"svg.hashsalt": "recurra", "mathtext.fontset": "dejavusans"})
-    for name, draw in PICTURES.items():
-        draw().figure.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
+    for name, picture in pictures.items():
+        picture().figure.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
+
+
+def main() -> None:
+    draw(PICTURES)
 
 
 if __name__ == "__main__":
