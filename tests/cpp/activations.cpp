@@ -62,13 +62,13 @@ Vec<T> expm1_where_below(Vec<T> x) {
 
 const Function functions[] = {
     {"sigmoid", [](Vec<float> x) { return sigmoid(x); }, [](Vec<double> x) { return sigmoid(x); }, true_sigmoid,
-     true_sigmoid_long, 2, 0xd363ceb8468db90f},
+     true_sigmoid_long, 2, 0xd363c7b5d16e2631},
     {"tanh", [](Vec<float> x) { return tanh(x); }, [](Vec<double> x) { return tanh(x); }, [](double x) { return std::tanh(x); },
-     [](double x) { return std::tanh((long double)x); }, 2, 0x7db26e0de8ba8c96},
+     [](double x) { return std::tanh((long double)x); }, 2, 0x7daa32125624c6ee},
     {"softplus", [](Vec<float> x) { return softplus(x); }, [](Vec<double> x) { return softplus(x); }, true_softplus,
-     true_softplus_long, 2, 0x728147e75801eb21, 16},
+     true_softplus_long, 2, 0x7280ad61f34386e7, 16},
     {"expm1", expm1_where_below<float>, expm1_where_below<double>, [](double x) { return std::expm1(std::fmin(x, 0)); },
-     [](double x) { return std::expm1(std::fmin((long double)x, 0)); }, 2, 0xed09b92560dcf355, 16},
+     [](double x) { return std::expm1(std::fmin((long double)x, 0)); }, 2, 0xed09b92a3057f7dc, 16},
 };
 
 // The unit in the last place of a float of this size.

@@ -31,10 +31,14 @@ def literal(value: float | np.floating[Any]) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}f"
 
 
-def _polynomial(name: str, x: str, coefficients: Iterable[float]) -> str:
-    """Statements of Horner's scheme by fused multiply-adds, the highest power first."""
+def _polynomial(name: str, x: str, square: str, coefficients: Iterable[float]) -> str:
+    """Statements of a polynomial by fused multiply-adds, the highest power first: one term, then pairs of them."""
     first, *rest = map(literal, coefficients)
-    return "\n".join([f"    float {name} = {first};", *(f"    {name} = rc_fma({name}, {x}, {each});" for each in rest)])
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    return "\n".join(
+        [f"    float {name} = {first};"]
+        + [f"    {name} = rc_fma({name}, {square}, rc_fma({x}, {high}, {low}));" for high, low in pairs]
+    )
 
 
 # Of cpp/cpu/math.h, where each is explained.
@@ -44,6 +48,7 @@ _L = [0.23233564550884759835, 0.21704531964135016566, 0.28592499111789097226, 0.
 _L += [0.66666667331171788623]
 _LOG2_E, _LN2_HIGH = literal(1.44269504088896340736), literal(0.693359375)
 _LN2_LOW, _MINUS_LN2_LOW = literal(-2.12194440e-4), literal(2.12194440e-4)
+_MINUS_LN2 = literal(-0.69314718055994530942)
 
 _FMA = """\
 /* a * b + c, rounded once. Without an instruction for it: the product is exact in double, and the sum is rounded to
@@ -125,11 +130,13 @@ static struct rc_reduced rc_reduced(float x, float factor)
 {{
     const float magic = 12583039.0f; /* 1.5 * 2^23, which leaves a whole number in the low bits, and 127 */
     const float rounded = rc_fma(x, factor * {_LOG2_E}, magic), n = rounded - magic;
-    const float r = rc_fma(n, {_MINUS_LN2_LOW}, rc_fma(n, -{_LN2_HIGH}, x * factor));
+    const float r = factor > 0.0f ? rc_fma(n, {_MINUS_LN2}, x * factor)
+                                  : rc_fma(n, {_MINUS_LN2_LOW}, rc_fma(n, -{_LN2_HIGH}, x * factor));
+    const float square = r * r;
     struct rc_reduced e;
-{_polynomial("q", "r", _Q)}
+{_polynomial("q", "r", "square", _Q)}
     e.scale = rc_float(rc_bits(rounded) << 23);
-    e.p = rc_fma(r * r, q, r);
+    e.p = rc_fma(square, q, r);
     return e;
 }}""",
     "rc_exp": """\
@@ -160,8 +167,8 @@ static float rc_tanh(float x)
 /* log(1 + u) for 0 <= u <= 1. */
 static float rc_log1p(float u)
 {{
-    const float half_square = u * u * 0.5f, s = u / (2.0f + u), w = s * s;
-{_polynomial("l", "w", _L)}
+    const float half_square = u * u * 0.5f, s = u / (2.0f + u), w = s * s, square = w * w;
+{_polynomial("l", "w", "square", _L)}
     return u - (half_square - s * (half_square + w * l));
 }}""",
     "rc_softplus": """\
