@@ -146,7 +146,9 @@ inline cuda::Options cuda_options(const std::string& dtype, int device, const st
   cuda::Options options;
   options.device = device;
   options.number = number_of(dtype);
-  options.engine = cuda::Engine(find_name("engine", engine, {"auto", "exact", "cublas"}));
+  const int found = find_name("engine", engine, {"auto", "exact", "cublas", "exact-steps", "exact-resident"});
+  options.engine = found < 3 ? cuda::Engine(found) : cuda::Engine::exact;
+  if (found >= 3) options.walk = cuda::Walk(found - 2);
   options.allow_tf32 = allow_tf32;
   return options;
 }
@@ -178,7 +180,8 @@ inline void define_cuda_network(py::module_& m) {
       .def_property_readonly("backward_workspace_bytes", &cuda::Plan::backward_workspace_bytes)
       .def_property_readonly("tape_bytes", &cuda::Plan::tape_bytes)
       .def_property_readonly("engine",
-                             [](const cuda::Plan& plan) { return plan.engine() == cuda::Engine::exact ? "exact" : "cublas"; });
+                             [](const cuda::Plan& plan) { return plan.engine() == cuda::Engine::exact ? "exact" : "cublas"; })
+      .def("explain", &cuda::Plan::explain, "How the engine walks through time, and why.");
   py::class_<PyCudaStream>(m, "Stream", "The running state of some sequences on a GPU.")
       .def("step", &PyCudaStream::step, py::arg("x"), py::arg("y"), py::arg("stream"), released, "x [B, I], y [B, O].")
       .def("run", &PyCudaStream::run, py::arg("plan"), py::arg("x"), py::arg("y"), py::arg("workspace"), py::arg("stream"),

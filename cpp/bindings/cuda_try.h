@@ -7,7 +7,8 @@
 #include <tuple>
 #include <vector>
 
-#include "../cuda/kernel_set.h"
+#include "../cuda/resident.h"
+#include "../engine/model.h"
 
 namespace recurra {
 namespace bindings {
@@ -68,6 +69,18 @@ inline void define_cuda_try(py::module_& m) {
         return all;
       },
       py::arg("dtype"), "What is compiled for networks of a dtype: (name, source, options), the name a cell's or another.");
+  m.def(
+      "resident_unit",
+      [](const std::string& cell, const std::string& dtype, int64_t hidden, int64_t output, int rows) {
+        const int number = cell_number(cell);
+        const auto found = cuda::resident_of(spec_of(number), number_of(dtype), hidden, output, rows);
+        if (!found) throw py::value_error("hidden: expected one that fits into a block, of a cell that does");
+        const cuda::Unit unit = cuda::resident_unit(number, number_of(dtype), *found);
+        return std::make_tuple(unit.source, unit.options, found->threads, found->shared_bytes, found->cycles);
+      },
+      py::arg("cell"), py::arg("dtype"), py::arg("hidden"), py::arg("output"), py::arg("rows"),
+      "The kernel of all steps at once, of so many rows a block: (source, options, threads, bytes of shared memory, cycles a "
+      "step by arithmetic).");
   m.def(
       "precompile",
       [](const std::string& source, const std::vector<std::string>& options, int device) {

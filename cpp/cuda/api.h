@@ -22,7 +22,8 @@ using CUgraphExec = struct CUgraphExec_st*;
 
 constexpr CUresult CUDA_SUCCESS = 0, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NO_DEVICE = 100;
 constexpr int CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
-              CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76;
+              CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97;
+constexpr int CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 0, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
 constexpr int CU_POINTER_ATTRIBUTE_MEMORY_TYPE = 2, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9;
 constexpr unsigned CU_STREAM_NON_BLOCKING = 1, CU_EVENT_DEFAULT = 0, CU_EVENT_DISABLE_TIMING = 2;
 constexpr int CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1, CU_STREAM_CAPTURE_MODE_RELAXED = 2;
@@ -59,6 +60,8 @@ struct CUDA_KERNEL_NODE_PARAMS {  // version 2
   RECURRA_CALL(cuPointerGetAttribute, cuPointerGetAttribute, void* value, int attribute, CUdeviceptr pointer)               \
   RECURRA_CALL(cuModuleLoadData, cuModuleLoadData, CUmodule* module, const void* image)                                     \
   RECURRA_CALL(cuModuleGetFunction, cuModuleGetFunction, CUfunction* function, CUmodule module, const char* name)           \
+  RECURRA_CALL(cuFuncGetAttribute, cuFuncGetAttribute, int* value, int attribute, CUfunction function)                      \
+  RECURRA_CALL(cuFuncSetAttribute, cuFuncSetAttribute, CUfunction function, int attribute, int value)                       \
   RECURRA_CALL(cuLaunchKernel, cuLaunchKernel, CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,      \
                unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,                \
                void** parameters, void** extra)                                                                             \

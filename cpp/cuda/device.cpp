@@ -32,6 +32,7 @@ std::unique_ptr<const Device> made(int ordinal) {
   device->major = attribute(handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
   device->minor = attribute(handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
   device->multiprocessors = attribute(handle, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+  device->shared_bytes = attribute(handle, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
   check_driver(driver().cuDevicePrimaryCtxRetain(&device->context, handle), "cuDevicePrimaryCtxRetain");
   return device;
 }

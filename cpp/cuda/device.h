@@ -19,6 +19,7 @@ class Device {
   std::string name;
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
+  int shared_bytes = 0;  // that a block may have
   CUcontext context = nullptr;
 };
 

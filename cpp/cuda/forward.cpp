@@ -72,6 +72,10 @@ class Layer {
         if (net_.spec.phases[p].input.count)
           products_.input(weights_[size_t(p)], net_.spec.phases[p], net_.shape(layer_, p),
                           cuda::from(x_, first, 0, net_.weight_size), plan_.at(to) - first, workspace_.input[size_t(p)]);
+      if (plan_.resident.kernel) {
+        walk(from, to);
+        continue;
+      }
       for (int64_t step = from; step < to; ++step) this->step(step, plan_.at(step) - first);
     }
     end();
@@ -119,12 +123,9 @@ class Layer {
     call_.launch.run(kernel, width, plan_.rows, lanes(), a);
   }
 
-  // `place`: of the step's first row among those whose input product has been made.
-  void step(int64_t step, int64_t place) const {
-    const int64_t before = plan_.before(step), after = plan_.before(step + 1), at = plan_.at(step), rows = plan_.active(step);
+  // What phases of a step have in common, whose rows begin there.
+  PhaseArguments arguments(int64_t before, int64_t after, int64_t at) const {
     PhaseArguments a{};
-    a.rows = int(rows);
-    a.step = step;
     if (plan_.options.device_lengths) a.lengths = call_.steps().lengths;
     a.order = call_.steps().order;
     a.h_before = number(rows_.h, before);
@@ -137,24 +138,58 @@ class Layer {
     a.saved = number(rows_.saved, at);
     net_.set_constants(a.constants);
     a.noise = call_.seeded(layer_);
-    const Rows result = rows_.result.data ? weight(rows_.result, at) : workspace_.result;
+    a.result = rows_.result.data ? weight(rows_.result, at) : workspace_.result;
+    return a;
+  }
+  void set_sums(PhaseArguments& a, int p) const {
+    const PhaseWeights& weights = weights_[size_t(p)];
+    a.units = net_.shape(layer_, p).units;
+    a.bias = weights.sums.data;
+    a.sums_direction = weights.sums.direction;
+    a.vectors = advanced(weights.sums.data, net_.spec.phases[p].chains * a.units, net_.number_size);
+  }
+
+  // `place`: of the step's first row among those whose input product has been made.
+  void step(int64_t step, int64_t place) const {
+    const int64_t before = plan_.before(step), rows = plan_.active(step);
+    PhaseArguments a = arguments(before, plan_.before(step + 1), plan_.at(step));
+    a.rows = int(rows);
+    a.step = step;
     Rows source = rows_.source.data ? weight(rows_.source, trains() ? before : 0) : a.h_before;
     for (int p = 0; p < net_.phases(); ++p) {
       const Phase& phase = net_.spec.phases[p];
       const PhaseShape shape = net_.shape(layer_, p);
       const PhaseWeights& weights = weights_[size_t(p)];
-      a.units = shape.units;
+      set_sums(a, p);
       a.input = number(workspace_.input[size_t(p)], place);
       a.recurrent = workspace_.recurrent;
       a.recurrent.row = phase.recurrent.count * shape.units;
-      a.bias = products_.engine == Engine::exact ? nullptr : weights.sums.data;
-      a.sums_direction = weights.sums.direction;
-      a.vectors = advanced(weights.sums.data, phase.chains * shape.units, net_.number_size);
-      a.result = result;
+      if (products_.engine == Engine::exact) a.bias = nullptr;
       products_.recurrent(weights, phase, shape, source, rows, a.input, a.recurrent);
       call_.launch.phase(net_.kernels.forward[p], p, lanes(), a);
-      source = result;
+      source = a.result;
     }
+  }
+
+  // Steps from .. to - 1, whose input products have been made.
+  void walk(int64_t from, int64_t to) const {
+    const Resident& resident = plan_.resident;
+    WalkArguments w = resident.places;
+    w.steps = call_.steps();
+    w.from = from;
+    w.to = to;
+    w.moves_states = plan_.keeps_states();
+    w.moves_source = trains();
+    w.moves_result = rows_.result.data != nullptr;
+    for (int p = 0; p < net_.phases(); ++p) {
+      w.phase[p] = arguments(0, 0, 0);
+      set_sums(w.phase[p], p);
+      w.phase[p].input = workspace_.input[size_t(p)];
+      w.phase[p].recurrent = weights_[size_t(p)].recurrent;
+    }
+    const unsigned tiles = unsigned((plan_.rows + resident.rows - 1) / resident.rows);
+    launch(resident.kernel, {tiles, unsigned(lanes()), 1}, {unsigned(resident.threads), 1, 1}, call_.launch.stream, w,
+           unsigned(resident.shared_bytes));
   }
 
   const Call& call_;

@@ -41,14 +41,16 @@ Unit unit_of(const std::string& name, Number number, const std::string& definiti
 
 }  // namespace
 
-Unit cell_unit(int cell, Number number) {
+Unit cell_unit(int cell, Number number, const char* file, const std::string& more) {
   const Spec& spec = spec_of(cell);
   const bool by_rows = spec.phases[0].by_rows;
   const auto [name, type] = cell_types[cell];
   return unit_of(name, number,
                  std::string("#define RECURRA_CELL_TYPE ") + type + "\n#define RECURRA_PHASES " +
-                     std::to_string(spec.phases.size) + "\n#define RECURRA_BY_ROWS " + (by_rows ? "1" : "0") + "\n",
-                 by_rows ? "by_rows.cuh" : "step.cuh");
+                     std::to_string(spec.phases.size) + "\n#define RECURRA_BY_ROWS " + (by_rows ? "1" : "0") + "\n" + more,
+                 file      ? file
+                 : by_rows ? "by_rows.cuh"
+                           : "step.cuh");
 }
 
 Unit product_unit(Number number) { return unit_of("product", number, "", "product.cuh"); }

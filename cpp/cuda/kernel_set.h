@@ -41,7 +41,8 @@ struct Unit {
   std::string source;
   std::vector<std::string> options;
 };
-Unit cell_unit(int cell, Number number);
+// Those of `file`, with more definitions; null: of steps.
+Unit cell_unit(int cell, Number number, const char* file = nullptr, const std::string& more = {});
 Unit product_unit(Number number);
 Unit rows_unit(Number number);
 Unit heads_unit(Number number);

@@ -32,6 +32,12 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
   recurra::detail::check_config(config, info);
   if (config.precision != Precision::full) refuse("precision: expected full, the number type says what weights are rounded to");
   if (options.engine == Engine::exact && weight_size == 2) refuse("engine: exact is for float32 and float64");
+  if (options.walk != Walk::automatic && options.engine != Engine::exact)
+    refuse("walk: expected automatic but for the exact engine");
+  if (options.walk == Walk::resident && !resident_of(*this, 1))
+    refuse("engine: expected one that is not resident, for " + config.cell + " of hidden_size " +
+           std::to_string(config.hidden_size) +
+           (spec.phases[0].by_rows ? " needs whole rows" : " does not fit into a block of threads"));
   if (options.allow_tf32 && options.number != Number::f32) refuse("allow_tf32: expected a float32 network");
   kernels = kernels_of(device, cell_number(config.cell), options.number);
   Dealer deal;
@@ -176,6 +182,7 @@ Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) cons
       std::clamp<int64_t>(recurra::detail::kGradientRows / std::max<int64_t>(rows, 1), 1, std::max<int64_t>(plan->steps, 1));
   plan->chunk_steps = steps_of_chunk(rows, columns, plan->steps);
   plan->backward_steps = std::max<int64_t>(plan->chunk_steps / plan->block_steps, 1) * plan->block_steps;
+  choose_walk(net, *plan);
   measure(net, *plan);
   Plan made;
   made.data_ = std::move(plan);

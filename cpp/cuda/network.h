@@ -10,6 +10,7 @@
 #include "kernels/arguments.h"
 #include "kernels/slots.h"
 #include "recurra/cuda.h"
+#include "resident.h"
 
 namespace recurra {
 namespace cuda {
@@ -71,7 +72,9 @@ struct Plan::Data {
   std::vector<int64_t> starts;
   int64_t chunk_steps = 1, backward_steps = 1, block_steps = 1;
   size_t workspace = 0, backward_workspace = 0, tape = 0;
-  uint64_t number = 0;  // one for each plan of the process, for graphs that were made from it
+  uint64_t number = 0;   // one for each plan of the process, for graphs that were made from it
+  Resident resident;     // with a kernel where all steps of a layer are one launch
+  const char* why = "";  // they are not
 
   bool keeps_states() const { return options.training || options.cells; }  // those of every step, beside h
   int64_t at(int64_t step) const { return starts.empty() ? step * rows : starts[size_t(step)]; }
@@ -128,6 +131,11 @@ struct Network::Data {
   // Weights that lie at `base`; null: the network's own. std::invalid_argument if it has none.
   Weights weights_at(const void* base) const;
 };
+
+// With so many rows a tile, if it fits into a block of this GPU.
+std::optional<Resident> resident_of(const Network::Data& net, int rows);
+// Sets the plan's `resident` and `why`; compiles.
+void choose_walk(const Network::Data& net, Plan::Data& plan);
 
 }  // namespace cuda
 }  // namespace recurra

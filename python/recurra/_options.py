@@ -138,7 +138,8 @@ class Placement(NamedTuple):
 def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = False) -> Placement:
     """The options of a layer about where it runs, checked."""
     gpu, tf32 = _gpu("device", device), flag("allow_tf32", allow_tf32)
-    engine = choice("engine", engine, {name: name for name in ("auto", "exact", "cublas")})
+    exact = ("exact", "exact-steps", "exact-resident")
+    engine = choice("engine", engine, {name: name for name in ("auto", *exact, "cublas")})
     number = _number(dtype)
     if gpu is None:
         if number in _NUMBERS[2:]:
@@ -147,12 +148,12 @@ def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = F
     elif number not in _NUMBERS:
         raise TypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {shown(dtype)}")
     engines = (
-        ("auto",) if gpu is None else ("auto", "cublas") if number in _NUMBERS[2:] else ("auto", "exact", "cublas")
+        ("auto",) if gpu is None else ("auto", "cublas") if number in _NUMBERS[2:] else ("auto", *exact, "cublas")
     )
     where = f"for {number} on {'the CPU' if gpu is None else 'a GPU'}"
     if engine not in engines:
         raise ValueError(f"engine: expected {' or '.join(map(repr, engines))} {where}, got {engine!r}")
-    if tf32 and (gpu is None or number != "float32" or engine == "exact"):
+    if tf32 and (gpu is None or number != "float32" or engine in exact):
         raise ValueError(f"allow_tf32: expected False {where} with engine={engine!r}, got True")
     return Placement(gpu, number, engine, tf32)
 

@@ -141,6 +141,23 @@ struct Steps {
   int64_t reverse;        // or 1: the first direction runs backwards too
 };
 
+// Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions). Of `phase`, `input` has
+// rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains without an input; the other
+// rows are those of step 0, or, unless they move, of every step. h_after begins with what is before step 0.
+struct WalkArguments {
+  Steps steps;
+  int64_t from, to;
+  PhaseArguments phase[kMaxPhases];
+  int sources[kMaxPhases];  // numbers that a recurrent product reads
+  int moves_states, moves_source, moves_result;
+  // Places in shared memory, in numbers: what products read, [row][source], a multiple of 4 each; weights that registers have
+  // no room for, [source][block * units + unit]; chains, [row][slot * units + unit]; h, states and kept values,
+  // [i][row of the tile][unit].
+  int source_at[kMaxPhases], weights_at[kMaxPhases];
+  int sums_at, sums_row, held_at, held_row;
+  int unused = 0;
+};
+
 // Lengths that the caller has in device memory, where nobody could look at them: those that are none are made 0 or `steps`, so
 // that they lead to no row outside. grid (rows).
 struct LengthArguments {

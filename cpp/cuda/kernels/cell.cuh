@@ -89,17 +89,27 @@ inline void carry_over(const PhaseArguments& a, const Here& at) {
 
 // Which units of a state keep their old value in a step.
 template <class Arguments>
+inline recurra::detail::Draw zoneout(const recurra::detail::Noise& noise, const Arguments& a, const Here& at, int state,
+                                     int64_t step) {
+  const int64_t row = a.order ? a.order[at.row] : at.row;
+  return noise.zoneout(state, size_t(a.noise.first_lane + at.direction), a.noise.sequence(row),
+                       a.noise.before(row, at.direction) + step);
+}
+template <class Arguments>
 inline recurra::detail::Draw zoneout(const recurra::detail::Noise& noise, const Arguments& a, const Here& at, int state) {
-  const int64_t row = a.order ? a.order[at.row] : at.row, step = a.noise.before(row, at.direction) + a.step;
-  return noise.zoneout(state, size_t(a.noise.first_lane + at.direction), a.noise.sequence(row), step);
+  return zoneout(noise, a, at, state, a.step);
 }
 
 // A state after zoneout.
 template <class Old>
-inline V zoned(const PhaseArguments& a, const Here& at, int state, V now, const Old& old) {
+inline V zoned(const PhaseArguments& a, const Here& at, int state, V now, const Old& old, int64_t step) {
   const recurra::detail::Noise noise = noise_of(a.noise);
   if (!noise.zones_out(state)) return now;
-  return noise.zoned(zoneout(noise, a, at, state), state, at.unit, now, old());
+  return noise.zoned(zoneout(noise, a, at, state, step), state, at.unit, now, old());
+}
+template <class Old>
+inline V zoned(const PhaseArguments& a, const Here& at, int state, V now, const Old& old) {
+  return zoned(a, at, state, now, old, a.step);
 }
 
 // h after the step, from what the last phase returned, and what the next recurrent product reads of it.
@@ -242,7 +252,7 @@ inline void each_unit(const Arguments& a, const Unit& use) {
   for (int row = int(blockIdx.y); row < a.rows; row += int(gridDim.y)) use(Here{unit, row, int(blockIdx.z)});
 }
 
-#if !RECURRA_BY_ROWS
+#if !RECURRA_BY_ROWS && !defined(RECURRA_ROWS)  // resident.cuh has a kernel of its own
 RECURRA_KERNEL(forward_0, PhaseArguments) {
   each_unit(a, [&](const Here& at) { forward_unit<0>(a, at); });
 }

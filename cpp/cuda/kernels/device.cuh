@@ -7,6 +7,9 @@
 // The threads of a block do not meet; or they do.
 #define RECURRA_KERNEL(name, Arguments) extern "C" __global__ void name(const __grid_constant__ Arguments a)
 #define RECURRA_BLOCK_KERNEL(name, Arguments) extern "C" __global__ void name(const __grid_constant__ Arguments a)
+// Of blocks that have at most so many threads, and a multiprocessor's registers to themselves.
+#define RECURRA_BOUNDED_KERNEL(name, Arguments, threads) \
+  extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments a)
 
 #define RECURRA_UNROLL _Pragma("unroll")
 #define RECURRA_UNROLL_8 _Pragma("unroll 8")

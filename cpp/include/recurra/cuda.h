@@ -58,6 +58,11 @@ enum class Number { f32, f64, f16, bf16 };
 // is fastest.
 enum class Engine { automatic, exact, cublas };
 
+// How the exact engine walks through time, which changes no bit. steps: launches for every step. resident: one launch for all
+// steps of a layer, whose recurrent weights stay on the chip; std::invalid_argument where they do not fit. automatic: what is
+// faster, by arithmetic.
+enum class Walk { automatic, steps, resident };
+
 struct Options {
   int device = 0;
   // Of inputs, outputs and states. With f16 and bf16 weights, and the vectors they are multiplied with, are rounded to 16 bits;
@@ -65,6 +70,7 @@ struct Options {
   Number number = Number::f32;
   Engine engine = Engine::automatic;
   bool allow_tf32 = false;
+  Walk walk = Walk::automatic;
 };
 
 // An array in device memory: a sequence, whose outer axis is steps, or states, whose outer axis is layers * directions. Strides
@@ -81,6 +87,7 @@ class Plan {
   size_t backward_workspace_bytes() const;  // of backward
   size_t tape_bytes() const;                // 0 unless it is for training
   Engine engine() const;
+  std::string explain() const;  // how the engine walks through time, and why
   struct Data;
 
  private:

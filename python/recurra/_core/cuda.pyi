@@ -7,11 +7,15 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'load_rows', 'make_contiguous', 'precompile', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
+__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'load_rows', 'make_contiguous', 'precompile', 'resident_unit', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
 class Plan:
     """
     What a call of one shape needs; immutable.
     """
+    def explain(self) -> str:
+        """
+        How the engine walks through time, and why.
+        """
     @property
     def backward_workspace_bytes(self) -> int:
         ...
@@ -198,6 +202,10 @@ def make_contiguous(dtype: str, device: typing.SupportsInt | typing.SupportsInde
 def precompile(source: str, options: collections.abc.Sequence[str], device: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """
     Puts what a GPU needs into the cache on disk; returns whether it was there.
+    """
+def resident_unit(cell: str, dtype: str, hidden: typing.SupportsInt | typing.SupportsIndex, output: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[str], int, int, float]:
+    """
+    The kernel of all steps at once, of so many rows a block: (source, options, threads, bytes of shared memory, cycles a step by arithmetic).
     """
 def set_library_path(library: str, path: str) -> None:
     """

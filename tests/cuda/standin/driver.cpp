@@ -15,7 +15,7 @@ namespace standin {
 namespace {
 
 constexpr int max_devices = 8;
-constexpr unsigned max_shared_bytes = 48 << 10;
+constexpr int shared_bytes = 48 << 10, most_shared_bytes = 227 << 10;  // of a block; and of one whose function asks for it
 
 struct Context {
   int ordinal;
@@ -44,10 +44,12 @@ CUresult fail(CUresult error, const std::string& what) {
   return error;
 }
 
-int device_count() {
-  const char* const count = std::getenv("RECURRA_STANDIN_GPUS");
-  return count ? std::min(std::atoi(count), max_devices) : 1;
+static int setting(const char* name, int otherwise) {
+  const char* const value = std::getenv(name);
+  return value ? std::atoi(value) : otherwise;
 }
+
+int device_count() { return std::min(setting("RECURRA_STANDIN_GPUS", 1), max_devices); }
 
 CUresult current_device(int& ordinal) {
   if (const CUresult error = check_ready("a call")) return error;
@@ -109,7 +111,8 @@ STANDIN_EXPORT int cuDeviceGetName(char* name, int size, CUdevice device) {
 STANDIN_EXPORT int cuDeviceGetAttribute(int* value, int attribute, CUdevice device) {
   const Lock lock;
   switch (attribute) {
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 132; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = setting("RECURRA_STANDIN_MULTIPROCESSORS", 132); break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = most_shared_bytes; break;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 9; break;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; break;
     default: return fail(CUDA_ERROR_INVALID_VALUE, "cuDeviceGetAttribute: attribute " + std::to_string(attribute));
@@ -173,9 +176,26 @@ STANDIN_EXPORT int cuModuleGetFunction(CUfunction* function, CUmodule handle, co
   if (!module) return fail(CUDA_ERROR_INVALID_HANDLE, "cuModuleGetFunction: no module");
   const auto* const kernel = static_cast<const Kernel*>(dlsym(module->library, (std::string(name) + "_kernel").c_str()));
   if (!kernel) return fail(CUDA_ERROR_NOT_FOUND, std::string("cuModuleGetFunction: no kernel ") + name);
-  Function& found = module->functions[name] = {kernel, name, module};
+  Function& found = module->functions.try_emplace(name, Function{kernel, name, module, shared_bytes}).first->second;
   *function = reinterpret_cast<CUfunction>(&found);
   state().functions.insert(*function);
+  return CUDA_SUCCESS;
+}
+
+STANDIN_EXPORT int cuFuncGetAttribute(int* value, int attribute, CUfunction function) {
+  const Lock lock;
+  if (!state().functions.count(function)) return fail(CUDA_ERROR_INVALID_HANDLE, "cuFuncGetAttribute: no function");
+  if (attribute != CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)
+    return fail(CUDA_ERROR_INVALID_VALUE, "cuFuncGetAttribute: attribute " + std::to_string(attribute));
+  return *value = 1024, CUDA_SUCCESS;
+}
+
+STANDIN_EXPORT int cuFuncSetAttribute(CUfunction function, int attribute, int value) {
+  const Lock lock;
+  if (!state().functions.count(function)) return fail(CUDA_ERROR_INVALID_HANDLE, "cuFuncSetAttribute: no function");
+  if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > most_shared_bytes)
+    return fail(CUDA_ERROR_INVALID_VALUE, "cuFuncSetAttribute: attribute " + std::to_string(attribute));
+  reinterpret_cast<Function*>(function)->shared_bytes = value;
   return CUDA_SUCCESS;
 }
 
@@ -187,7 +207,8 @@ CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work) 
     return fail(CUDA_ERROR_INVALID_CONTEXT, function.name + ": its module belongs to another context than the current one");
   const uint64_t threads = uint64_t(p.blockDimX) * p.blockDimY * p.blockDimZ;
   if (!p.gridDimX || !p.gridDimY || !p.gridDimZ || p.gridDimX > 0x7fffffff || p.gridDimY > 65535 || p.gridDimZ > 65535 ||
-      !threads || threads > 1024 || p.blockDimZ > 64 || p.sharedMemBytes > max_shared_bytes || !p.kernelParams || p.extra)
+      !threads || threads > 1024 || p.blockDimZ > 64 || p.sharedMemBytes > unsigned(function.shared_bytes) || !p.kernelParams ||
+      p.extra)
     return fail(CUDA_ERROR_INVALID_VALUE, function.name + ": grid " + std::to_string(p.gridDimX) + " x " +
                                               std::to_string(p.gridDimY) + " x " + std::to_string(p.gridDimZ) + ", block of " +
                                               std::to_string(threads) + " threads, " + std::to_string(p.sharedMemBytes) +

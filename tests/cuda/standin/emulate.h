@@ -18,6 +18,7 @@ extern "C" __attribute__((visibility("default"))) standin::Machine* recurra_mach
 // with barriers, shuffles or votes.
 #define RECURRA_KERNEL(name, Arguments) RECURRA_EMULATED_KERNEL(name, Arguments, false)
 #define RECURRA_BLOCK_KERNEL(name, Arguments) RECURRA_EMULATED_KERNEL(name, Arguments, true)
+#define RECURRA_BOUNDED_KERNEL(name, Arguments, threads) RECURRA_EMULATED_KERNEL(name, Arguments, true)
 #define RECURRA_EMULATED_KERNEL(name, Arguments, meets)                                                   \
   static void name##_body(const Arguments a);                                                             \
   extern "C" void name(const void* arguments) { name##_body(*static_cast<const Arguments*>(arguments)); } \

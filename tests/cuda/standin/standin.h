@@ -171,6 +171,7 @@ struct Function {
   const Kernel* kernel;
   std::string name;
   const Module* module;
+  int shared_bytes;  // that a block may have
 };
 
 // Objects that are alive, by handle.

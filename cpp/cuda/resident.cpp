@@ -1,0 +1,179 @@
+#include "resident.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "choice.h"
+#include "engine/model.h"
+#include "network.h"
+
+namespace recurra {
+namespace cuda {
+namespace {
+
+int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+int64_t shares(int64_t n, int64_t of) { return of ? (n + of - 1) / of : 0; }
+
+// Beyond these a block has fewer than 128 registers a thread.
+constexpr int64_t kMostThreads = 512, kRegisters = 65536;
+// What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with.
+constexpr int64_t kOwnRegisters = 72;
+
+struct Sizes {
+  int64_t units, sources, columns, passes;
+};
+
+Sizes sizes_of(const Spec& spec, int p, int64_t hidden, int64_t output) {
+  const auto width = [&](Dim dim) { return dim == Dim::output ? output : hidden; };
+  const Phase& phase = spec.phases[p];
+  const int64_t units = width(phase.units);
+  return {units, p ? width(spec.phases[p - 1].units) : output, phase.recurrent.count * units, recurrent_slot(phase) * units};
+}
+
+// Cycles of a phase's step on a multiprocessor. A load brings 128 bytes in a cycle, also where all threads get the same; in
+// double every multiply-add is followed by four operations on integers that make subnormal numbers zero.
+double cycles_of(const Resident& r, const Sizes& s, int p, bool wide) {
+  const double words = wide ? 2 : 1, sums = double(s.columns * s.sources * r.rows);
+  const double warps = double(shares(std::min<int64_t>(s.columns, r.threads), 32));
+  const double in_memory = double(s.columns * std::max<int64_t>(s.sources - r.held[p], 0));
+  const double issued = sums * (wide ? 5.0 / 64 : 1.0 / 128), chained = double(s.columns ? s.sources : 0) * (wide ? 24 : 4);
+  const double loaded = warps * double(s.sources * r.rows) * words + in_memory * words / 32;
+  const double items = double(shares(s.units * r.rows, r.threads));
+  return std::max({issued, chained, loaded}) + (wide ? 1000 : 400) + 150 * items;
+}
+
+}  // namespace
+
+std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows) {
+  const int phases = spec.phases.size;
+  if (weight_bytes(number) < 4 || spec.phases[0].by_rows) return std::nullopt;
+  const int64_t words = int64_t(number_bytes(number) / 4), wide_hidden = rounded(hidden, 32), wide_output = rounded(output, 32);
+  Resident r;
+  r.rows = rows;
+
+  // The kernel, for sizes that are multiples of 32.
+  int64_t widest = 0, taken = kOwnRegisters;
+  for (int p = 0; p < phases; ++p) {
+    const Sizes s = sizes_of(spec, p, wide_hidden, wide_output);
+    widest = std::max(widest, s.columns ? s.columns : s.units);
+  }
+  const int64_t each = widest <= 128 ? 1 : 2;
+  r.most_threads = int(rounded(shares(widest, each), 32));
+  if (r.most_threads > kMostThreads) return std::nullopt;
+  int64_t threads = 0, most_columns = 0;
+  for (int p = 0; p < phases; ++p) {
+    const Sizes s = sizes_of(spec, p, hidden, output);
+    threads = std::max(threads, shares(s.columns ? s.columns : s.units, each));
+  }
+  r.threads = int(rounded(threads, 32));
+  for (int p = 0; p < phases; ++p) {
+    const Sizes wide = sizes_of(spec, p, wide_hidden, wide_output), s = sizes_of(spec, p, hidden, output);
+    r.columns[p] = int(std::max(shares(wide.columns, r.most_threads), shares(s.columns, r.threads)));
+    r.passes[p] = int(std::max(shares(wide.passes, r.most_threads), shares(s.passes, r.threads)));
+    most_columns = std::max<int64_t>(most_columns, r.columns[p]);
+    taken += words * rows * (r.columns[p] + r.passes[p]);
+  }
+  taken += words * rows * most_columns;
+  int64_t left = std::min<int64_t>(255, kRegisters / r.most_threads / 8 * 8) - taken;
+  for (int p = 0; p < phases; ++p) {
+    const Sizes s = sizes_of(spec, p, wide_hidden, wide_output);
+    if (!s.columns) continue;
+    r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, s.sources));
+    left -= words * r.columns[p] * r.held[p];
+  }
+
+  // The launch.
+  int64_t at = 0, chains = 0;
+  const auto take = [&](int64_t count) { return int(std::exchange(at, at + rounded(count, 4))); };
+  WalkArguments& places = r.places;
+  for (int p = 0; p < phases; ++p) {
+    const Sizes s = sizes_of(spec, p, hidden, output);
+    chains = std::max(chains, s.units * spec.phases[p].chains);
+    places.sources[p] = int(s.sources);
+    places.source_at[p] = take(rows * rounded(s.sources, 4));
+    places.weights_at[p] = take(s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
+    r.weights += s.columns * s.sources;
+    r.cycles += cycles_of(r, s, p, words == 2);
+  }
+  places.sums_row = int(chains);
+  places.sums_at = take(rows * chains);
+  places.held_row = int(std::max(hidden, output));
+  places.held_at = take(rows * places.held_row * (spec.states.size + spec.kept));
+  r.shared_bytes = size_t(at) * number_bytes(number);
+  return r;
+}
+
+Unit resident_unit(int cell, Number number, const Resident& r) {
+  const bool two = spec_of(cell).phases.size > 1;
+  const auto list = [&](const char* name, const int(&of)[kMaxPhases]) {
+    return std::string("#define RECURRA_") + name + " " + std::to_string(of[0]) + (two ? ", " + std::to_string(of[1]) : "") +
+           "\n";
+  };
+  return cell_unit(cell, number, "resident.cuh",
+                   "#define RECURRA_ROWS " + std::to_string(r.rows) + "\n#define RECURRA_THREADS " +
+                       std::to_string(r.most_threads) + "\n" + list("COLUMNS", r.columns) + list("PASSES", r.passes) +
+                       list("HELD", r.held));
+}
+
+namespace {
+
+// Compiles its kernel, or finds it; whether the GPU has room for a block.
+bool load(Resident& r, const Device& device, int cell, Number number) {
+  const Relaxed relaxed;  // a stream may be capturing
+  const Unit unit = resident_unit(cell, number, r);
+  const CUfunction kernel = compiled(device, unit.source, unit.options).function("walk");
+  const Current current(device);
+  int most = 0;
+  check_driver(driver().cuFuncGetAttribute(&most, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, kernel), "cuFuncGetAttribute");
+  if (most < r.threads) return false;
+  check_driver(driver().cuFuncSetAttribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, device.shared_bytes),
+               "cuFuncSetAttribute");
+  r.kernel = kernel;
+  return true;
+}
+
+}  // namespace
+
+std::optional<Resident> resident_of(const Network::Data& net, int rows) {
+  const NetworkConfig& c = net.config;
+  auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, rows);
+  return found && found->shared_bytes <= size_t(net.device.shared_bytes) ? found : std::nullopt;
+}
+
+void choose_walk(const Network::Data& net, Plan::Data& plan) {
+  plan.resident = {};
+  plan.why = "";
+  const Walk wanted = net.options.walk;
+  if (plan.engine != Engine::exact || wanted == Walk::steps || !plan.total) return;
+  std::optional<Resident> found;
+  if (plan.rows * net.directions() > net.device.multiprocessors) found = resident_of(net, kTileRows);
+  if (!found) found = resident_of(net, 1);
+  if (!found) {
+    plan.why = net.spec.phases[0].by_rows ? "the cell needs whole rows" : "the recurrent weights do not fit into a block";
+    return;
+  }
+  const bool chosen = wanted == Walk::resident || walks_resident(net, plan, *found);
+  if (!chosen) plan.why = plan.steps < kResidentSteps ? "a short sequence" : "a resident one is slower, by arithmetic";
+  if (chosen && load(*found, net.device, cell_number(net.config.cell), net.options.number)) plan.resident = *found;
+  if (chosen && !plan.resident.kernel) plan.why = "the GPU has too few registers for a block";
+  if (wanted == Walk::resident && !plan.resident.kernel) throw Error(std::string("engine: ") + plan.why);
+}
+
+std::string Plan::explain() const {
+  const Data& plan = *data_;
+  if (plan.engine == Engine::cublas) return "cublas: a product and a pointwise kernel for each phase of a step";
+  const Resident& r = plan.resident;
+  if (!r.kernel)
+    return std::string("exact: a product and a pointwise kernel for each phase of a step") + (*plan.why ? "; " : "") + plan.why;
+  const auto all = [&](const int(&of)[kMaxPhases]) {
+    return std::to_string(of[0]) + (r.places.sources[1] ? " and " + std::to_string(of[1]) : "");
+  };
+  return "exact, resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a block of " +
+         std::to_string(r.threads) + " threads, " + all(r.held) + " of " + all(r.places.sources) +
+         " weights a column in registers, " + std::to_string(r.shared_bytes) + " bytes of shared memory; " +
+         std::to_string(int64_t(r.cycles)) + " cycles a step by arithmetic, not measured";
+}
+
+}  // namespace cuda
+}  // namespace recurra
