@@ -114,6 +114,8 @@ def test_the_self_test_takes_every_cell_engine_and_dtype() -> None:
     assert {(case.engine, case.dtype) for case in everything} == {
         ("exact", "float32"),
         ("exact", "float64"),
+        ("exact-resident", "float32"),
+        ("exact-resident", "float64"),
         ("cublas", "float32"),
         ("cublas", "float64"),
         ("cublas", "float16"),

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import recurra
 from recurra import _core
 from recurra.cuda import _libraries
 from recurra.cuda.kernels import DTYPES, units
@@ -34,6 +35,25 @@ def test_no_kernel_spills(architecture: str, dtype: str) -> None:
         frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
         assert cubin and kernels and len(frames) == len(kernels), log
         assert set(frames) == {("0", "0", "0")}, f"{unit.name}: {dict(zip(kernels, frames, strict=True))}"
+        assert "warning" not in log, log
+
+
+SIZES = (32, 64, 96, 128)
+
+
+@pytest.mark.parametrize("rows", (1, 4))
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("hidden", SIZES)
+def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int) -> None:
+    # As above: a cell for one size, dtype and number of rows, its next relatives for others.
+    turn = SIZES.index(hidden) + len(SIZES) * (2 * DTYPES.index(dtype) + rows // 4)
+    cells = [cell for cell in sorted(recurra.cells()) if "layer_norm" not in cell]
+    for i, cell in enumerate(cells[turn :: 4 * len(SIZES)]):
+        source, options, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows)
+        architecture = ARCHITECTURES[(turn + i) % len(ARCHITECTURES)]
+        cubin, log = _core.cuda.compile(source, options, architecture)
+        frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+        assert cubin and frames == [("0", "0", "0")], f"{cell}, H = {hidden}, {dtype}, {rows} rows, {architecture}: {log}"
         assert "warning" not in log, log
 
 

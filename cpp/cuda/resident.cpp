@@ -16,7 +16,9 @@ int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 int64_t shares(int64_t n, int64_t of) { return of ? (n + of - 1) / of : 0; }
 
 // Beyond these a block has fewer than 128 registers a thread.
-constexpr int64_t kMostThreads = 512, kRegisters = 65536;
+constexpr int64_t kMostThreads = 512;
+// A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
+int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with.
 constexpr int64_t kOwnRegisters = 72;
 
@@ -75,7 +77,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
     taken += words * rows * (r.columns[p] + r.passes[p]);
   }
   taken += words * rows * most_columns;
-  int64_t left = std::min<int64_t>(255, kRegisters / r.most_threads / 8 * 8) - taken;
+  int64_t left = registers_of(r.most_threads) - taken;
   for (int p = 0; p < phases; ++p) {
     const Sizes s = sizes_of(spec, p, wide_hidden, wide_output);
     if (!s.columns) continue;

@@ -56,7 +56,8 @@ def precompile(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPE
 
     Returns:
         How many units were compiled; the cache had the others. There is one for each cell and dtype, and for each dtype
-        there are those that all cells share.
+        there are those that all cells share. What runs all steps of a layer at once is compiled for a size, by the
+        first call that takes it.
 
     Raises:
         ValueError: there is no such cell, dtype or GPU.
