@@ -2,8 +2,8 @@
 
     python bench/gpu_resident.py [--cells gru,lstm] [--sizes 32,64,96,128] [--architecture sm_90a]
 
-One line each, the table of cpp/cuda/NOTES.md: threads, registers of a thread, shared memory, and the time of a step that
-cpp/cuda/resident.cpp predicts. Nothing here is measured.
+One line each, the table of cpp/cuda/NOTES.md: threads, registers of a thread, shared memory, and the time of a step as
+cpp/cuda/resident.cpp predicts it. Nothing here is measured.
 """
 
 from __future__ import annotations
@@ -37,7 +37,18 @@ def main() -> None:
     parser.add_argument("--architecture", default="sm_90a")
     args = parser.parse_args()
     _libraries.locate()
-    titles = ["cell", "numbers", "H", "rows", "threads", "registers", "weights held", "KB shared", "spills", "us a step"]
+    titles = [
+        "cell",
+        "numbers",
+        "H",
+        "rows",
+        "threads",
+        "registers",
+        "weights held",
+        "KB shared",
+        "spills",
+        "us a step",
+    ]
     print("| " + " | ".join(titles) + " |\n|" + " --- |" * len(titles))
     for cell in args.cells.split(","):
         for dtype in ("float32", "float64"):

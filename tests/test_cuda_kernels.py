@@ -53,7 +53,9 @@ def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int) -> No
         architecture = ARCHITECTURES[(turn + i) % len(ARCHITECTURES)]
         cubin, log = _core.cuda.compile(source, options, architecture)
         frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
-        assert cubin and frames == [("0", "0", "0")], f"{cell}, H = {hidden}, {dtype}, {rows} rows, {architecture}: {log}"
+        assert cubin and frames == [("0", "0", "0")], (
+            f"{cell}, H = {hidden}, {dtype}, {rows} rows, {architecture}: {log}"
+        )
         assert "warning" not in log, log
 
 

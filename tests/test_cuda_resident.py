@@ -1,4 +1,4 @@
-"""The exact engine's walk through all steps of a layer in one launch: the CPU's bits, what it refuses, when it is taken."""
+"""The exact engine with all steps of a layer in one launch: the CPU's bits, what it refuses, when it is taken."""
 
 from __future__ import annotations
 

@@ -147,9 +147,7 @@ def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = F
         number = FLOAT_DTYPES[float_dtype("dtype", dtype)]
     elif number not in _NUMBERS:
         raise TypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {shown(dtype)}")
-    engines = (
-        ("auto",) if gpu is None else ("auto", "cublas") if number in _NUMBERS[2:] else ("auto", *exact, "cublas")
-    )
+    engines = ("auto",) if gpu is None else ("auto", "cublas") if number in _NUMBERS[2:] else ("auto", *exact, "cublas")
     where = f"for {number} on {'the CPU' if gpu is None else 'a GPU'}"
     if engine not in engines:
         raise ValueError(f"engine: expected {' or '.join(map(repr, engines))} {where}, got {engine!r}")
