@@ -20,7 +20,7 @@ constexpr int64_t kMostThreads = 512;
 // A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with.
-constexpr int64_t kOwnRegisters = 72;
+constexpr int64_t kOwnRegisters = 80;
 
 struct Sizes {
   int64_t units, sources, columns, passes;
