@@ -19,8 +19,9 @@ int64_t shares(int64_t n, int64_t of) { return of ? (n + of - 1) / of : 0; }
 constexpr int64_t kMostThreads = 512;
 // A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
-// What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with.
-constexpr int64_t kOwnRegisters = 80;
+// What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
+// second phase.
+constexpr int64_t kOwnRegisters = 80, kPhaseRegisters = 8;
 
 struct Sizes {
   int64_t units, sources, columns, passes;
@@ -55,7 +56,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   r.rows = rows;
 
   // The kernel, for sizes that are multiples of 32.
-  int64_t widest = 0, taken = kOwnRegisters;
+  int64_t widest = 0, taken = kOwnRegisters + (phases - 1) * kPhaseRegisters;
   for (int p = 0; p < phases; ++p) {
     const Sizes s = sizes_of(spec, p, wide_hidden, wide_output);
     widest = std::max(widest, s.columns ? s.columns : s.units);
