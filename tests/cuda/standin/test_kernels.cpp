@@ -216,6 +216,10 @@ void test_compiler() {
   CHECK_IS(launch(function, {0, 1}, nullptr, Out{out.data()}), 1);
   CHECK_IS(launch(function, {1, 2048}, nullptr, Out{out.data()}), 1);
   CHECK_IS(launch(function, {1, 1, 49 << 10}, nullptr, Out{out.data()}), 1);
+  CHECK_IS(cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 228 << 10), 1);
+  CHECK_IS(cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 50 << 10), 0);
+  CHECK_IS(launch(function, {1, 1, 49 << 10}, nullptr, Out{out.data()}), 0);
+  CHECK_IS(launch(function, {1, 1, 51 << 10}, nullptr, Out{out.data()}), 1);
   CHECK_IS(launch(function, {}, reinterpret_cast<CUstream>(1), Out{out.data()}), 0);
   CHECK_IS(launch(function, {}, reinterpret_cast<CUstream>(2), Out{out.data()}), 0);
   CHECK_IS(launch(function, {}, reinterpret_cast<CUstream>(&module), Out{out.data()}), 400);
