@@ -188,9 +188,7 @@ def test_the_self_test_ends_in_time_and_reports_errors(monkeypatch: pytest.Monke
 # ---- the command
 
 
-def test_the_command_compiles_and_tests(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_compiles_and_tests(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "SELF_TEST_SECONDS", 1000.0)  # a busy machine leaves nothing out
     assert report.run("tested", cells=("gru",)) == 0
     text = capsys.readouterr().out

@@ -75,24 +75,26 @@ def test_more_than_48_kilobytes_of_shared_memory() -> None:
     assert_same_bits(download(there(upload(x))), layer(x))
 
 
-def test_a_long_sequence_of_a_small_layer_is_one_launch() -> None:
-    """Without being asked for; a short one is not worth a kernel of its own."""
-    layer, x = recurra.GRU(3, 20, seed=0, device="cuda"), data(12, 2, 3)
-    assert plan_of(layer, 12, 2).startswith("exact, resident: one launch")
-    assert plan_of(layer, 3, 2).endswith("; a short sequence")
-    assert plan_of(recurra.GRU(3, 200, device="cuda", engine="exact"), 12, 2).endswith("do not fit into a block")
-    assert plan_of(recurra.LSTM(3, 20, layer_norm=True, device="cuda"), 12, 2).endswith("needs whole rows")
-    assert plan_of(recurra.GRU(3, 20, device="cuda", dtype="float16"), 12, 2).startswith("cublas: ")
-    wide = recurra.LSTM(3, 128, device="cuda")
-    assert plan_of(wide, 12, 5000).endswith("a resident one is slower, by arithmetic")
-    want = recurra.GRU(3, 20, seed=0)(x)
+def test_all_steps_are_one_launch_where_that_is_wanted() -> None:
+    x, want = data(12, 2, 3), recurra.GRU(3, 20, seed=0)(data(12, 2, 3))
     launches = []
-    for engine in ("exact-steps", "auto"):
-        there = layer.to("cuda", engine=engine)
+    for engine in ("exact-steps", "exact-resident"):
+        there = recurra.GRU(3, 20, seed=0, device="cuda", engine=engine)
         before = counted("launches", 0)
         assert_same_bits(download(there(upload(x))), want)
         launches.append(counted("launches", 0) - before)
     assert launches[0] - launches[1] in (2 * 12 - 1, 0)  # a GPU counts nothing
+    assert plan_of(there, 12, 2).startswith("exact, resident: one launch")
+
+
+def test_a_plan_tells_what_arithmetic_says_of_one_launch() -> None:
+    layer = recurra.GRU(3, 20, seed=0, device="cuda")
+    assert plan_of(layer, 12, 2).endswith("; a resident one should be faster, by arithmetic that no GPU has shown")
+    assert plan_of(layer, 3, 2).endswith("; a short sequence")
+    assert plan_of(recurra.GRU(3, 200, device="cuda", engine="exact"), 12, 2).endswith("do not fit into a block")
+    assert plan_of(recurra.LSTM(3, 20, layer_norm=True, device="cuda"), 12, 2).endswith("needs whole rows")
+    assert plan_of(recurra.GRU(3, 20, device="cuda", dtype="float16"), 12, 2).startswith("cublas: ")
+    assert plan_of(recurra.LSTM(3, 128, device="cuda"), 12, 5000).endswith("a resident one is slower, by arithmetic")
 
 
 def test_a_plan_can_be_made_while_a_stream_captures() -> None:

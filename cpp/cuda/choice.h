@@ -24,8 +24,9 @@ constexpr int kTileRows = 4;
 // A resident kernel is compiled for a size, which takes a second once: not for less than so many steps.
 constexpr int64_t kResidentSteps = 8;
 
-// Whether one launch takes less time than the steps' own, whose kernels take at least 1.5 microseconds each.
-inline bool walks_resident(const Network::Data& net, const Plan::Data& plan, const Resident& resident) {
+// Whether one launch should take less time than the steps' own, whose kernels take at least 1.5 microseconds each. Plans only
+// tell: a resident walk is taken on request, until a GPU has shown this.
+inline bool should_be_resident(const Network::Data& net, const Plan::Data& plan, const Resident& resident) {
   constexpr double cycles = 1700, launch = 1.5, slice = 0.5;  // of a microsecond; microseconds
   const double rows = double(plan.rows * net.directions()), multiprocessors = net.device.multiprocessors;
   double steps = 0;

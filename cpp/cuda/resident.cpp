@@ -156,11 +156,15 @@ void choose_walk(const Network::Data& net, Plan::Data& plan) {
     plan.why = net.spec.phases[0].by_rows ? "the cell needs whole rows" : "the recurrent weights do not fit into a block";
     return;
   }
-  const bool chosen = wanted == Walk::resident || walks_resident(net, plan, *found);
-  if (!chosen) plan.why = plan.steps < kResidentSteps ? "a short sequence" : "a resident one is slower, by arithmetic";
-  if (chosen && load(*found, net.device, cell_number(net.config.cell), net.options.number)) plan.resident = *found;
-  if (chosen && !plan.resident.kernel) plan.why = "the GPU has too few registers for a block";
-  if (wanted == Walk::resident && !plan.resident.kernel) throw Error(std::string("engine: ") + plan.why);
+  if (wanted != Walk::resident) {
+    plan.why = should_be_resident(net, plan, *found) ? "a resident one should be faster, by arithmetic that no GPU has shown"
+               : plan.steps < kResidentSteps         ? "a short sequence"
+                                                     : "a resident one is slower, by arithmetic";
+    return;
+  }
+  if (!load(*found, net.device, cell_number(net.config.cell), net.options.number))
+    throw Error("engine: the GPU has too few registers for a block");
+  plan.resident = *found;
 }
 
 std::string Plan::explain() const {
