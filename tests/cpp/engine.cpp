@@ -334,7 +334,8 @@ int main(int argc, char**) {
   }
   // Large enough to be packed on several threads, in int8 too.
   for (const auto precision : {recurra::Precision::full, recurra::Precision::bfloat16, recurra::Precision::int8})
-    count(Trial<float>(recurra::cells().back(), 1, Rows::whole, precision, 3000, 120).run());
+    if (!few || precision == recurra::Precision::full)
+      count(Trial<float>(recurra::cells().back(), 1, Rows::whole, precision, few ? 900 : 3000, 120).run());
   std::printf("%s: %d trials, %d failed, hash %016llx\n", recurra::isa().c_str(), trials, failed, (unsigned long long)sum);
   return failed ? 1 : 0;
 }
