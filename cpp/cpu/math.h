@@ -17,7 +17,7 @@ struct Constants<float> {
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23
   static constexpr float ln2 = 0.69314718055994530942f;
-  static constexpr float ln2_hi = 0.693359375f;      // 10 bits, so that n * ln2_hi is exact
+  static constexpr float ln2_hi = 0.693359375f;  // 10 bits, so that n * ln2_hi is exact
   static constexpr float ln2_lo = -2.12194440e-4f;
   static constexpr float tanh_limit = 10.0f;     // tanh(x) rounds to 1 beyond 9.02
   static constexpr float sigmoid_limit = 87.5f;  // sigmoid(x) counts as 0 below -87.34; 2^n and 2^-n stay normal up to 87.68
@@ -83,15 +83,14 @@ RECURRA_FN Vec<T> relu(Vec<T> x) {
   return select(x < Vec<T>(0), Vec<T>(0), x);
 }
 
-// coefficients[0] x^(terms-1) + ... + coefficients[terms-1], with x^2 at hand: pairs of terms are made side by side, so that the
-// chain of operations that wait for each other is half of Horner's, and as many in all.
+// coefficients[0] x^(terms-1) + ... + coefficients[terms-1], with x^2 at hand: pairs of terms are made side by side, so that
+// the chain of operations that wait for each other is half of Horner's, and as many in all.
 template <class T, int terms>
 RECURRA_FN Vec<T> polynomial(const T (&coefficients)[terms], Vec<T> x, Vec<T> square) {
   static_assert(terms % 2 == 1, "one term, then pairs");
   Vec<T> sum(coefficients[0]);
 #pragma GCC unroll 16
-  for (int i = 1; i < terms; i += 2)
-    sum = fma(sum, square, fma(x, Vec<T>(coefficients[i]), Vec<T>(coefficients[i + 1])));
+  for (int i = 1; i < terms; i += 2) sum = fma(sum, square, fma(x, Vec<T>(coefficients[i]), Vec<T>(coefficients[i + 1])));
   return sum;
 }
 
