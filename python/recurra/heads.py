@@ -139,7 +139,8 @@ class Linear(_Head):
     Args:
         in_features: I. out_features: O. Parameters are weight [O, I] and bias [O].
         bias: whether there is one.
-        dtype, device, engine, allow_tf32: as of `Recurrent`.
+        dtype, device, engine, allow_tf32: as of `Recurrent`. There are no steps, so "exact-steps" and "exact-resident"
+            are "exact".
         seed: for numpy.random.default_rng; parameters start uniform in +-1/sqrt(I).
 
     Raises:
