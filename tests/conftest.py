@@ -13,7 +13,7 @@ import recurra
 
 settings.register_profile(
     "default",
-    max_examples=12,
+    max_examples=6,
     derandomize=True,
     deadline=None,
     database=None,
