@@ -4,9 +4,10 @@
   of those that read ONNX); `run.py` times them in turns; `limits.py` says what the machine forbids; `machine.py`
   describes it and watches how busy others keep it; `results.py` keeps, saves and compares what came out; `report.py`
   and `plots.py` show it; `cli.py` is the command line.
+- `variants/` has the variants beside PyTorch: ``bench --shapes variants``.
 - `pool.py` times thousands of live streams, and `soak.py` runs them for minutes: ``bench pool``.
 
-Everything else in this folder is not installed: `NOTES.md`, `gpu.py`, the benchmark of the GPU backend, with `gpu_*`,
-its parts, `properties.py` with the models of `trained.py`, `subnormals.py`, and `steps.cpp`, the micro-benchmark of
-single steps in C++.
+The rest is run from a checkout: `gpu.py`, the benchmark of the GPU backend, with `gpu_*`, its parts; `properties.py`
+with the models of `trained.py`; `costs.py`, `models.py`, `embedded.py`, `subnormals.py`, `torch_calls.py`; and
+`steps.cpp`, the micro-benchmark of single steps in C++.
 """

@@ -98,17 +98,19 @@ def sanitizer() -> str | None:
 
 
 def sanitized_cases(tool: str) -> list[Case]:
-    """Small ones; racecheck looks at shared memory, which only the products of engine "exact" use."""
+    """Small ones; racecheck looks at shared memory, which engine "exact" uses however it walks, and layer norm."""
     lengths, found = (7, 3, 0, 5, 1), []
     for cell in ("lstm", "gru_reset_before", "lstm_peephole_projected"):
         proj = 20 if "projected" in cell else 0
         found.append(Case(cell, "float32", "exact", 7, 5, 6, 33, proj, 2, True, lengths=lengths, recompute=True))
         found.append(Case(cell, "float64", "exact", 3, 70, 33, 65, proj))
+        found.append(Case(cell, "float32", "exact-resident", 7, 5, 6, 33, proj, 2, True, lengths=lengths))
         if tool == "memcheck":
             found += [
                 Case(cell, dtype, "cublas", 7, 5, 6, 33, proj, 2, True, rates=(0.3, 0.2, 0.1), lengths=lengths, seed=1)
                 for dtype in ("float32", "float16", "bfloat16")
             ]
+    found.append(Case("lstm_layer_norm", "float32", "exact", 7, 5, 6, 33, 0, 2, True, lengths=lengths))
     return found
 
 

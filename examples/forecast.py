@@ -1,4 +1,4 @@
-"""From a series to a trained forecaster in ten lines: the next day of an hourly series, from the week before.
+"""From a series to a trained forecaster in eight lines: the next day of an hourly series, from the week before.
 
     python examples/forecast.py
 

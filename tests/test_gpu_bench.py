@@ -382,5 +382,5 @@ def test_what_the_sanitizer_says_is_read() -> None:
 
 def test_the_sanitizer_is_given_kernels_that_share_memory() -> None:
     cases = gpu_checks.sanitized_cases("memcheck")
-    assert {case.engine for case in cases} == {"exact", "cublas"}
-    assert {case.engine for case in gpu_checks.sanitized_cases("racecheck")} == {"exact"}
+    assert {case.engine for case in cases} == {"exact", "exact-resident", "cublas"}
+    assert {case.engine for case in gpu_checks.sanitized_cases("racecheck")} == {"exact", "exact-resident"}

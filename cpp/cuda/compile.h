@@ -21,7 +21,7 @@ class Module {
 };
 
 // The module of a translation unit, `source`, which may include the sources that this library carries by their paths below
-// cpp/ ("cells/lstm.h", "cpu/math.h", "cuda/kernels/pointwise.cuh", "engine/noise.h"). Options of the architecture and of the
+// cpp/ ("cells/lstm.h", "cpu/math.h", "cuda/kernels/cell.cuh", "engine/noise.h"). Options of the architecture and of the
 // language are added to the given ones. Kept for the process; any number of threads may ask. Throws Error with the compiler's
 // log.
 const Module& compiled(const Device& device, const std::string& source, const std::vector<std::string>& options);

@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verify.add_argument("--tolerance", type=float, default=1e-4, help="largest error allowed; default 1e-4")
     run = commands.add_parser("run", help="stream a file of samples or frames through a model")
     run.add_argument("file", type=Path, help=about)
-    run.add_argument("input", type=Path, help=".wav of whole or floating-point numbers, or .npy of [T, features]")
+    run.add_argument("input", type=Path, help=".wav of integer or floating-point samples, or .npy of [T, features]")
     run.add_argument("output", type=Path, help=".wav, as the input is stored, or .npy")
     run.add_argument("--block", type=count, default=64, help="steps that arrive together; default 64")
 
