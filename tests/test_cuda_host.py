@@ -487,3 +487,20 @@ def test_where_the_cache_is() -> None:
     assert folder(HOME="/h", XDG_CACHE_HOME="/c", RECURRA_CACHE_DIR="/r") == "/r"
     assert folder(HOME="/h", RECURRA_CACHE_DIR="") == ""
     assert folder() == ""
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "hidden", "rows"),
+    [
+        ("lstm", "float32", 2**30, 1),
+        ("lstm", "float32", 2**31 - 1, 1),
+        ("gru", "float32", 1431655745, 1),
+        ("sru", "float64", 1024, 4),  # a thread would need 144 of 128 registers
+    ],
+)
+def test_a_kernel_of_all_steps_is_not_made_for_sizes_that_fit_no_block(
+    cell: str, dtype: str, hidden: int, rows: int
+) -> None:
+    with pytest.raises(ValueError, match="hidden: expected one that fits into a block"):
+        _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows)
+    assert _core.cuda.resident_unit(cell, dtype, 64, 64, rows)

@@ -233,7 +233,8 @@ Steps Call::steps() const {
 Seeded Call::seeded(int layer, int first_direction) const {
   return {recurra::detail::rates_of(net.config.regularization),
           draws ? reinterpret_cast<const uint64_t*>(header.seed) : nullptr, layer * net.directions() + first_direction,
-          reinterpret_cast<const int*>(header.segments), net.runs_back() ? net.directions() - 1 - first_direction : -1};
+          draws ? reinterpret_cast<const int*>(header.segments) : nullptr,
+          net.runs_back() ? net.directions() - 1 - first_direction : -1};
 }
 
 const void* Call::input_rows(const std::vector<LayerRows>& layers, int layer) const {

@@ -1,6 +1,8 @@
 // Launches over rows and columns, and over tiles of a product.
 #pragma once
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "cells/cell.h"
 #include "device.h"
@@ -35,6 +37,10 @@ void launch_tiles(CUfunction kernel, int64_t m, int64_t n, int directions, size_
                   const Arguments& arguments) {
   if (m <= 0 || n <= 0) return;
   constexpr unsigned tile = 64, slice = 16;
+  constexpr int64_t most = 65535 * tile;
+  if (n > most)
+    throw std::invalid_argument("engine: expected \"cublas\" for a product of more than " + std::to_string(most) +
+                                " columns, got " + std::to_string(n));
   launch(kernel, {unsigned((m + tile - 1) / tile), unsigned((n + tile - 1) / tile), unsigned(directions)}, {256, 1, 1}, stream,
          arguments, unsigned(2 * slice * (tile + 1) * number_size));
 }

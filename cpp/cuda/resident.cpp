@@ -62,8 +62,9 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
     widest = std::max(widest, s.columns ? s.columns : s.units);
   }
   const int64_t each = widest <= 128 ? 1 : 2;
-  r.most_threads = int(rounded(shares(widest, each), 32));
-  if (r.most_threads > kMostThreads) return std::nullopt;
+  const int64_t most_threads = rounded(shares(widest, each), 32);
+  if (most_threads > kMostThreads) return std::nullopt;
+  r.most_threads = int(most_threads);
   int64_t threads = 0, most_columns = 0;
   for (int p = 0; p < phases; ++p) {
     const Sizes s = sizes_of(spec, p, hidden, output);
@@ -79,6 +80,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   }
   taken += words * rows * most_columns;
   int64_t left = registers_of(r.most_threads) - taken;
+  if (left < 0) return std::nullopt;
   for (int p = 0; p < phases; ++p) {
     const Sizes s = sizes_of(spec, p, wide_hidden, wide_output);
     if (!s.columns) continue;

@@ -26,9 +26,9 @@ def to_c(model: Model, folder: str | os.PathLike[str], name: str = "model") -> t
         >>> print(header.read_text().splitlines()[-7])
         void amplifier_step(amplifier_state *state, const float x[1], float y[1]);
 
-    The code takes no memory from a heap and calls no function but memcpy, and sqrtf for square roots and layer norm. Weights
-    are constants, float32 or, of layers quantised to int8, whole numbers with their scales; the state is a struct that
-    the caller owns. `name_reset(&state)` begins a sequence, `name_step(&state, x, y)` advances it by a step. The
+    The code takes no memory from a heap and calls no function but memcpy, and sqrtf for square roots and layer norm.
+    Weights are constants, float32 or, of layers quantised to int8, whole numbers with their scales; the state is a
+    struct that the caller owns. `name_reset(&state)` begins a sequence, `name_step(&state, x, y)` advances it. The
     operations are those of `model.stream()`, in their order, so the outputs have the same bits wherever float is IEEE's
     binary32 and is neither widened nor contracted; the header says what that asks of a compiler.
 
