@@ -534,3 +534,9 @@ def test_heads_that_do_not_go_with_the_network_are_refused() -> None:
     with pytest.raises(ValueError, match="out: expected a C-contiguous array with a head"):
         stream.step(x, wide[:, ::2])
     assert_same_bits(download(stream.state), before)
+
+
+def test_more_columns_than_a_grid_has_tiles_are_refused_by_name() -> None:
+    layer = recurra.Linear(1, 64 * 65535 + 1, bias=False, seed=0).to("cuda", engine="exact")
+    with pytest.raises(ValueError, match=r'engine: expected "cublas" for .* more than 4194240 columns, got 4194241'):
+        layer(upload(np.zeros((1, 1), "float32")))
