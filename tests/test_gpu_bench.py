@@ -276,6 +276,7 @@ def test_random_cases_can_be_run() -> None:
             assert selftest._layer(case, 0).cell == case.cell
         assert case.engine == "cublas" or case.dtype in ("float32", "float64")
         assert case.lengths is None or len(case.lengths) == case.rows
+    assert {case.engine for case in cases} == {"exact", "exact-resident", "cublas"}
     for name in ("bidirectional", "device_lengths", "recompute", "training", "bias"):
         assert {getattr(case, name) for case in cases} == {True, False}
     assert {case.cell for case in cases} >= {"gru_reset_before_write", "lstm_peephole_projected"}
