@@ -216,3 +216,9 @@ def test_what_backward_cannot_take_is_refused_by_name() -> None:
             call()
     assert_same_bits(download(params), before)
     assert repr(tape).startswith("Tape('lstm', ")
+
+
+def test_training_that_a_grid_is_too_small_for_is_refused_before_it_begins() -> None:
+    layer = recurra.IndRNN(64 * 65535 + 1, 1, seed=0).to("cuda", engine="exact")
+    with pytest.raises(ValueError, match=r'engine: expected "cublas" for .* more than 4194240 columns, got 4194241'):
+        layer.forward(upload(np.zeros((1, 1, 64 * 65535 + 1), "float32")))

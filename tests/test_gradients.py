@@ -112,7 +112,7 @@ def test_gradients_agree_with_central_differences_of_the_library(cell: str) -> N
 
 
 @ALL_CELLS
-@settings(max_examples=settings.default.max_examples * 2 if settings.default else 24)
+@settings(max_examples=settings.default.max_examples * 2 if settings.default else 12)
 @given(st.data())
 def test_gradients_are_the_oracles(cell: str, data: st.DataObject) -> None:
     problem = data.draw(small_problems(cell))

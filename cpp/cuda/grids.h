@@ -31,16 +31,22 @@ void launch_by_rows(CUfunction kernel, int64_t rows, int directions, size_t numb
          unsigned(kParts * number_size));
 }
 
+// Tiles of a product are squares, and a grid has so many of them one above the other at most.
+constexpr unsigned kTile = 64;
+inline void check_columns(int64_t n) {
+  constexpr int64_t most = 65535 * kTile;
+  if (n > most)
+    throw std::invalid_argument("engine: expected \"cublas\" for a product of more than " + std::to_string(most) +
+                                " columns, got " + std::to_string(n));
+}
+
 // Tiles of an [m, n] result: product.cuh.
 template <class Arguments>
 void launch_tiles(CUfunction kernel, int64_t m, int64_t n, int directions, size_t number_size, CUstream stream,
                   const Arguments& arguments) {
   if (m <= 0 || n <= 0) return;
-  constexpr unsigned tile = 64, slice = 16;
-  constexpr int64_t most = 65535 * tile;
-  if (n > most)
-    throw std::invalid_argument("engine: expected \"cublas\" for a product of more than " + std::to_string(most) +
-                                " columns, got " + std::to_string(n));
+  check_columns(n);
+  constexpr unsigned tile = kTile, slice = 16;
   launch(kernel, {unsigned((m + tile - 1) / tile), unsigned((n + tile - 1) / tile), unsigned(directions)}, {256, 1, 1}, stream,
          arguments, unsigned(2 * slice * (tile + 1) * number_size));
 }

@@ -176,6 +176,8 @@ Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) cons
   plan->total = plan->at(plan->steps);
   if (plan->total >= INT32_MAX || plan->steps >= INT32_MAX) refuse("x: expected fewer than 2^31 - 1 rows of steps");
   plan->engine = engine_of(net.options, net.widest());
+  // Known now, rather than when the gradients of layers above have been added to the caller's.
+  if (options.training && plan->engine == Engine::exact) check_columns(net.config.input_size);
   int64_t columns = 1;
   for (int p = 0; p < net.phases(); ++p) columns = std::max<int64_t>(columns, net.shape(0, p).columns * net.directions());
   plan->block_steps =

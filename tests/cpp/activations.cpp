@@ -1,9 +1,9 @@
 // Tries sigmoid and tanh on every float32, 2^32 of them, softplus and exp - 1 on every 16th vector of them, and all on a sample
 // of doubles, where subnormal numbers count as zero. Built once per instruction set.
 //
-//   activations_avx2 avx2           fails where the results of a function have not the hash that is known of them, which is
-//                                   the same on every instruction set with FMA, and compares with the C library if so
-//   activations_avx2 avx2 compare   compares with the C library in double precision anyway, and fails beyond 2 ulp
+//   activations_avx2 avx2           looks whether the results of each function have the hash that is known of them, the same on
+//                                   every instruction set with FMA; a new one is a failure, and is compared as below
+//   activations_avx2 avx2 compare   compares with the C library in double precision, and fails beyond 2 ulp
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
