@@ -157,6 +157,17 @@ def test_recomputing_changes_no_bit_and_keeps_less(cell: str, slots: int, option
 
 
 @every_cell
+def test_states_that_nobody_wants_are_left_out(cell: str, slots: int, options: dict[str, Any]) -> None:
+    problem = Problem(cell, slots, options)
+    network, arguments = problem.network, (problem.x, problem.graph, problem.given)
+    every = dict(zip(network.state_names, network(*arguments), strict=True))
+    for wanted in ([network.state_names[-1]], [], list(network.state_names)):
+        expected = [every[name] for name in network.state_names if name in wanted]
+        assert same(list(network(*arguments, wanted=wanted)), expected)
+        assert same(list(network.forward(*arguments, wanted=wanted)[0]), expected)
+
+
+@every_cell
 def test_threads_change_no_bit(cell: str, slots: int, options: dict[str, Any]) -> None:
     problem = Problem(cell, slots, options, "float32", hidden=200)  # wide enough to be worth more threads
     before, found = recurra.get_num_threads(), []
@@ -397,6 +408,10 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         network(x[:-1], graph)
     with pytest.raises(TypeError, match="x: expected float64"):
         network(x.astype("float32"), graph)
+    with pytest.raises(ValueError, match="wanted: expected some of h, c, got"):
+        network(x, graph, wanted=["h", "x"])
+    with pytest.raises(TypeError, match="wanted: expected some of h, c, got"):
+        network(x, graph, wanted="h")
     with pytest.raises(ValueError, match="given h"):
         network(x, graph, (problem.given[0][:1], None))
     with pytest.raises(TypeError, match="given"):

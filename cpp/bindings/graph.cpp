@@ -108,8 +108,6 @@ class PyGraphNetwork {
     const T* from = data<T>("x", x, {kAny, config.input_size}, Layout::whole, Use::read);
     const auto start = graph_states_of<const T>("given", given, graph.rows()->given, config.hidden_size, Use::read);
     const auto to = graph_states_of<T>("out", out, graph.rows()->rows, config.hidden_size, Use::write);
-    for (const T* array : to)
-      if (!array) throw py::value_error("out: expected arrays");
     const Keep keep = !recompute ? Keep::nothing : *recompute ? Keep::states : Keep::everything;
     const int64_t inputs = x.shape(0);
     std::shared_ptr<const GraphRecord<T>> record;

@@ -6,8 +6,9 @@ template <class T>
 struct GatheredBlock {
   using ManyRows = GatheredBlock;
   static constexpr int chains = 1, summed = 1;
+  // Two tiles at once, because the gradients of 32 units are two: one by one they took twice as long.
   struct Shape {
-    static constexpr int single_row_tiles = 4, tiles = 4, max_rows = BlockShape<1>::max_rows;
+    static constexpr int single_row_tiles = 4, tiles = 2, max_rows = kAccumulators < 12 ? kAccumulators / 2 : 6;
   };
   using Weights = FullWeights;
   struct Plain {
@@ -24,7 +25,8 @@ struct GatheredBlock {
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[n][r][0] = Vec<T>::load(call.out[row + r] + first + n * U, left - n * U);
+      for (int r = 0; r < R; ++r)
+        acc[n][r][0] = Vec<T>::load((call.start ? call.start : call.out[row + r]) + first + n * U, left - n * U);
     FullWeights::add<PlainGates<1>>(acc, Plain{call.x}, row, call.tiles, tile, 0, call.inputs,
                                     prefetches_ahead<GatheredBlock>(call));
 #pragma GCC unroll 8

@@ -258,7 +258,8 @@ struct SoftmaxCall {
   T* y = nullptr;
 };
 
-// out[r][k] += the sum over inputs i, ascending, of x[r][i] w[i][k]. Packed as for TransposedCall.
+// out[r][k] += the sum over inputs i, ascending, of x[r][i] w[i][k]. Packed as for TransposedCall. With `start` every row's
+// sums begin with that instead.
 template <class T>
 struct GatheredCall {
   Tiles<T> tiles;  // base, size, and units: the number of columns k
@@ -268,6 +269,7 @@ struct GatheredCall {
   ptrdiff_t inputs = 0;
   Rows<const T> x;
   Rows<T> out;
+  const T* start = nullptr;
 };
 
 // A pointwise function of a cell of graphs, forward or backward, on units begin .. end-1 of some rows. No row is padded.

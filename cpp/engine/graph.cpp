@@ -287,7 +287,7 @@ std::shared_ptr<const GraphRecord<T>> GraphNetwork<T>::forward(const T* x, int64
       if (!front_end.goes_on(rank, f)) return;
     }
     for (int i = 0; i < states; ++i)
-      for (int64_t r = worker.begin(rows->rows); r < worker.end(rows->rows); ++r)
+      for (int64_t r = worker.begin(rows->rows); out[size_t(i)] && r < worker.end(rows->rows); ++r)
         std::copy_n(record->states[r] + i * units, units, out[size_t(i)] + r * units);
   };
   team.run(job);

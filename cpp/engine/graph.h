@@ -76,7 +76,8 @@ class GraphNetwork {
  public:
   // params in the order of the cell's table; null for one that is left out.
   GraphNetwork(const GraphConfig& config, const std::vector<const T*>& params);
-  // given[i] [given, H] may be null: zero. out[i] [rows, H]. Returns a tape unless nothing is kept; x [inputs, I] is copied.
+  // given[i] [given, H] may be null: zero. out[i] [rows, H], null where nobody wants it. Returns a tape unless nothing is
+  // kept; x [inputs, I] is copied.
   std::shared_ptr<const GraphRecord<T>> forward(const T* x, int64_t inputs, std::shared_ptr<const GraphRows> rows,
                                                 const std::vector<const T*>& given, const std::vector<T*>& out, Keep keep,
                                                 const Stop& stop) const;

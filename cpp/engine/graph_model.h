@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "../threads/team.h"
 #include "graph.h"
@@ -130,8 +131,10 @@ struct GraphStep {
   GraphCall<T> call(const GraphPhase& phase, GraphShare share, ptrdiff_t (&before)[kMaxSlots][kGraphRows]) const;
 
  private:
+  // Whether the first product makes all chains of all rows, so that these can begin with the bias.
+  bool begins() const;
   void product(const GraphProduct& product, const typename GraphModel<T>::Packed& packed, GraphShare share,
-               const GraphMeeting& sync) const;
+               const GraphMeeting& sync, const T* start) const;
 };
 
 // The sum of the children's h of row r.
@@ -147,7 +150,7 @@ void sum_children(const GraphRecord<T>& record, int64_t row, T* sum) {
 
 template <class T>
 void run_gathered(const GraphModel<T>& model, const Tiles<T>& tiles, int64_t inputs, GraphShare share, int rows,
-                  const Rows<const T>& x, const Rows<T>& out) {
+                  const Rows<const T>& x, const Rows<T>& out, const T* start = nullptr) {
   GatheredCall<T> call;
   call.tiles = tiles;
   call.tile_begin = int(share.begin(model.tiles(tiles.units)));
@@ -156,6 +159,7 @@ void run_gathered(const GraphModel<T>& model, const Tiles<T>& tiles, int64_t inp
   call.inputs = inputs;
   call.x = x;
   call.out = out;
+  call.start = start;
   if (rows && call.tile_begin < call.tile_end) model.kernel.gathered(call);
 }
 
@@ -184,8 +188,17 @@ void feed(const GraphRecord<T>& record, GraphShare worker) {
 }
 
 template <class T>
+bool GraphStep<T>::begins() const {
+  const GraphModel<T>& model = *record.model;
+  const auto& products = model.spec.phases[0].products;
+  if (record.fed.base || !products.size || products[0].source.kind != GraphSource::input) return false;
+  const int64_t* const source = record.rows->source.data() + first;
+  return model.weights[0][0].outputs == model.chain_width() && std::find(source, source + count, -1) == source + count;
+}
+
+template <class T>
 void GraphStep<T>::product(const GraphProduct& product, const typename GraphModel<T>::Packed& packed, GraphShare share,
-                           const GraphMeeting& sync) const {
+                           const GraphMeeting& sync, const T* start) const {
   const GraphModel<T>& model = *record.model;
   const GraphRows& rows = *record.rows;
   const GraphSource& source = product.source;
@@ -228,7 +241,7 @@ void GraphStep<T>::product(const GraphProduct& product, const typename GraphMode
   if (source.kind == GraphSource::input) base = record.x;
   if (source.kind == GraphSource::own) base = states.base + source.state * units;
   if (source.kind == GraphSource::sum) base = sums;
-  run_gathered<T>(model, packed.forward, packed.inputs, share, found, {base, from}, {chains.base + at, to});
+  run_gathered<T>(model, packed.forward, packed.inputs, share, found, {base, from}, {chains.base + at, to}, start);
 }
 
 template <class T>
@@ -265,7 +278,8 @@ GraphCall<T> GraphStep<T>::call(const GraphPhase& phase, GraphShare share, ptrdi
 template <class T>
 void GraphStep<T>::forward(GraphShare share, const GraphMeeting& sync) const {
   const GraphModel<T>& model = *record.model;
-  for (int64_t r = share.begin(count); r < share.end(count); ++r) {
+  const T* start = begins() ? model.bias.data() : nullptr;
+  for (int64_t r = share.begin(count); !start && r < share.end(count); ++r) {
     const int64_t source = record.fed.base ? record.rows->source[size_t(first + r)] : -1;
     std::copy_n(source < 0 ? model.bias.data() : record.fed[source], model.chain_width(), chains[r]);
   }
@@ -276,7 +290,7 @@ void GraphStep<T>::forward(GraphShare share, const GraphMeeting& sync) const {
     for (int i = 0; i < phase.products.size; ++i) {
       const auto& packed = model.weights[size_t(p)][size_t(i)];
       const bool is_done = record.fed.base && phase.products[i].source.kind == GraphSource::input;
-      if (packed.outputs && !is_done) product(phase.products[i], packed, share, sync);
+      if (packed.outputs && !is_done) product(phase.products[i], packed, share, sync, std::exchange(start, nullptr));
       sync();
     }
     const GraphCall<T> call = this->call(phase, share, before);

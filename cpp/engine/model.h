@@ -64,6 +64,8 @@ __attribute__((always_inline)) inline void copy_row(const Blocks<T>& to, int64_t
 #pragma GCC unroll 8
     for (int64_t line = 0; line < lines; ++line) block[line] = source[line];
   }
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  for (; at + line <= size; at += line) *reinterpret_cast<Line*>(to.at(row, at)) = *reinterpret_cast<const Line*>(from + at);
   if (at < size) std::memcpy(to.at(row, at), from + at, size_t(size - at) * sizeof(T));
 }
 

@@ -14,7 +14,7 @@ from . import _core
 from ._arrays import as_array, check, contiguous, detached, empty, memory_for, require_memory, vector
 from ._cells import GRAPH_CELLS
 from ._fixed import Fixed
-from ._options import choice, flag, float_dtype, integer, items, mapping
+from ._options import choice, flag, float_dtype, integer, items, mapping, shown
 from ._parameters import checked_parameters
 
 if TYPE_CHECKING:
@@ -321,35 +321,49 @@ class GraphNetwork(Fixed):
         """The parameters' names to copies."""
         return {name: array.copy() for name, array in self._parameters.items()}
 
-    def __call__(self, x: Input | None, graph: Graph, given: Sequence[Input | None] | None = None) -> tuple[Array, ...]:
+    def __call__(
+        self,
+        x: Input | None,
+        graph: Graph,
+        given: Sequence[Input | None] | None = None,
+        *,
+        wanted: Sequence[str] | None = None,
+    ) -> tuple[Array, ...]:
         """The states of every row, [N, H] each, in the order of `state_names`; those of given rows are theirs.
 
         Args:
             x: [X, I], of the network's dtype, X at least `graph.inputs`; None when the graph has no sources.
             graph: rows, predecessors and sources.
             given: the states of the given rows, [G, H] each; None for zero.
+            wanted: names of the states to return, the others are not written out; default all.
 
         Raises:
-            TypeError, ValueError: wrong dtype or shape, or a graph that does not suit the cell.
+            TypeError, ValueError: wrong dtype or shape, a graph that does not suit the cell, or an unknown state.
         """
-        states, _ = self._run(x, graph, given, None)
+        states, _ = self._run(x, graph, given, None, wanted)
         return states
 
     def forward(
-        self, x: Input | None, graph: Graph, given: Sequence[Input | None] | None = None, *, recompute: bool = False
+        self,
+        x: Input | None,
+        graph: Graph,
+        given: Sequence[Input | None] | None = None,
+        *,
+        recompute: bool = False,
+        wanted: Sequence[str] | None = None,
     ) -> tuple[tuple[Array, ...], GraphTape]:
         """As a call, with a tape for backward; x is copied.
 
         Args:
-            x, graph, given: as of a call.
+            x, graph, given, wanted: as of a call.
             recompute: keep the states alone, and compute the gates again in backward: the same bits from less memory.
         """
-        states, tape = self._run(x, graph, given, flag("recompute", recompute))
+        states, tape = self._run(x, graph, given, flag("recompute", recompute), wanted)
         assert tape is not None
         return states, tape
 
     def _run(
-        self, x: Any, graph: Graph, given: Any, recompute: bool | None
+        self, x: Any, graph: Graph, given: Any, recompute: bool | None, wanted: Any
     ) -> tuple[tuple[Array, ...], GraphTape | None]:
         if not isinstance(graph, Graph):
             raise TypeError(f"graph: expected a Graph, got {type(graph).__name__}")
@@ -359,10 +373,13 @@ class GraphNetwork(Fixed):
             raise ValueError(f"graph: expected {self.slots} slots, got {graph.slots}")
         inputs = self._inputs(x, graph)
         states = self._checked_states("given", given, graph.given)
-        out = [empty(f"state {name}", (graph.rows, self.hidden_size), self.dtype) for name in self.state_names]
+        names = self.state_names if wanted is None else self._names_of_states(wanted)
+        shape = graph.rows, self.hidden_size
+        out = [empty(f"state {name}", shape, self.dtype) if name in names else None for name in self.state_names]
         with memory_for("graph"):
             tape = self._core.forward(inputs, graph._core, states, out, recompute)
-        return tuple(out), None if tape is None else GraphTape(self, graph, None if x is None else len(inputs), tape)
+        found = tuple(array for array in out if array is not None)
+        return found, None if tape is None else GraphTape(self, graph, None if x is None else len(inputs), tape)
 
     def _inputs(self, x: Any, graph: Graph) -> Array:
         if x is None:
@@ -375,6 +392,14 @@ class GraphNetwork(Fixed):
         if len(array) < graph.inputs:
             raise ValueError(f"x: expected at least {graph.inputs} rows, as the graph's source says, got {len(array)}")
         return array
+
+    def _names_of_states(self, wanted: Any) -> Sequence[str]:
+        expected = f"some of {', '.join(self.state_names)}"
+        if not isinstance(wanted, (tuple, list)) or not all(isinstance(name, str) for name in wanted):
+            raise TypeError(f"wanted: expected {expected}, got {shown(wanted)}")
+        if not set(wanted) <= set(self.state_names):
+            raise ValueError(f"wanted: expected {expected}, got {shown(wanted)}")
+        return wanted
 
     def _checked_states(self, name: str, values: Any, rows: int) -> list[Array | None]:
         if values is None:

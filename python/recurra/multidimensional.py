@@ -173,8 +173,8 @@ class MultidimensionalLSTM(DirectedLayer):
         rows, graph = grid_graph(nodes, sizes, flips)
         network, name = self._packed.networks[direction], self.directions[direction]
         if recompute is None:
-            return Walk(rows, network(x, graph)[:1], None, 0)
-        (h, _), tape = network.forward(x, graph, recompute=recompute)
+            return Walk(rows, network(x, graph, wanted=("h",)), None, 0)
+        (h,), tape = network.forward(x, graph, recompute=recompute, wanted=("h",))
 
         def back(d_parts: list[Array], input_grad: bool) -> Gradients:
             gradients = tape.backward((*d_parts, None), input_grad=input_grad)
