@@ -56,7 +56,7 @@ class Pool:
 class PoolOnGpu(Pool):
     """Ours, with states and arithmetic on the first GPU, frames and outputs on the host as before."""
 
-    title = "StreamPool on a GPU"
+    title = "on a GPU"
 
     def __init__(self, layer: recurra.Recurrent, streams: int) -> None:
         super().__init__(layer.to("cuda"), streams)
@@ -287,14 +287,15 @@ def main(arguments: list[str]) -> int:
 
         return soak.run(options.soak * 60)
     recurra.set_num_threads(1)
-    watch, rows, columns = machine.Watch(), [], ["p50 ms", "p99", "p99.9", "done", "frames/s", "CPUs"]
+    watch, columns = machine.Watch(), ["p50 ms", "p99", "p99.9", "done", "frames/s", "CPUs"]
     for name, make in NETWORKS.items():
+        rows = []
         for kind in contestants():
             cost = microseconds_a_frame(kind(make(), options.streams), options.streams, options.seconds / 2)
             found = on_one_thread(kind(make(), options.streams), options.streams, options.seconds)
-            rows.append([name, kind.title, number(cost), number(int(1e6 / RATE / cost)), *shown(found)])
-    title = f"{options.streams:,} streams of {RATE} frames a second, Poisson, one thread"
-    show(["", "", "us/frame", "streams/core", *columns], rows, left=2, title=title)
+            rows.append([kind.title, number(cost), number(int(1e6 / RATE / cost)), *shown(found)])
+        title = f"{name}: {options.streams:,} streams of {RATE} frames a second, Poisson, one thread"
+        show(["", "us/frame", "a core", *columns], rows, title=title)
     found = on_two_cores(options.most, options.seconds)
     title = f"{options.most:,} streams of a GRU-64 in two processes"
     each = number(found.cpu / len(found.latencies) * 1e6)

@@ -45,7 +45,7 @@ def test_it_prints_latencies(
 ) -> None:
     assert command(monkeypatch, "--seconds", "0.05", "--streams", "20", "--most", "50") == 0
     text = capsys.readouterr().out
-    assert "20 streams of 100 frames a second" in text and "50 streams of a GRU-64" in text
+    assert "GRU-64 x 2: 20 streams of 100 frames a second" in text and "50 streams of a GRU-64" in text
     assert text.count("100.0%") == len(bench.NETWORKS) * len(list(bench.contestants())) + 1  # every frame is answered
     with pytest.raises(SystemExit):
         command(monkeypatch, "--seconds", "0")
