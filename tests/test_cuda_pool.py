@@ -62,7 +62,8 @@ def test_streams_that_come_and_go_have_the_bits_of_streams_alone(name: str) -> N
 @pytest.mark.parametrize("count", [1, 3, 33, 300])
 def test_any_number_shares_a_step(count: int) -> None:
     layer = NETWORKS["lstm"]()
-    pool = recurra.StreamPool(layer.to("cuda"), 310)
+    last = f"cuda:{_core.cuda.device_count() - 1}"
+    pool = recurra.StreamPool(layer.to(last), 310)
     ids = [pool.add() for _ in range(count)]
     frames = some_frames(layer, 2 * count, np.random.default_rng(count)).reshape(count, 2, N)
     outputs = []
