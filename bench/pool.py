@@ -1,8 +1,8 @@
 """Thousands of live streams: ``python -m recurra bench pool``.
 
 Audio of 16 kHz in frames of 10 ms, so a stream has 100 frames of 160 samples a second. What is timed: `StreamPool`, a
-`Stream` for each, and ONNX Runtime with batches made by hand, on one thread; then 10,000 streams in pools of two
-processes. `--soak` lets clients join, leave, dawdle and get stuck.
+`Stream` for each, ONNX Runtime with batches made by hand, and where there is a GPU `StreamPool` on that, on one thread;
+then 10,000 streams in pools of two processes. `--soak` lets clients join, leave, dawdle and get stuck.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ class Pool:
         ids = self.pool.step()
         self.pool.pull(ids)
         return ids
+
+
+class PoolOnGpu(Pool):
+    """Ours, with states and arithmetic on the first GPU, frames and outputs on the host as before."""
+
+    title = "on a GPU"
+
+    def __init__(self, layer: recurra.Recurrent, streams: int) -> None:
+        super().__init__(layer.to("cuda"), streams)
 
 
 class ByHand:
@@ -253,6 +262,8 @@ def contestants() -> Iterator[Any]:
     yield from (Pool, Streams)
     if all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         yield OnnxRuntime
+    if recurra._core.cuda.device_count():
+        yield PoolOnGpu
 
 
 def parser() -> argparse.ArgumentParser:
@@ -276,14 +287,15 @@ def main(arguments: list[str]) -> int:
 
         return soak.run(options.soak * 60)
     recurra.set_num_threads(1)
-    watch, rows, columns = machine.Watch(), [], ["p50 ms", "p99", "p99.9", "done", "frames/s", "CPUs"]
+    watch, columns = machine.Watch(), ["p50 ms", "p99", "p99.9", "done", "frames/s", "CPUs"]
     for name, make in NETWORKS.items():
+        rows = []
         for kind in contestants():
             cost = microseconds_a_frame(kind(make(), options.streams), options.streams, options.seconds / 2)
             found = on_one_thread(kind(make(), options.streams), options.streams, options.seconds)
-            rows.append([name, kind.title, number(cost), number(int(1e6 / RATE / cost)), *shown(found)])
-    title = f"{options.streams:,} streams of {RATE} frames a second, Poisson, one thread"
-    show(["", "", "us/frame", "streams/core", *columns], rows, left=2, title=title)
+            rows.append([kind.title, number(cost), number(int(1e6 / RATE / cost)), *shown(found)])
+        title = f"{name}: {options.streams:,} streams of {RATE} frames a second, Poisson, one thread"
+        show(["", "us/frame", "a core", *columns], rows, title=title)
     found = on_two_cores(options.most, options.seconds)
     title = f"{options.most:,} streams of a GRU-64 in two processes"
     each = number(found.cpu / len(found.latencies) * 1e6)

@@ -35,8 +35,8 @@ def test_all_contestants_step_the_same_network(network: str) -> None:
         outputs = np.zeros_like(wanted)
         for ids, frames in batches:
             contestant.offer(ids, frames)
-            while len(ids := contestant.pool.step() if kind is bench.Pool else contestant.advance()):
-                outputs[ids] = contestant.pool.pull(ids) if kind is bench.Pool else contestant._y[ids]
+            while len(ids := contestant.pool.step() if issubclass(kind, bench.Pool) else contestant.advance()):
+                outputs[ids] = contestant.pool.pull(ids) if issubclass(kind, bench.Pool) else contestant._y[ids]
         assert_close(outputs, wanted, 1e-5)
 
 
@@ -45,7 +45,7 @@ def test_it_prints_latencies(
 ) -> None:
     assert command(monkeypatch, "--seconds", "0.05", "--streams", "20", "--most", "50") == 0
     text = capsys.readouterr().out
-    assert "20 streams of 100 frames a second" in text and "50 streams of a GRU-64" in text
+    assert "GRU-64 x 2: 20 streams of 100 frames a second" in text and "50 streams of a GRU-64" in text
     assert text.count("100.0%") == len(bench.NETWORKS) * len(list(bench.contestants())) + 1  # every frame is answered
     with pytest.raises(SystemExit):
         command(monkeypatch, "--seconds", "0")

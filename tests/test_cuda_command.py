@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cuda_arrays import require_gpu
 import recurra
 from recurra import _core
 from recurra.cuda import buffers, kernels, report, selftest, times
+from recurra.cuda.array_libraries import current_stream, library_of
 from recurra.cuda.buffers import Buffer
 from recurra.cuda.selftest import Case
 
@@ -26,13 +29,33 @@ SMALL = Case("gru", "float32", "exact", 4, 3, 5, 6)
 ON_STAND_IN = "stand-in" in _core.cuda.device(0)["name"]
 
 
+def runs_as_documented(thing: Any, **names: Any) -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        thing, thing.__name__, extraglobs={"recurra": recurra, **names}
+    )
+    printed: list[str] = []
+    doctest.DocTestRunner().run(example, out=printed.append)
+    assert example.examples and not printed, "".join(printed)
+
+
+def test_a_library_is_registered_as_documented() -> None:
+    class DeviceNDArray:
+        """Numba's is this one's namesake."""
+
+    found = types.SimpleNamespace(devicearray=types.SimpleNamespace(DeviceNDArray=DeviceNDArray))
+    runs_as_documented(recurra.cuda.register_library, numba=types.SimpleNamespace(cuda=found))
+    library = library_of("x", DeviceNDArray())
+    assert type(library).__name__ == "Numba" and current_stream(library, 0) == 0
+
+
 # ---- compiling
 
 
 def test_what_is_compiled_ahead_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECURRA_CACHE_DIR", str(tmp_path))
     wanted = kernels.units(["gru"], ["float32"])
-    assert recurra.cuda.precompile(["gru"], ["float32"]) == len(wanted) == len(list(tmp_path.iterdir()))
+    runs_as_documented(recurra.cuda.precompile)
+    assert len(wanted) == len(list(tmp_path.iterdir()))
     assert recurra.cuda.precompile(["gru"], ["float32"]) == 0
     recurra.GRU(2, 3, device="cuda")
     assert len(list(tmp_path.iterdir())) == len(wanted)

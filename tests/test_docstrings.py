@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from recurra import (
     trees,
     variants,
 )
+from recurra import model as model_package
 from recurra.export import program
 from recurra.model import convolution, model, operation, operations
 from recurra.model import stream as model_stream
@@ -98,6 +100,15 @@ EXAMPLES = [
     if test.examples
 ]
 MODULES_TOO = {"formats", "functional"}
+# Public methods without an example: those that always raise; those that `recurra.formats` has examples of, run where
+# their packages are; and what this library's own code asks for.
+NO_EXAMPLES = {
+    *(f"{kind}.{name}" for kind in ("GridLayer", "MatchLSTM", "TreeLSTM") for name in ("quantize", "stream")),
+    *(f"Model.to_{package}" for package in ("keras", "onnx", "torch")),
+    *(f"Packed.{name}" for name in ("at", "by_layer", "check_state", "checked_call", "initial_names")),
+    "History.plot",  # which needs matplotlib
+    "Operation.configuration",
+}
 # What needs other packages: by them, the modules, whose public names all have examples.
 OTHERS = {
     (): ("formats.rtneural", "formats.own", "formats.safetensors", "formats.nam", "formats.guitarml"),
@@ -148,6 +159,29 @@ def test_everything_public_has_an_example() -> None:
     assert public - MODULES_TOO <= having
     assert {"forward", "stream", "quantize", "backward", "__call__"} <= having
     assert public >= MODULES_TOO
+
+
+def examples_of(thing: object) -> str:
+    """The statements of its docstring's examples."""
+    return "".join(example.source for example in doctest.DocTestParser().get_examples(inspect.getdoc(thing) or ""))
+
+
+def test_every_public_method_has_an_example() -> None:
+    """In its own docstring or in that of its class."""
+    without = set()
+    for kind in {
+        getattr(module, name) for module in (recurra, functional, training, model_package) for name in module.__all__
+    }:
+        if not inspect.isclass(kind):
+            continue
+        of_classes = "".join(map(examples_of, (base for base in kind.__mro__ if base.__module__.startswith("recurra"))))
+        for name in dir(kind):
+            member: Any = inspect.getattr_static(kind, name)
+            member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            public = inspect.isfunction(member) and member.__module__.startswith("recurra") and member.__doc__
+            if public and name[0] != "_" and not examples_of(member) and not re.search(rf"\b{name}\b", of_classes):
+                without.add(member.__qualname__)
+    assert without == NO_EXAMPLES
 
 
 def test_an_example_stands_at_the_top() -> None:

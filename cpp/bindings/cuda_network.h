@@ -250,7 +250,7 @@ inline void define_cuda_network(py::module_& m) {
   m.def(
       "load_rows", [](const std::string& dtype, int device) { cuda::load_rows(cuda_options(dtype, device, "auto", false)); },
       py::arg("dtype"), py::arg("device"), released,
-      "Loads the kernels of take_rows, add_rows and make_contiguous, which else they do at their first call.");
+      "Loads the kernels of take_rows, put_rows, add_rows and make_contiguous, which else they do at their first call.");
   m.def(
       "take_rows",
       [](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,
@@ -261,6 +261,16 @@ inline void define_cuda_network(py::module_& m) {
       py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"), py::arg("columns"), py::arg("indices"),
       py::arg("wide"), py::arg("count"), py::arg("out"), py::arg("stream"), released,
       "out[i] = table[indices[i]]; indices are int64 if `wide`, else int32.");
+  m.def(
+      "put_rows",
+      [](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,
+         int64_t count, Address from, Address stream) {
+        cuda::put_rows(cuda_options(dtype, device, "auto", false), pointer(table), rows, columns, pointer(indices), wide, count,
+                       pointer(from), pointer(stream));
+      },
+      py::arg("dtype"), py::arg("device"), py::arg("table"), py::arg("rows"), py::arg("columns"), py::arg("indices"),
+      py::arg("wide"), py::arg("count"), py::arg("from_"), py::arg("stream"), released,
+      "table[indices[i]] = from[i], for different indices; those of no row are left out.");
   m.def(
       "add_rows",
       [](const std::string& dtype, int device, Address table, int64_t rows, int64_t columns, Address indices, bool wide,

@@ -158,6 +158,14 @@ void take_rows(const Options& options, const void* table, int64_t rows, int64_t 
   launch_rows(head_kernels_of(device, options.number).take_rows, columns, count, 1, static_cast<CUstream>(stream), a);
 }
 
+void put_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
+              const void* from, StreamHandle stream) {
+  const Device& device = Device::of(options.device);
+  const Current current(device);
+  const TableArguments a = {count, rows, columns, indices, wide, table, const_cast<void*>(from)};
+  launch_rows(head_kernels_of(device, options.number).put_rows, columns, count, 1, static_cast<CUstream>(stream), a);
+}
+
 void add_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
               const void* from, bool add, StreamHandle handle) {
   const Device& device = Device::of(options.device);

@@ -130,6 +130,7 @@ HeadKernels made_head_kernels(const Device& device, Number number) {
   RECURRA_FUNCTION(affine)
   RECURRA_FUNCTION(finish_affine)
   RECURRA_FUNCTION(take_rows)
+  RECURRA_FUNCTION(put_rows)
   RECURRA_FUNCTION(add_rows)
   RECURRA_FUNCTION(make_contiguous)
   return all;

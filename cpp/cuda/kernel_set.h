@@ -28,7 +28,7 @@ struct KernelSet : RowKernels {
 };
 
 struct HeadKernels : RowKernels {
-  CUfunction affine, finish_affine, take_rows, add_rows, make_contiguous;
+  CUfunction affine, finish_affine, take_rows, put_rows, add_rows, make_contiguous;
 };
 
 // Compile what the cache has not. Kept for the process.

@@ -55,6 +55,9 @@ class CpuLayer(_Head):
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters, by copies of NumPy, torch or other DLPack arrays of the layer's dtype.
 
+            >>> layer, trained = recurra.TreeLSTM(12, 64, seed=0), recurra.TreeLSTM(12, 64, seed=1)
+            >>> layer.load_state_dict(trained.state_dict())
+
         Raises:
             ValueError: lists all that is missing, unexpected, misshapen or of another dtype; the layer is unchanged.
             TypeError: `state_dict` is not a mapping.
@@ -68,7 +71,11 @@ class CpuLayer(_Head):
 
     @property
     def parameter_count(self) -> int:
-        """Number of values in all parameters."""
+        """Number of values in all parameters.
+
+        >>> recurra.LeafModule(12, 64).parameter_count
+        1664
+        """
         return sum(map(math.prod, self._shapes.values()))
 
     def __repr__(self) -> str:

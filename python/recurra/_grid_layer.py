@@ -103,6 +103,10 @@ class GridLayer(CpuLayer):
     ) -> tuple[Array, GridTape]:
         """As a call, to the same bits, with a tape for backward; x is copied.
 
+            >>> y, tape = recurra.MultidimensionalLSTM(3, 8).forward(np.ones((2, 5, 7, 3), "float32"))
+            >>> tape.backward(np.ones_like(y)).x.shape
+            (2, 5, 7, 3)
+
         Args:
             x, sizes: as of a call.
             recompute: keep only the states and compute gates again in backward, to the same bits.

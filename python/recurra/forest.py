@@ -215,7 +215,11 @@ class Forest(Fixed):
 
     @property
     def num_nodes(self) -> int:
-        """N, nodes of all trees."""
+        """N, nodes of all trees.
+
+        >>> recurra.Forest([[], [], [0, 1]]).num_nodes
+        3
+        """
         return len(self.parents)
 
     def token_indices(self, vocabulary: Mapping[Any, int] | None = None, *, unknown: int | None = None) -> Array:

@@ -131,7 +131,11 @@ class FrequencyTimeLSTM(Fixed):
 
     @property
     def frequency(self) -> LSTM:
-        """The F-LSTM."""
+        """The F-LSTM.
+
+        >>> recurra.FrequencyTimeLSTM(40, 64, chunk_size=8, overlap=4, frequency_size=24).frequency.input_size
+        8
+        """
         return self._stages[0]
 
     @property
@@ -203,11 +207,19 @@ class FrequencyTimeLSTM(Fixed):
         return FrequencyTimeStream(self, batch, threads)
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of the parameters: torch's names, after "frequency." and "time."."""
+        """Copies of the parameters: torch's names, after "frequency." and "time.".
+
+        >>> layer = recurra.FrequencyTimeLSTM(40, 64, chunk_size=8, overlap=4, frequency_size=24, bias=False)
+        >>> list(layer.state_dict())
+        ['frequency.weight_ih_l0', 'frequency.weight_hh_l0', 'time.weight_ih_l0', 'time.weight_hh_l0']
+        """
         return _prefixed(*(stage.state_dict() for stage in self._stages))
 
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters, by copies of arrays of the same names, shapes and dtype.
+
+            >>> layer = recurra.FrequencyTimeLSTM(40, 64, chunk_size=8, overlap=4, frequency_size=24)
+            >>> layer.load_state_dict({name: 0.5 * array for name, array in layer.state_dict().items()})
 
         Calls in other threads finish with the old parameters, and existing streams keep them.
 
@@ -226,7 +238,11 @@ class FrequencyTimeLSTM(Fixed):
 
     @property
     def parameter_count(self) -> int:
-        """Number of values in all parameters."""
+        """Number of values in all parameters.
+
+        >>> recurra.FrequencyTimeLSTM(40, 64, chunk_size=8, overlap=4, frequency_size=24).parameter_count
+        75456
+        """
         return sum(stage.parameter_count for stage in self._stages)
 
     def _checked(

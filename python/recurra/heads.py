@@ -80,13 +80,20 @@ class _Head(Fixed):
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Array]:
-        """Names to copies of the parameters, NumPy arrays on the CPU; float32 also for 16-bit layers."""
+        """Names to copies of the parameters, NumPy arrays on the CPU; float32 also for 16-bit layers.
+
+        >>> {name: array.shape for name, array in recurra.Linear(64, 10).state_dict().items()}
+        {'weight': (10, 64), 'bias': (10,)}
+        """
         parameters: dict[str, Array] = self._packed.parameters
         return parameters
 
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters, by copies of arrays of the same names, shapes and dtype (float32 for 16-bit layers).
         On a GPU they may also be C-contiguous arrays on it.
+
+            >>> head, trained = recurra.Linear(64, 10, seed=0), recurra.Linear(64, 10, seed=1)
+            >>> head.load_state_dict(trained.state_dict())
 
         Raises:
             TypeError, ValueError: something does not fit; nothing is changed.
@@ -211,7 +218,11 @@ class Linear(_Head):
         engine: str | None = None,
         allow_tf32: bool | None = None,
     ) -> Self:
-        """This layer if nothing changes, else one like it elsewhere or in other numbers: see `Recurrent.to`."""
+        """This layer if nothing changes, else one like it elsewhere or in other numbers: see `Recurrent.to`.
+
+        >>> recurra.Linear(64, 10).to("cpu", dtype="float64").dtype
+        dtype('float64')
+        """
         return self._moved(moved(self._placement, device, dtype, engine, allow_tf32))
 
     def __call__(self, x: Input) -> Array:
@@ -289,7 +300,11 @@ class Embedding(_Head):
         return CudaEmbedding(self._placement, self._shapes, parameters)
 
     def to(self, device: str, *, dtype: DTypeLike | None = None) -> Self:
-        """This table if nothing changes, else one like it elsewhere or in other numbers: see `Recurrent.to`."""
+        """This table if nothing changes, else one like it elsewhere or in other numbers: see `Recurrent.to`.
+
+        >>> recurra.Embedding(27, 16).to("cpu", dtype="float64").dtype
+        dtype('float64')
+        """
         return self._moved(moved(self._placement, device, dtype, None, None))
 
     def __call__(self, indices: Input) -> Array:
@@ -305,7 +320,12 @@ class Embedding(_Head):
         return rows
 
     def forward(self, indices: Input) -> tuple[Array, HeadTape]:
-        """As a call, with a tape for backward; the gradient of a row is the sum over its uses, in order."""
+        """As a call, with a tape for backward; the gradient of a row is the sum over its uses, in order.
+
+        >>> rows, tape = recurra.Embedding(27, 16).forward(np.array([0, 3, 3]))
+        >>> tape.backward(np.ones_like(rows)).params["weight"][:4, 0].tolist()
+        [1.0, 0.0, 0.0, 2.0]
+        """
         rows, tape = self._packed.forward(indices)
         return rows, tape
 

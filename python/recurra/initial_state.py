@@ -83,11 +83,18 @@ class InitialState(Fixed):
         return self._cut(numbers), HeadTape(backward)
 
     def state_dict(self) -> dict[str, Array]:
-        """Names to copies of the parameters."""
+        """Names to copies of the parameters.
+
+        >>> list(recurra.InitialState(3, recurra.GRU(5, 8)).state_dict())
+        ['weight', 'bias']
+        """
         return self._linear.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters, by copies of arrays of the same names, shapes and dtype.
+
+            >>> start, trained = (recurra.InitialState(3, recurra.GRU(5, 8), seed=seed) for seed in (0, 1))
+            >>> start.load_state_dict(trained.state_dict())
 
         Raises:
             TypeError, ValueError: something does not fit; nothing is changed.

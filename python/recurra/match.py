@@ -287,7 +287,11 @@ class MatchLSTM(_Head):
 
     @property
     def parameter_count(self) -> int:
-        """Number of values in all parameters."""
+        """Number of values in all parameters.
+
+        >>> recurra.MatchLSTM(12, 64).parameter_count
+        82048
+        """
         return sum(map(math.prod, self._shapes.values()))
 
     def __repr__(self) -> str:

@@ -138,7 +138,11 @@ class Packed:
         return self._cell.name
 
     def parameter(self, name: str) -> Array:
-        """A new copy of one parameter on the CPU, never rounded."""
+        """A new copy of one parameter on the CPU, never rounded.
+
+        >>> functional.pack("gru", recurra.GRU(12, 64).state_dict()).parameter("bias_ih_l0").shape
+        (192,)
+        """
         raise NotImplementedError
 
     @property
@@ -148,15 +152,28 @@ class Packed:
 
     @property
     def parameters(self) -> dict[str, Array]:
-        """Torch's names to new copies of the parameters on the CPU, never rounded."""
+        """Torch's names to new copies of the parameters on the CPU, never rounded.
+
+        >>> packed = functional.pack("gru", recurra.GRU(12, 64, bias=False).state_dict())
+        >>> list(packed.parameters)
+        ['weight_ih_l0', 'weight_hh_l0']
+        """
         return {name: self.parameter(name) for name in self.shapes}
 
     def with_parameters(self, params: Mapping[str, Any], title: str = "params") -> Packed:
-        """The same network with other parameters, of the same names, shapes and dtype; errors call them by a title."""
+        """The same network with other parameters, of the same names, shapes and dtype; errors call them by a title.
+
+        >>> packed = functional.pack("gru", recurra.GRU(12, 64, seed=0).state_dict())
+        >>> other = packed.with_parameters(recurra.GRU(12, 64, seed=1).state_dict())
+        """
         raise NotImplementedError
 
     def with_precision(self, precision: str, keep: Iterable[int]) -> Packed:
-        """The same network with its weights stored in a reduced precision, but for those of some layers."""
+        """The same network with its weights stored in a reduced precision, but for those of some layers.
+
+        >>> functional.pack("gru", recurra.GRU(12, 64).state_dict()).with_precision("int8", ()).precision
+        'int8'
+        """
         raise NotImplementedError
 
     def at(self, place: Placement) -> Packed:
@@ -175,7 +192,11 @@ class Packed:
         marks: Marks | None = None,
         return_cells: bool = False,
     ) -> tuple[Any, ...]:
-        """As `functional.run`."""
+        """As `functional.run`.
+
+        >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
+        >>> y, h = functional.run(packed, np.zeros((100, 8, 12), "float32"))
+        """
         raise NotImplementedError
 
     def forward(
@@ -190,7 +211,11 @@ class Packed:
         marks: Marks | None = None,
         return_cells: bool = False,
     ) -> tuple[Any, ...]:
-        """As `functional.forward`."""
+        """As `functional.forward`.
+
+        >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
+        >>> y, h, tape = functional.forward(packed, np.zeros((100, 8, 12), "float32"))
+        """
         raise NotImplementedError
 
     def checked_call(
@@ -204,7 +229,12 @@ class Packed:
         raise NotImplementedError
 
     def stream(self, batch: int | None, batch_first: bool, threads: int, head: Any) -> Any:
-        """See `Recurrent.stream`."""
+        """See `Recurrent.stream`; or `recurra.Stream`, which has defaults.
+
+        >>> packed = functional.pack("gru", recurra.GRU(12, 64).state_dict())
+        >>> recurra.Stream(packed).step(np.zeros(12, "float32")).shape
+        (64,)
+        """
         raise NotImplementedError
 
     def by_layer(self, arrays: Mapping[str, Any]) -> list[list[Any]]:
@@ -220,7 +250,11 @@ class Packed:
         return (*x_shape[:-1], self.sizes.directions * self.sizes.hidden)
 
     def state_shapes(self, batch: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each state; `batch` is (B,), or () without a batch axis."""
+        """Name and shape of each state; `batch` is (B,), or () without a batch axis.
+
+        >>> functional.pack("lstm", recurra.LSTM(12, 64).state_dict()).state_shapes((8,))
+        {'h': (1, 8, 64), 'c': (1, 8, 64)}
+        """
         stack = self.sizes.layers * self.sizes.directions
         return {name: (stack, *batch, size) for name, size in self._states}
 

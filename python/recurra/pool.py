@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _core
-from ._arrays import batched, bounded, check, empty, memory_for, vector
+from ._arrays import bounded, check, empty, memory_for, vector
 from ._options import flag, integer, real, shown
-from .heads import Embedding
-from .model import Model, ModelStream
-from .recurrent import Recurrent
-from .stream import Stream
+from ._pool_states import about_of, states_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ._arrays import Array, Input
+    from .model import Model
+    from .recurrent import Recurrent
 
 __all__ = ["StreamPool"]
 
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows that batches have
-_MOST = _SIZES[-1]  # rows of a batched step: more make it no cheaper a row, and states leave the second-level cache
 _LAST_ID = np.iinfo(np.int64).max
 
 
@@ -52,21 +48,22 @@ class StreamPool:
     states have their memory from the beginning; a step makes nothing but small arrays of indices.
 
     Args:
-        model: a `recurra.Model` with one input, a sequence, and one output; or a recurrent layer on the CPU. The pool
-            keeps the parameters that it has now.
+        model: a `recurra.Model` with one input, a sequence, and one output; or a recurrent layer. The pool keeps the
+            parameters that it has now. That of a layer on a GPU has the states of its streams there, and takes and
+            returns NumPy arrays all the same: frames, outputs, and states, which a pool on the CPU goes on from.
         capacity: how many streams there may be at once.
         queue: how many frames of a stream may be under way: pushed, and their outputs not yet pulled.
         max_wait: how many seconds a frame may wait for company. `step` waits until every stream has a frame, or 256
-            have (what one call of the core takes), or the oldest frame is as old as this. Default 0: it takes what is
-            there.
+            have (what one call of the core takes; on a GPU 4096), or the oldest frame is as old as this. Default 0:
+            it takes what is there.
         threads: how many threads may be in `step` at once, at most `recurra.get_num_threads()`; each has arrays of its
             own. Others wait for their turn.
 
     Raises:
         TypeError: `model` is something else, or a number is none.
         ValueError: a number is too small; the model cannot stream (see `recurra.Stream` and `recurra.ModelStream`), has
-            several inputs or outputs or a stride over time, or is on a GPU.
-        MemoryError: this machine has less memory than capacity and queue ask for.
+            several inputs or outputs or a stride over time, or is a layer of 16-bit numbers on a GPU.
+        MemoryError: this machine or its GPU has less memory than capacity and queue ask for.
     """
 
     def __init__(
@@ -75,26 +72,19 @@ class StreamPool:
         import queue as errors  # here, so that `import recurra` does not wait for them
         import threading
 
-        about = _about(model)
+        about = about_of(model)
         self._frame, self._dtype, self._symbols = about.frame, about.dtype, about.symbols
         self._capacity, self._queue = integer("capacity", capacity), integer("queue", queue)
         self._max_wait = _seconds("max_wait", max_wait)
         workers = min(integer("threads", threads), _core.get_num_threads())
-        self._single = _stream(model, None)
         title = f"capacity={self._capacity}, queue={self._queue}"
         with memory_for(title):
             slots = self._capacity * self._queue
             self._x = empty(title, (slots, *about.frame), about.dtype)  # slot row * queue + number of the frame % queue
             self._y = empty(title, (slots, *about.output), about.output_dtype)
             self._arrived = empty(title, (slots,), np.dtype(np.float64))
-            parts = _parts(self._single, 1)
-            self._states = [
-                empty(title, (*a.shape[: p.axis], self._capacity, *a.shape[p.axis + 1 :]), a.dtype)
-                for p in parts
-                for a in p.arrays
-            ]
-            self._parts = parts
-            self._idle = [_batches(model, min(_MOST, self._capacity), about) for _ in range(workers)]
+            self._states = states_of(model, self._capacity, about)
+            self._idle: list[list[Any]] = [self._states.batches() for _ in range(workers)]
             # By row; the three counts are of frames since the stream has joined.
             self._ids = np.full(self._capacity, -1, np.int64)
             self._pushed, self._stepped, self._pulled = np.zeros((3, self._capacity), np.int64)
@@ -121,8 +111,8 @@ class StreamPool:
         """A new stream.
 
         Args:
-            state: where it begins, as the state of a `Stream` or `ModelStream` without a batch axis; what `remove` has
-                returned. Default where sequences begin.
+            state: where it begins, as the state of a `Stream` or `ModelStream` without a batch axis, on the CPU; what
+                `remove` has returned. Default where sequences begin.
 
         Returns:
             Its id, which no other stream of this pool ever has.
@@ -134,15 +124,9 @@ class StreamPool:
         with self._changed:
             if not self._free:
                 raise self._full(f"add: expected at most {self._capacity} streams, remove one first")
-            if state is None:
-                self._single.reset()
-            else:
-                self._single.state = state
-            row, number = self._free.pop()
-            for part in self._parts:
-                part.get()
-            for whole, array, axis in self._whole(self._parts):
-                whole.swapaxes(0, axis)[row] = array.swapaxes(0, axis)[0]
+            row, number = self._free[-1]
+            self._states.begin(row, state)
+            self._free.pop()
             for counts in (self._pushed, self._stepped, self._pulled):
                 counts[row] = 0
             self._ids[row] = number
@@ -178,11 +162,7 @@ class StreamPool:
                 kept = line[line != row]
                 self._line[: len(kept)] = kept
                 self._first, self._waiting = 0, len(kept)
-            for whole, array, axis in self._whole(self._parts):
-                array.swapaxes(0, axis)[0] = whole.swapaxes(0, axis)[row]
-            for part in self._parts:
-                part.set()
-            state = self._single.state
+            state = self._states.end(row)
             self._ids[row] = -1
             self._free.append((row, int(id) + self._capacity))
             self._changed.notify_all()  # perhaps everybody else has a frame
@@ -228,7 +208,8 @@ class StreamPool:
                 self._lengthened(1)
 
     def step(self, timeout: float = 0.0) -> Array:
-        """Advance all streams that have a frame, or the 256 of them that have waited for the longest time, by one.
+        """Advance all streams that have a frame, or the 256 (on a GPU 4096) of them that have waited for the longest
+        time, by one.
 
         Args:
             timeout: how many seconds to wait for a first frame, if there is none. From then on `max_wait` says when the
@@ -244,7 +225,7 @@ class StreamPool:
         with self._changed:
             if not self._gather(seconds):
                 return np.empty(0, np.int64)
-            rows = self._in_line(min(self._waiting, _MOST))
+            rows = self._in_line(min(self._waiting, self._states.most))
             self._first = (self._first + len(rows)) % self._capacity
             self._waiting -= len(rows)
             self._taken += len(rows)
@@ -253,7 +234,7 @@ class StreamPool:
             worker = self._idle.pop()
         advanced = 0
         try:
-            self._run(worker[len(rows) - 1], rows, slots)
+            self._states.step(worker[len(rows) - 1], rows, slots, self._x, self._y)
             advanced = 1
         finally:
             with self._changed:
@@ -331,11 +312,6 @@ class StreamPool:
             raise ValueError(f"id: expected different streams, got {ids[again.argmax()]} twice")
         return rows
 
-    def _whole(self, parts: list[_Part]) -> Any:
-        """Each array of states of the pool, with the one of a batch or stream and the axis of rows of both."""
-        arrays = ((array, part.axis) for part in parts for array in part.arrays)
-        return ((whole, array, axis) for whole, (array, axis) in zip(self._states, arrays, strict=True))
-
     def _in_line(self, count: int) -> Array:
         rows: Array = self._line[(self._first + np.arange(count)) % self._capacity]
         return rows
@@ -352,7 +328,7 @@ class StreamPool:
             self._changed.notify_all()
 
     def _enough(self) -> bool:
-        return self._waiting >= min(_MOST, len(self) - self._taken)
+        return self._waiting >= min(self._states.most, len(self) - self._taken)
 
     def _gather(self, seconds: float) -> bool:
         """Wait for a step's company; whether there is anything to step."""
@@ -371,118 +347,6 @@ class StreamPool:
                 if (left := float(oldest) + self._max_wait - time.monotonic()) <= 0:
                     return True
             self._changed.wait(min(left, self._longest))
-
-    def _run(self, batch: _Batch, rows: Array, slots: Array) -> None:
-        """One step of these rows, which nobody else touches meanwhile. A batch may have some more; these do what the
-        first one does, for nothing."""
-        count = len(rows)
-        for mine, given in ((batch.rows, rows), (batch.slots, slots)):
-            mine[:count], mine[count:] = given, given[0]
-        np.take(self._x, batch.slots, 0, batch.x, "clip")  # "raise" would make a copy of x
-        for whole, array, axis in self._whole(batch.parts):
-            np.take(whole, batch.rows, axis, array, "clip")
-        for part in batch.parts:
-            part.set()
-        batch.stream.step(batch.x, batch.y)
-        for part in batch.parts:
-            part.get()
-        self._y[slots] = batch.y[:count]
-        for whole, array, axis in self._whole(batch.parts):
-            whole.swapaxes(0, axis)[rows] = array.swapaxes(0, axis)[:count]
-
-
-class _About(NamedTuple):
-    """Frames and outputs of a network."""
-
-    frame: tuple[int, ...]
-    dtype: np.dtype[Any]
-    symbols: int | None  # how many, where frames are such
-    output: tuple[int, ...]
-    output_dtype: np.dtype[Any]
-
-
-def _about(model: Any) -> _About:
-    """Of what can be pooled, but for what its stream refuses."""
-    if isinstance(model, Recurrent):
-        if model.device != "cpu":
-            raise ValueError(f"model: expected a layer on the CPU, got one on {model.device}")
-        sizes, dtype = model._packed.sizes, model._packed.dtype
-        return _About((sizes.input,), dtype, None, (sizes.output,), dtype)
-    if not isinstance(model, Model):
-        raise TypeError(f"model: expected a recurra.Model or a recurrent layer, got {type(model).__name__}")
-    if len(model.inputs) > 1 or len(model.outputs) > 1:
-        raise ValueError(
-            f"model: expected one input and one output, got {list(model.inputs)} and {list(model.outputs)}"
-        )
-    ((name, value),), (output,) = model.inputs.items(), model._output_values.values()
-    if not value.time:
-        raise ValueError(f"model: expected an input that is a sequence, got {name!r}")
-    if not value.integer:
-        return _About(value.features, model.dtype, None, output.features, model.dtype)
-    symbols = min(node.num_embeddings for node in model.layers.values() if isinstance(node, Embedding))
-    return _About((), np.dtype(np.int64), symbols, output.features, model.dtype)
-
-
-def _stream(model: Model | Recurrent, batch: int | None) -> Any:
-    try:
-        stream = model.stream(batch)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"model: {error}") from error
-    for name, shape, _ in stream._others if isinstance(stream, ModelStream) else ():
-        if not shape:
-            raise ValueError(f"model: {name}: a stride over time counts the steps of all rows together")
-    return stream
-
-
-class _Part(NamedTuple):
-    """States that the core hands over together."""
-
-    arrays: list[Array]
-    axis: int  # of rows
-    get: Callable[[], None]
-    set: Callable[[], None]
-
-
-def _parts(stream: Stream | ModelStream, rows: int) -> list[_Part]:
-    """All states of a stream of so many rows."""
-
-    def part(axis: int, arrays: list[Array], core: Any, get: str, *which: Any) -> _Part:
-        ways = (partial(getattr(core, f"{way}_{get}"), *which) for way in ("get", "set"))
-        return _Part(arrays, axis, *ways)
-
-    if isinstance(stream, Stream):
-        arrays = [batched(array) for array in stream._packed.empty_state((rows,))]
-        return [part(1, arrays, stream._stream, "state", arrays)]
-    found = []
-    for number, layer in enumerate(stream._model._recurrent.values()):
-        packed: Any = layer._packed
-        arrays = packed.empty_state((rows,))
-        found.append(part(1, arrays, stream._stream, "recurrent", number, arrays))
-    for number, (name, shape, whole) in enumerate(stream._others):
-        array = np.empty(shape, np.int64 if whole else stream._model.dtype)
-        axis = 1 if name.endswith(":window") else 0
-        found.append(part(axis, [array], stream._stream, "state", number, array))
-    return found
-
-
-class _Batch:
-    """A stream of a number of rows, and the arrays for one step of it."""
-
-    def __init__(self, model: Model | Recurrent, rows: int, about: _About) -> None:
-        self.stream = _stream(model, rows)
-        self.parts = _parts(self.stream, rows)
-        self.x, self.y = (
-            np.empty((rows, *about.frame), about.dtype),
-            np.empty((rows, *about.output), about.output_dtype),
-        )
-        self.rows, self.slots = np.empty((2, rows), np.int64)
-
-
-def _batches(model: Model | Recurrent, most: int, about: _About) -> list[_Batch]:
-    """For 1, 2, ... rows: the smallest that has so many."""
-    sizes = [next(size for size in _SIZES if size >= rows) for rows in range(1, most + 1)]
-    batches = {size: _Batch(model, size, about) for size in sorted(set(sizes))}
-    return [batches[size] for size in sizes]
 
 
 def _several(id: Any) -> bool:

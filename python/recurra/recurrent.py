@@ -411,7 +411,9 @@ class Recurrent(Fixed):
     ) -> Self:
         """This layer if nothing changes, else one like it elsewhere or in other numbers.
 
-            layer = recurra.LSTM(64, 256).to("cuda", dtype="bfloat16")
+            >>> layer = recurra.LSTM(64, 256).to("cpu", dtype="float64")  # or to("cuda", dtype="bfloat16")
+            >>> layer.dtype
+            dtype('float64')
 
         Args:
             device, dtype, engine, allow_tf32: as of a new layer; what is not given stays as it is, engine and
@@ -469,12 +471,19 @@ class Recurrent(Fixed):
         return layer
 
     def state_dict(self) -> dict[str, Array]:
-        """Torch's names to copies of the parameters, NumPy arrays on the CPU; float32 also for 16-bit layers."""
+        """Torch's names to copies of the parameters, NumPy arrays on the CPU; float32 also for 16-bit layers.
+
+        >>> {name: array.shape for name, array in recurra.GRU(12, 64, bias=False).state_dict().items()}
+        {'weight_ih_l0': (192, 12), 'weight_hh_l0': (192, 64)}
+        """
         return self._packed.parameters
 
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters, by copies of NumPy, torch or other DLPack arrays of the layer's dtype (float32 for
         16-bit layers). On a GPU they may also be C-contiguous arrays on it.
+
+            >>> layer, trained = recurra.GRU(12, 64, seed=0), recurra.GRU(12, 64, seed=1)
+            >>> layer.load_state_dict(trained.state_dict())
 
         Calls in other threads finish with the old parameters, and existing streams keep them.
 
@@ -486,7 +495,11 @@ class Recurrent(Fixed):
 
     @property
     def parameter_count(self) -> int:
-        """Number of values in all parameters."""
+        """Number of values in all parameters.
+
+        >>> recurra.LSTM(12, 64).parameter_count
+        19968
+        """
         return sum(map(math.prod, self._packed.shapes.values()))
 
     def __getattr__(self, name: str) -> Array:

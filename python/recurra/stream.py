@@ -155,6 +155,10 @@ class Stream:
     ) -> Array:
         """Advance by a chunk of any number of steps, zero included.
 
+            >>> stream = recurra.GRU(12, 64).stream()
+            >>> stream.run(np.zeros((100, 12), "float32")).shape
+            (100, 64)
+
         Args:
             chunk: [T, I], or [T, batch, I] ([batch, T, I] if the layer is batch_first).
             out: where to write the output, as chunk with O in place of I; must not overlap chunk.

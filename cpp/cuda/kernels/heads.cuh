@@ -59,6 +59,18 @@ RECURRA_KERNEL(take_rows, TableArguments) {
   }
 }
 
+// table[indices[i]] = out[i], for different indices; what is for no such row is left out. grid (columns, count).
+RECURRA_KERNEL(put_rows, TableArguments) {
+  const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (column >= a.columns) return;
+  for (int64_t i = blockIdx.y; i < a.count; i += gridDim.y) {
+    const int64_t index = index_of(a, i);
+    if (index < 0 || index >= a.rows) continue;
+    static_cast<Number*>(a.table)[index * a.columns + column] =
+        widened(static_cast<const Weight*>(a.out)[i * a.columns + column]);
+  }
+}
+
 // table[indices[i]] += out[i], i ascending: for each row of the table, and a row is one block's. grid (columns, a power of 2).
 RECURRA_KERNEL(add_rows, TableArguments) {
   const int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

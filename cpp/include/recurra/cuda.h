@@ -197,14 +197,17 @@ class Linear {
   std::shared_ptr<Data> data_;
 };
 
-// Compiles and loads what take_rows, add_rows and make_contiguous need, which else they do when they are first called: that
-// cannot be captured.
+// Compiles and loads what take_rows, put_rows, add_rows and make_contiguous need, which else they do when they are first
+// called: that cannot be captured.
 void load_rows(const Options& options);
 
-// Rows of a table [rows, columns] by their indices, int32 or (`wide`) int64. An index that is none gives NaN. The table and its
-// gradient, which is written or, with `add`, added to, in the order of the indices, are f64 for f64 and f32 otherwise.
+// Rows of a table [rows, columns] by their indices, int32 or (`wide`) int64. An index that is none gives NaN; where rows are
+// put, at different indices, it is left out. The table and its gradient, which is written or, with `add`, added to, in the
+// order of the indices, are f64 for f64 and f32 otherwise.
 void take_rows(const Options& options, const void* table, int64_t rows, int64_t columns, const void* indices, bool wide,
                int64_t count, void* out, StreamHandle stream);
+void put_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
+              const void* from, StreamHandle stream);
 void add_rows(const Options& options, void* table, int64_t rows, int64_t columns, const void* indices, bool wide, int64_t count,
               const void* from, bool add, StreamHandle stream);
 

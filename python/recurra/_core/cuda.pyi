@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'load_rows', 'make_contiguous', 'precompile', 'resident_unit', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
+__all__: list[str] = ['DLPack', 'Linear', 'Memory', 'Network', 'Plan', 'Stream', 'Timer', 'add_rows', 'cache_folder', 'cached', 'compile', 'device', 'device_count', 'device_of', 'found', 'load_rows', 'make_contiguous', 'precompile', 'put_rows', 'resident_unit', 'set_library_path', 'synchronize', 'take_rows', 'units', 'wait']
 class Plan:
     """
     What a call of one shape needs; immutable.
@@ -193,7 +193,7 @@ def found() -> list[dict[str, str]]:
     """
 def load_rows(dtype: str, device: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Loads the kernels of take_rows, add_rows and make_contiguous, which else they do at their first call.
+    Loads the kernels of take_rows, put_rows, add_rows and make_contiguous, which else they do at their first call.
     """
 def make_contiguous(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, number_size: typing.SupportsInt | typing.SupportsIndex, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], strides: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], from_: typing.SupportsInt | typing.SupportsIndex, to: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -202,6 +202,10 @@ def make_contiguous(dtype: str, device: typing.SupportsInt | typing.SupportsInde
 def precompile(source: str, options: collections.abc.Sequence[str], device: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """
     Puts what a GPU needs into the cache on disk; returns whether it was there.
+    """
+def put_rows(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, table: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, indices: typing.SupportsInt | typing.SupportsIndex, wide: bool, count: typing.SupportsInt | typing.SupportsIndex, from_: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    table[indices[i]] = from[i], for different indices; those of no row are left out.
     """
 def resident_unit(cell: str, dtype: str, hidden: typing.SupportsInt | typing.SupportsIndex, output: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[str], int, int, float]:
     """

@@ -46,8 +46,8 @@ def compiled(wanted: Iterable[Unit], device: int) -> Iterator[bool]:
 def precompile(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPES, device: str = "cuda") -> int:
     """Compile kernels for a GPU now, into the cache on disk, rather than when a layer first needs them.
 
-        >>> recurra.cuda.precompile(["lstm", "gru"], ["float32", "bfloat16"])
-        10
+        >>> recurra.cuda.precompile(["gru"], ["float32"])
+        4
 
     Args:
         cells: names among `recurra.cells()`, default all.

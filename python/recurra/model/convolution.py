@@ -34,12 +34,20 @@ class _Window(Operation):
         return max(0, (steps + sum(self.padding[axis]) - reach) // self.stride[axis] + 1)
 
     def output_length(self, steps: int) -> int:
-        """How many steps come out of so many."""
+        """How many steps come out of so many.
+
+        >>> recurra.Conv1d(12, 32, 5, stride=2).output_length(100)
+        48
+        """
         return self._windows(integer("steps", steps, 0), 0)
 
     @property
     def future(self) -> int:
-        """How many steps after its own a window looks at; 0 if it is causal, as a stream needs it."""
+        """How many steps after its own a window looks at; 0 if it is causal, as a stream needs it.
+
+        >>> recurra.Conv1d(12, 32, 5, padding=2).future, recurra.Conv1d(12, 32, 5, causal=True).future
+        (2, 0)
+        """
         return self.dilation[0] * (self.kernel_size[0] - 1) - self.padding[0][0]
 
     @property

@@ -123,7 +123,11 @@ class Model(Fixed):
 
     @property
     def structure(self) -> dict[str, Any]:
-        """Inputs, nodes and outputs as JSON holds them, without parameters; what a model file has in its metadata."""
+        """Inputs, nodes and outputs as JSON holds them, without parameters; what a model file has in its metadata.
+
+        >>> recurra.Model([recurra.GRU(3, 5)]).structure["inputs"]
+        [{'name': 'x', 'features': [3], 'time': True, 'integer': False}]
+        """
         return {
             "inputs": [
                 {"name": n, "features": list(v.features), "time": v.time, "integer": v.integer}
@@ -138,6 +142,9 @@ class Model(Fixed):
     @classmethod
     def from_structure(cls, structure: Mapping[str, Any], parameters: Mapping[str, Input]) -> Model:
         """The model of such a `structure` and `state_dict`.
+
+            >>> model = recurra.Model([recurra.GRU(3, 5), recurra.Linear(5, 2)])
+            >>> again = recurra.Model.from_structure(model.structure, model.state_dict())
 
         Raises:
             TypeError, ValueError: they do not describe one.
@@ -156,7 +163,11 @@ class Model(Fixed):
         return cls(nodes, inputs=inputs, outputs=outputs, batch_first=structure["batch_first"])
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters, named "node.parameter"."""
+        """Copies of all parameters, named "node.parameter".
+
+        >>> list(recurra.Model([recurra.GRU(3, 5, bias=False), recurra.Linear(5, 2)]).state_dict())
+        ['recurrent0.weight_ih_l0', 'recurrent0.weight_hh_l0', 'linear0.weight', 'linear0.bias']
+        """
         return {
             f"{node.name}.{name}": array
             for node in self._nodes
@@ -173,6 +184,9 @@ class Model(Fixed):
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters of all layers, by copies of arrays of the same names, shapes and dtype. A layer that
         several nodes share wants the same numbers under each name.
+
+            >>> model, trained = (recurra.Model([recurra.GRU(3, 5, seed=seed)]) for seed in (0, 1))
+            >>> model.load_state_dict(trained.state_dict())
 
         Raises:
             TypeError, ValueError: something does not fit; nothing is changed.
@@ -200,7 +214,11 @@ class Model(Fixed):
 
     @property
     def parameter_count(self) -> int:
-        """Number of values in all parameters."""
+        """Number of values in all parameters.
+
+        >>> recurra.Model([recurra.GRU(3, 5), recurra.Linear(5, 2)]).parameter_count
+        162
+        """
         layers = {id(layer): layer for layer in self.layers.values()}
         return sum(math.prod(shape) for layer in layers.values() for shape in parameter_shapes(layer).values())
 
@@ -304,6 +322,10 @@ class Model(Fixed):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, which `recurra.load` and the C++ library read: to the same bits.
 
+            >>> recurra.Model([recurra.GRU(3, 5), recurra.Linear(5, 2)]).save("model.safetensors")
+            >>> recurra.load("model.safetensors").parameter_count
+            162
+
         The file is a safetensors file with the structure in its metadata; docs/formats.md describes it. It replaces one
         of the same name all at once, when it is complete.
 
@@ -320,7 +342,11 @@ class Model(Fixed):
         save_model(self, path)
 
     def to_c(self, folder: str | os.PathLike[str], name: str = "model") -> tuple[Path, Path]:
-        """C99 for microcontrollers, `name`.h and `name`.c, with the bits of a stream: see `recurra.export.to_c`."""
+        """C99 for microcontrollers, `name`.h and `name`.c, with the bits of a stream: see `recurra.export.to_c`.
+
+        >>> recurra.Model([recurra.GRU(1, 16), recurra.Linear(16, 1)]).to_c(".", "amplifier")
+        (PosixPath('amplifier.h'), PosixPath('amplifier.c'))
+        """
         from ..export import to_c
 
         return to_c(self, folder, name)
@@ -403,6 +429,10 @@ class Model(Fixed):
 
     def stream(self, batch: int | None = None, *, threads: int = 1) -> ModelStream:
         """A stream through this model, its state where sequences begin: see `recurra.ModelStream`.
+
+            >>> stream = recurra.Model([recurra.GRU(3, 5), recurra.Linear(5, 2)]).stream()
+            >>> stream.step(np.zeros(3, "float32")).shape
+            (2,)
 
         Args:
             batch: None for one sequence without a batch axis, or the number of sequences that advance together.

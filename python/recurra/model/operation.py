@@ -42,7 +42,11 @@ class Value(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Numbers of one step of one row."""
+        """Numbers of one step of one row.
+
+        >>> recurra.Value((3, 40)).size
+        120
+        """
         return math.prod(self.features)
 
 
@@ -74,6 +78,9 @@ class Node(NamedTuple):
 
 class Operation(Fixed):
     """Something without a state of its own that a model does between recurrent layers; see `recurra.Model`.
+
+        >>> recurra.Pool("max").result(recurra.Value((12,)))
+        Value(features=(12,), time=False, integer=False)
 
     A subclass says what it is by `kind` and `configuration`, which are also what a model file holds, and which shape
     its result has by `result`. Parameters, where it has any, are of the dtype it was made with.
@@ -128,11 +135,18 @@ class Operation(Fixed):
         return run_operation(self, inputs, lengths, mask)
 
     def state_dict(self) -> dict[str, Array]:
-        """Names to copies of the parameters."""
+        """Names to copies of the parameters.
+
+        >>> {name: array.shape for name, array in recurra.Conv1d(12, 32, 5).state_dict().items()}
+        {'weight': (32, 12, 5), 'bias': (32,)}
+        """
         return {name: array.copy() for name, array in self._parameters.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Input]) -> None:
         """Replace all parameters, by copies of arrays of the same names, shapes and dtype.
+
+            >>> convolution, trained = recurra.Conv1d(12, 32, 5, seed=0), recurra.Conv1d(12, 32, 5, seed=1)
+            >>> convolution.load_state_dict(trained.state_dict())
 
         Raises:
             TypeError, ValueError: something does not fit; nothing is changed.

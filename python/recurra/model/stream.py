@@ -98,6 +98,10 @@ class ModelStream:
     def run(self, chunk: Any, *, resets: Input | None = None, mask: Input | None = None) -> Any:
         """Advance by a chunk of any number of steps, zero included.
 
+            >>> stream = recurra.Model([recurra.GRU(3, 5), recurra.Linear(5, 2)]).stream()
+            >>> stream.run(np.zeros((100, 3), "float32")).shape
+            (100, 2)
+
         Args:
             chunk: as x of a call, [T, *features], or [T, batch, *features] ([batch, T, *features] if the model is
                 batch_first); inputs without time once.
@@ -165,6 +169,9 @@ class ModelStream:
 
     def reset(self, rows: Sequence[int] | Input | None = None, state: Mapping[str, Any] | None = None) -> None:
         """Set the state to where it began, of all sequences or of some.
+
+            >>> stream = recurra.Model([recurra.GRU(3, 5), recurra.Linear(5, 2)]).stream(batch=8)
+            >>> stream.reset([2, 5])  # two of eight
 
         Args:
             rows: which sequences of the batch: their indices, or a mask of `batch` booleans. Default all, as a model

@@ -104,14 +104,24 @@ class ModelTape:
 
     @property
     def output(self) -> Any:
-        """What a call returns: an array, or a dict of several by name."""
+        """What a call returns: an array, or a dict of several by name.
+
+        >>> y, tape = recurra.Model([recurra.GRU(3, 5)]).forward(np.ones((10, 4, 3), "float32"))
+        >>> np.array_equal(tape.output, y)
+        True
+        """
         values = self._model._values
         made = {name: self._call.outward(self._flows[name].values, values[name]).copy() for name in self._model.outputs}
         return made if len(made) > 1 else next(iter(made.values()))
 
     @property
     def state(self) -> dict[str, State]:
-        """Names of recurrent nodes to their final states, as layers give them."""
+        """Names of recurrent nodes to their final states, as layers give them.
+
+        >>> _, tape = recurra.Model([recurra.GRU(3, 5)]).forward(np.ones((10, 4, 3), "float32"))
+        >>> tape.state["recurrent0"].shape
+        (1, 4, 5)
+        """
         made = {}
         for step in self._steps:
             if isinstance(step.node.layer, Recurrent):

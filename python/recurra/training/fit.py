@@ -46,7 +46,11 @@ class History:
 
     @property
     def best(self) -> int:
-        """The epoch, from 0, with the least validation loss, or without validation training loss."""
+        """The epoch, from 0, with the least validation loss, or without validation training loss.
+
+        >>> training.History(loss=[1.0, 0.5, 0.25], validation_loss=[1.1, 0.6, 0.7]).best
+        1
+        """
         return int(np.argmin(self.validation_loss or self.loss))
 
     def plot(self, path: str | Path | None = None) -> Any:

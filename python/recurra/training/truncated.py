@@ -59,6 +59,10 @@ class Window:
     ) -> Gradients:
         """Gradients over the steps origin..stop-1 of the loss of the window's own steps.
 
+            >>> layer, x = recurra.GRU(3, 5), np.zeros((100, 1, 3), "float32")
+            >>> for window in training.tbptt(layer, x, 40):
+            ...     gradients = window.backward(np.ones_like(window.y))
+
         Args:
             dy: dL/dy, of the shape and dtype of `y`.
             grad_clip, input_grad, into: as of `Tape.backward`.
