@@ -126,6 +126,7 @@ struct rc_vec {
     static RC_INLINE bool within(rc_vec x, float bound)
     {
         const raw size = (raw)((words)x.v & 0x7fffffffu), most = rc_vec(bound).v;
+        (void)most;
 #if defined(RC_AVX512)
         if constexpr (L == 16) return !_mm512_cmp_ps_mask(size, most, _CMP_NLE_UQ);
         else if constexpr (L == 8) return !_mm256_cmp_ps_mask(size, most, _CMP_NLE_UQ);
@@ -296,12 +297,8 @@ RC_INLINE void rc_affine_block(int u, const float *weight, const float *bias, co
     RC_UNROLL
     for (int n = 0; n < B::N; ++n, u += V::lanes) {
         const V sum = (a[n][0] + a[n][1]) + (a[n][2] + a[n][3]);
-        float numbers[V::lanes];
-        if (u + V::lanes <= outputs) sum.store(y + u);
-        else {
-            sum.store(numbers);
-            for (int i = 0; u + i < outputs; ++i) y[u + i] = numbers[i];
-        }
+        const int left = outputs - u, count = left < V::lanes ? left : V::lanes;
+        if (count > 0) __builtin_memcpy(y + u, &sum.v, size_t(count) * sizeof(float));
     }
 }
 
