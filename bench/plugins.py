@@ -1,12 +1,12 @@
-"""A model in a plug-in, one sample a call: by the C++ library, by the exported C++ header, by exported C, and by others.
+"""A model in a plug-in, one sample a call: by the C++ library, the exported C++ header, exported C, and by others.
 
     python bench/plugins.py [--library BUILD] [--peer NAME=FILE.so ...]
 
-Prints nanoseconds a sample (medians, in turns, in one process), the bytes of a stripped shared library, and what memory
-grows by when it is loaded and has run (RSS), of models with a Linear(1) behind them. Needs g++ and gcc, Linux. `BUILD` is a
-folder with librecurra.a (default build/cpp, which CONTRIBUTING.md says how to build; left out where there is none).
-A peer is a shared library of yours, built as you think best, with the entry point that bench/plugins.cpp describes and
-models named as here; sizes are of the whole file, and ratios are of the fastest peer's time.
+Prints nanoseconds a sample (medians, in turns, in one process), the bytes of a stripped shared library, and what
+memory grows by when it is loaded and has run (RSS), of models with a Linear(1) behind them. Needs g++ and gcc, Linux.
+`BUILD` is a folder with librecurra.a (default build/cpp, which CONTRIBUTING.md says how to build; left out where there
+is none). A peer is a shared library of yours, built as you think best, with the entry point that bench/plugins.cpp
+describes and models named as here; sizes are of the whole file, and ratios are of the fastest peer's time.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def main() -> None:
             row(program, name, model, names, options.library, peers)
 
 
-def row(program: Path, name: str, model: recurra.Model, names: list[str], library: Path, peers: dict[str, Path]) -> None:
+def row(
+    program: Path, name: str, model: recurra.Model, names: list[str], library: Path, peers: dict[str, Path]
+) -> None:
     """Build, measure and print one model."""
     folder = program.parent / name
     model.to_cpp(folder, "net")

@@ -300,16 +300,23 @@ def every_cell(precision: str | None, **options: Any) -> list[Case]:
     return cases
 
 
-def all_widths() -> Case:
-    """GRUs and LSTMs whose last tiles have all widths, some alone and some behind others, and Linear layers; with numbers of
-    all sizes, so that gates come to their ends."""
+def all_widths() -> list[Case]:
+    """GRUs and LSTMs whose last tiles have all widths, alone and behind others, and Linear layers; with numbers of all
+    sizes, so that gates come to their ends, infinity and NaN among them."""
     layers: list[Any] = []
-    for k, size in enumerate((1, 7, 17, 64, 4, 16, 31, 48)):
+    for k, size in enumerate((1, 7, 17, 64, 31, 16)):
         inputs = layers[-1].out_features if layers else 5
-        layers.append(recurrent("gru" if k % 2 else "lstm", inputs, k, hidden_size=size, num_layers=2 if size == 17 else 1))
+        options = {"hidden_size": size, "num_layers": 2 if size == 17 else 1}
+        layers.append(recurrent("gru" if k % 2 else "lstm", inputs, k, **options))
         layers.append(scattered(recurra.Linear(size, 3 + 7 * k % 19), k))
     frames = np.random.default_rng(1).standard_normal((40, 5)) * 10.0 ** np.linspace(-3, 3, 40)[:, None]
-    return case("widths", chained(layers), 40, [frames.astype("float32")])
+    edges = np.full((13, 5), 0.5, "float32")
+    edges[:, 3] = [0.0, -0.0, 0.87, -0.87, 88.0, -88.0, 3e38, -3e38, 1e20, np.inf, np.nan, -np.inf, 0.5]
+    strange = chained([recurrent("gru", 5, 1), recurra.Linear(18, 5, seed=2), recurrent("lstm", 5, 3)])
+    return [
+        case("widths", chained(layers), 40, [frames.astype("float32")]),
+        case("strange", strange, len(edges), [edges]),
+    ]
 
 
 def random_models(count: int) -> list[Case]:

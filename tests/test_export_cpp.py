@@ -17,11 +17,9 @@ import recurra
 from recurra.export import to_cpp
 from recurra.formats.unsupported import UnsupportedModel
 
-EDGES = [0.0, -0.0, 0.87, -0.87, 88.0, -88.0, 3e38, -3e38, 1e20, np.inf, np.nan, -np.inf, 0.5]
-
 
 def compiler(name: str) -> exported.Platform:
-    platform, isa = HOST_CPP[name], recurra.config()["isa"]
+    platform, isa = HOST_CPP[name], str(recurra.config()["isa"])
     if platform.missing:
         pytest.skip(f"not installed: {platform.missing}")
     if isa == "generic" or ("AVX-512" in name and "avx512" not in isa):
@@ -37,7 +35,7 @@ def one() -> exported.Platform:
 
 @pytest.mark.parametrize("name", HOST_CPP)
 def test_all_widths(name: str, tmp_path: Path) -> None:
-    sources = exported.write_cpp([exported.all_widths()], tmp_path)
+    sources = exported.write_cpp(exported.all_widths(), tmp_path)
     assert exported.run(compiler(name), sources, tmp_path, STRICT_CPP) == "same bits"
 
 
@@ -51,16 +49,7 @@ def test_random_models(one: exported.Platform, tmp_path: Path) -> None:
     assert exported.run(one, exported.write_cpp(cases, tmp_path), tmp_path, STRICT_CPP) == "same bits"
 
 
-@pytest.mark.parametrize("name", HOST_CPP)
-def test_infinity_and_nan_reach_the_same_places(name: str, tmp_path: Path) -> None:
-    layers = [recurrent("gru", 5, 1), recurra.Linear(18, 5, seed=2), recurrent("lstm", 5, 3)]
-    frames = np.full((len(EDGES), 5), 0.5, "float32")
-    frames[:, 3] = EDGES
-    sources = exported.write_cpp([case("strange", chained(layers), len(EDGES), [frames])], tmp_path)
-    assert exported.run(compiler(name), sources, tmp_path, STRICT_CPP) == "same bits"
-
-
-@pytest.mark.parametrize("name", HOST_CPP)
+@pytest.mark.parametrize("name", list(HOST_CPP)[-2:])
 def test_compilers_need_not_be_told_to_leave_sums_alone(name: str, tmp_path: Path) -> None:
     nodes = [recurra.Scale(5), recurra.LayerNorm(5), "softplus", recurra.GRU(5, 7, zoneout=0.2, seed=1)]
     model = recurra.Model([*nodes, recurra.Softmax(log=True)], inputs={"x": recurra.Value((5,))})
@@ -77,7 +66,7 @@ def test_one_wrong_bit_is_found(one: exported.Platform, tmp_path: Path) -> None:
     found = re.compile(r"-?0x1\.[0-9a-f]{6}p-\d+f").search(text, text.index("layer1_weight_hh["))
     assert found
     header.write_text(f"{text[: found.start()]}({found.group()} + 0x1p-20f){text[found.end() :]}")
-    said = exported.run(one, sources, tmp_path)
+    said = exported.run(one, sources, tmp_path, STRICT_CPP)
     assert "one: other bits of output" in said and "one: other bits of all steps" in said
 
 
@@ -89,15 +78,14 @@ def test_run_counts_small_numbers_as_zero_and_puts_the_mode_back(one: exported.P
     model.load_state_dict({n: a.astype("float32") for n, a in values.items()})
     frames = random.standard_normal((60, 5)) * 10.0 ** random.uniform(-40, 0, (60, 1))
     sources = exported.write_cpp([case("small", model, 60, [frames.astype("float32")])], tmp_path)
-    steps = exported.run(one, sources, tmp_path)
+    steps = exported.run(one, sources, tmp_path, STRICT_CPP)
     assert "other bits of output" in steps and "all steps" not in steps
-    main = sources[0].read_text()
-    look = "wrong += _mm_getcsr() != 0x1f80 || whole_small() || _mm_getcsr() != 0x1f80;"
-    sources[0].write_text(main.replace("wrong += run_small() + whole_small();", look).replace("static int run_", "int run_"))
-    assert exported.run(one, sources, tmp_path) == "same bits"
-    flushed = main.replace("int wrong = 0;\n#if defined(FLUSH)", "int wrong = 0;\n    const small::Flush flush;\n#if defined(FLUSH)")
-    sources[0].write_text(flushed)
-    assert exported.run(one, sources, tmp_path) == "same bits"
+    main, call = sources[0].read_text(), "wrong += run_small() + whole_small();"
+    look = "(void)run_small; wrong += _mm_getcsr() != 0x1f80 || whole_small() || _mm_getcsr() != 0x1f80;"
+    sources[0].write_text(main.replace(call, look))
+    assert exported.run(one, sources, tmp_path, STRICT_CPP) == "same bits"
+    sources[0].write_text(main.replace(call, f"const small::Flush flush; {call}"))
+    assert exported.run(one, sources, tmp_path, STRICT_CPP) == "same bits"
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="of two kinds of x86-64")
@@ -120,8 +108,9 @@ def test_files_for_several_processors_live_in_one_program(one: exported.Platform
     )
     subprocess.run(["g++", main, "-std=c++17", *objects, "-o", tmp_path / "main"], check=True)
     assert subprocess.run([tmp_path / "main"]).returncode == 0
+    # Nothing that a linker would have once for both.
     names = [subprocess.run(["nm", "-C", each], check=True, capture_output=True, text=True).stdout for each in objects]
-    assert not any(re.search(r" [WVu] .*net::", each) for each in names)  # nothing that a linker would have once for both
+    assert not any(re.search(r" [WVu] .*net::", each) for each in names)
 
 
 def test_flags_that_would_change_bits_do_not_compile(one: exported.Platform, tmp_path: Path) -> None:
@@ -149,4 +138,14 @@ def test_wrong_arguments_are_named(folder: Any, name: Any, kind: Any, match: str
     with pytest.raises(kind, match=match):
         recurra.Model([recurra.GRU(5, 4)]).to_cpp(folder, name)
     with pytest.raises(TypeError, match=r"model: expected a recurra\.Model"):
-        to_cpp(folder, ".")  # type: ignore[arg-type]
+        to_cpp(folder, ".")
+
+
+def test_the_plug_in_of_the_documentation_compiles(one: exported.Platform, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "embedded.md").read_text(encoding="utf-8")
+    _, shown = re.findall(r"```cpp\n(.*?)```", page, re.DOTALL)
+    recurra.Model([recurra.GRU(1, 4), recurra.Linear(4, 1)]).to_cpp(tmp_path, "amplifier")
+    source = tmp_path / "plugin.cpp"
+    source.write_text(f"{shown}\nvoid use(Channel &c, const float *in, float *out) {{ c.process(in, out, 64); }}\n")
+    command: list[Any] = [*one.compiler, *STRICT_CPP, "-c", source, "-o", tmp_path / "plugin.o"]
+    subprocess.run(command, check=True)

@@ -138,7 +138,8 @@ struct rc_power {
 static struct rc_power rc_reduced(float x, int twice)
 {{
     const float magic = 12583039.0f; /* 1.5 * 2^23, which leaves a whole number in the low bits, and 127 */
-    const float rounded = rc_fma(x, twice ? {literal(2 * 1.44269504088896340736)} : -{_LOG2_E}, magic), n = rounded - magic;
+    const float rounded = rc_fma(x, twice ? {literal(2 * 1.44269504088896340736)} : -{_LOG2_E}, magic);
+    const float n = rounded - magic;
     const float r = twice ? rc_fma(n, {_MINUS_LN2}, x + x) : rc_fma(n, {_MINUS_LN2_LOW}, rc_fma(n, -{_LN2_HIGH}, -x));
     const float square = r * r;
     struct rc_power e;

@@ -27,10 +27,11 @@ def to_cpp(model: Model, folder: str | os.PathLike[str], name: str = "model") ->
         >>> print(header.read_text().splitlines()[-10])
         static inline void step(State &advanced, const float x[1], float y[1])
 
-    What `to_c` writes as C, with vectors of units in place of single ones: AVX-512, AVX2 with FMA, NEON or SSE, by what
-    the compiler (GCC or Clang) is told to compile for. Sizes are constants, nothing is allocated, locked or thrown. In the
-    namespace `name` are the struct `State`, `reset(state)`, `step(state, x, y)`, `run(state, x, y, steps)` and `Flush`.
-    Where there are fused multiply-adds, outputs have the bits of `model.stream()`; the header says what that asks for.
+    What `to_c` writes as C, with vectors of units in place of single ones: AVX-512, AVX2 with FMA, NEON or SSE, by
+    what the compiler (GCC or Clang) is told to compile for. Sizes are constants, nothing is allocated, locked or
+    thrown. In the namespace `name` are the struct `State`, `reset(state)`, `step(state, x, y)`,
+    `run(state, x, y, steps)` and `Flush`, which has small numbers count as zero. Where there are fused multiply-adds,
+    outputs have the bits of `model.stream()`; the header says what that asks for.
 
     Layers in int8, with layer normalisation, and of the cells SLSTM and MinLSTM go unit by unit, as in C.
 
@@ -58,16 +59,16 @@ _PROMISE = """
 {about}
 Outputs must not overlap inputs. The state is of this model alone, and any number of states may be in use.
 
-Include it in one source file, which is compiled by GCC or Clang as C++17 with -O2, for the processor at hand (-march=native)
-or for those that it is to run on (-mavx2 -mfma, -march=x86-64-v4): without such an option x86-64 has neither wide vectors
-nor fused multiply-adds. All functions are the source file's own, so that files compiled for several processors can live in
-one program.
+Include it in one source file, which is compiled by GCC or Clang as C++17 with -O2, for the processor at hand
+(-march=native) or for those that it is to run on (-mavx2 -mfma, -march=x86-64-v4): without such an option x86-64 has
+neither wide vectors nor fused multiply-adds. All functions are the source file's own, so files compiled for several
+processors can live in one program.
 
 Outputs have the bits of model.stream() in Python, for the same operations are done in the same order:
 - where the target has fused multiply-adds (FMA, AVX-512, AArch64); elsewhere products and sums are rounded one by one;
-- where numbers below 1.2e-38 count as zero, and results are rounded to nearest. run() sees to the first; for step() it is
-  the caller's affair: a `const {name}::Flush flush;` sets the processor's mode until the end of its block, if it differs. Where
-  they do not count as zero, results that hang on them differ by about as much, and may take long.
+- where numbers below 1.2e-38 count as zero, and results are rounded to nearest. run() sees to the first; for step() it
+  is the caller's affair: a `const {name}::Flush flush;` sets the processor's mode until the end of its block, if it
+  differs. Where they do not count as zero, results that hang on them differ by about as much, and may take long.
 - The payload and sign of NaN are not promised.
 """
 
@@ -136,14 +137,14 @@ def _text(model: Model, name: str) -> str:
         REFUSALS,
         _EXACT,
         f"namespace {name} {{",
-        "\n".join(["struct State {", *indented(_fields(source, code)), "};"]),
+        "\n".join(["struct State {", *indented(_fields(source)), "};"]),
         _FLUSH,
         "namespace {",
         re.sub(r"^static (?!inline|const)", "static inline ", functions(code, with_vectors), flags=re.MULTILINE),
         *source.arrays,
         *(re.sub(r"^static (?!inline)", "static inline ", each, flags=re.MULTILINE) for each in source.functions),
         "}",
-        *_calls(source, arguments, code),
+        *_calls(source, arguments),
         "}",
         *([CLOSING] if with_vectors else []),
         "#if !defined(__clang__)\n#pragma GCC pop_options\n#endif",
@@ -161,29 +162,37 @@ def _about(model: Model, name: str, arguments: Arguments) -> str:
     return comment([title, "", *promise, "", *model.summary().split("\n")])
 
 
-def _fields(source: Source, code: str) -> list[str]:
-    fields = [*source.fields, *(["bool back; " + comment(["the order of weights in a step"])] if "back)" in code else [])]
+def _turns(source: Source) -> bool:
+    """Whether layers read their weights to and fro."""
+    return any("bool back)" in each for each in source.functions)
+
+
+def _fields(source: Source) -> list[str]:
+    about = comment(["whether the next step reads weights backwards"])
+    fields = [*source.fields, *([f"bool back; {about}"] if _turns(source) else [])]
     return fields or ["char unused; " + comment(["the model has no state"])]
 
 
-def _calls(source: Source, arguments: Arguments, code: str) -> list[str]:
+def _calls(source: Source, arguments: Arguments) -> list[str]:
     """The functions for callers."""
-    turns = "back)" in code
-    resets = [*source.resets, *(["state->back = false;"] if turns else [])]
-    begin = ["State *const state = &advanced;", *(["const bool back = state->back;", "state->back = !back;"] if turns else [])]
-    names = ", ".join([*(place.at for place in arguments.inputs.values()), *arguments.outputs.values()])
+    places = ", ".join([*(place.at for place in arguments.inputs.values()), *arguments.outputs.values()])
     pointers = [re.sub(r"(\w+)\[\d+\]$", r"*\1", each) for each in arguments.declared]
-    functions = [
-        ("reset(State &begun)", ["State *const state = &begun;", *(resets or ["(void)state;"])]),
-        (f"step({', '.join(['State &advanced', *arguments.declared])})", [*begin, *unused(source, arguments), *source.steps]),
-        (
-            f"run({', '.join(['State &advanced', *pointers, 'size_t steps'])})",
-            [
-                "const Flush flush;",
-                "for (; steps > 0; --steps) {",
-                *indented([f"step(advanced, {names});", *arguments.forward]),
-                "}",
-            ],
+    resets, begin = [*source.resets], ["State *const state = &advanced;"]
+    steps = [*unused(source, arguments), *source.steps]
+    if _turns(source):
+        resets.append("state->back = false;")
+        begin += ["const bool back = state->back;", "state->back = !back;"]
+    run = [f"step(advanced, {places});", *arguments.forward]
+    return [
+        _function("reset", ["State &begun"], ["State *const state = &begun;", *(resets or ["(void)state;"])]),
+        _function("step", ["State &advanced", *arguments.declared], [*begin, *steps]),
+        _function(
+            "run",
+            ["State &advanced", *pointers, "size_t steps"],
+            ["const Flush flush;", "for (; steps > 0; --steps) {", *indented(run), "}"],
         ),
     ]
-    return ["\n".join([f"static inline void {head}", "{", *indented(lines), "}"]) for head, lines in functions]
+
+
+def _function(name: str, parameters: list[str], lines: list[str]) -> str:
+    return "\n".join([f"static inline void {name}({', '.join(parameters)})", "{", *indented(lines), "}"])

@@ -55,9 +55,7 @@ def vector_phases(source: Source, layer: Layer, phases: tuple[Phase, ...]) -> li
     return lines
 
 
-def _block(
-    source: Source, layer: Layer, phase: Phase, units: int, vector: str, result: str, last: bool
-) -> list[str]:
+def _block(source: Source, layer: Layer, phase: Phase, units: int, vector: str, result: str, last: bool) -> list[str]:
     """Statements of some vectors of units: all chains, then the cell."""
     numbers = own_numbers(layer, phase, units)
     starts, own = numbers[:, : phase.chains], numbers[:, phase.chains :]

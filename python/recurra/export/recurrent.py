@@ -9,8 +9,8 @@ import numpy as np
 
 from .cells import phases_of
 from .equations import equations_of
-from .layer_norm import normalised_layer
 from .lanes import fits, vector_phases
+from .layer_norm import normalised_layer
 from .places import Place
 from .products import Layer, cell, own_numbers, product, quantised
 from .source import comment, indented, padded_units
@@ -29,8 +29,8 @@ __all__ = ["add_recurrent"]
 def add_recurrent(
     source: Source, name: str, layer: Recurrent, x: str, wanted: Collection[str]
 ) -> tuple[Place, dict[str, Place]]:
-    """Add the node; returns where the result lies after a step, and each of the states that are wanted, all layers of it
-    one behind the other."""
+    """Add the node; returns where the result lies after a step, and each of the states that are wanted, with all layers
+    of it one behind the other."""
     count = int(layer.num_layers)
     params = layer.state_dict()
     layers = [_layer(source, name, layer, number, params) for number in range(count)]
@@ -95,7 +95,9 @@ def _function(layer: Layer, lines: list[str]) -> str:
     states = "".join(f", {name}[{size}]" for name, size in layer.states)
     head = comment([about + states + (", weights in int8" if layer.int8 else ""), *equations_of(layer.of)])
     parameters = ", ".join(["const float *x", *(f"float *{name}" for name, _ in layer.states)])
-    start = f"RC_INLINE void {layer.name}({parameters}, bool back)" if layer.vectors else f"static void {layer.name}({parameters})"
+    start = f"static void {layer.name}({parameters})"
+    if layer.vectors:
+        start = f"RC_INLINE void {layer.name}({parameters}, bool back)"
     return "\n".join([head, start, "{", *indented(lines), "}"])
 
 

@@ -77,7 +77,6 @@ class Source:
         self.arrays.append(f"{aligned}static const {kind} {written}{shape} = {about}{{\n{numbers}\n}};")
         return written
 
-
     def tiles(self, values: Array, *name: str) -> str:
         """Rows of numbers, one of each unit, as a constant array of tiles: [tile][number][unit], of 16 units each."""
         padded = np.zeros((padded_units(len(values)), values.shape[1]), np.float32)

@@ -1,4 +1,4 @@
-"""Vectors of units for exported C++: one class template, whose functions are those of `arithmetic`, read as of vectors."""
+"""Vectors of units for exported C++: one class template, whose functions are those of `arithmetic`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from .arithmetic import needed
 __all__ = ["CLOSING", "functions"]
 
 # Functions that are the same text for a number and for a vector.
-_POINTWISE = ("abs", "clip", "normal", "power", "reduced", "exp", "sigmoid_inside", "tanh_inside", "log1p", "softplus")
-_POINTWISE += ("relu", "leaky_relu", "elu", "positive")
+_POINTWISE = "abs|clip|normal|power|reduced|exp|sigmoid_inside|tanh_inside|log1p|softplus|relu|leaky_relu|elu|positive"
 
 _OPENING = """\
 #if defined(__clang__)
 #define RC_UNROLL _Pragma("clang loop unroll_count(16)")
+#define RC_UNROLL_COLUMNS _Pragma("clang loop unroll_count(columns > 16 ? 2 : 16)") /* with more it spills */
 #else
 #define RC_UNROLL _Pragma("GCC unroll 16")
+#define RC_UNROLL_COLUMNS RC_UNROLL
 #endif
 #define RC_INLINE inline __attribute__((always_inline))
 #define RC_ALWAYS __attribute__((always_inline))
@@ -147,8 +148,8 @@ struct rc_vec {
 
 """
 
-# The functions that most cells wait for. What their general forms do for arguments that hardly come costs 8 to 12 cycles,
-# unless it stands behind a branch.
+# The functions that most cells wait for. What their general forms do for arguments that hardly come costs 5 to 12
+# cycles, unless it stands behind a branch.
 _OWN = (
     """\
 friend RC_INLINE rc_vec rc_sigmoid(rc_vec x)
@@ -205,7 +206,7 @@ RC_INLINE void rc_product(V (&a)[N][C], const float *table, int u, const float *
 {
     constexpr int gates = int(sizeof...(chain)), to[] = {chain...};
     table = rc_unit<W, columns * gates>(table, u);
-    RC_UNROLL
+    RC_UNROLL_COLUMNS
     for (int k = 0; k < columns; ++k) {
         const V value(x[k]);
         RC_UNROLL
@@ -270,7 +271,7 @@ constexpr bool rc_at_once()
     return units < 16 || (units % 16 == 0 && rc_side_by_side(lanes, units, chains, gates) * lanes == units);
 }
 
-/* y = weight x + bias, each sum in four parts, a quarter of the inputs each: of outputs from u on, or of single ones. */
+/* y = weight x + bias, each sum in four parts, a quarter of the inputs each: a block of outputs. */
 template <class B, int inputs, int outputs>
 RC_INLINE void rc_affine_block(int u, const float *weight, const float *bias, const float *x, float *y)
 {
@@ -340,7 +341,9 @@ static inline float rc_fma(float a, float b, float c)
 
 CLOSING = """\
 #undef RC_UNROLL
+#undef RC_UNROLL_COLUMNS
 #undef RC_INLINE
+#undef RC_ALWAYS
 #undef RC_AVX512
 #undef RC_LANES
 """
@@ -359,8 +362,8 @@ def functions(code: str, with_vectors: bool) -> str:
 
 
 def _vector(bodies: list[str]) -> str:
-    names = "|".join(_POINTWISE)
-    own = [_friend(each) for each in bodies if re.search(rf"^(static [\w ]+|struct) rc_({names})\b", each, re.MULTILINE)]
+    pointwise = re.compile(rf"^(static [\w ]+|struct) rc_({_POINTWISE})\b", re.MULTILINE)
+    own = [_friend(each) for each in bodies if pointwise.search(each)]
     return _OPENING + "\n".join(textwrap.indent(each, "    ") for each in [*own, *_OWN]) + "};"
 
 
