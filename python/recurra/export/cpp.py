@@ -24,7 +24,7 @@ def to_cpp(model: Model, folder: str | os.PathLike[str], name: str = "model") ->
 
         >>> model = recurra.Model([recurra.GRU(1, 16), recurra.Linear(16, 1)])
         >>> header = model.to_cpp("out", "amplifier")
-        >>> print(header.read_text().splitlines()[-10])
+        >>> print(*[line for line in header.read_text().splitlines() if "void step" in line])
         static inline void step(State &advanced, const float x[1], float y[1])
 
     What `to_c` writes as C, with vectors of units in place of single ones: AVX-512, AVX2 with FMA, NEON or SSE, by
@@ -86,10 +86,20 @@ _INCLUDES = """\
 
 _EXACT = """\
 #if defined(__clang__)
+#if defined(__x86_64__) /* elsewhere it cannot be taken back, and holds to the end of the source file */
+#pragma float_control(push)
+#endif
 #pragma STDC FP_CONTRACT OFF
 #else
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#endif"""
+
+_AS_BEFORE = """\
+#if !defined(__clang__)
+#pragma GCC pop_options
+#elif defined(__x86_64__)
+#pragma float_control(pop)
 #endif"""
 
 _FLUSH = """\
@@ -147,7 +157,7 @@ def _text(model: Model, name: str) -> str:
         *_calls(source, arguments),
         "}",
         *([CLOSING] if with_vectors else []),
-        "#if !defined(__clang__)\n#pragma GCC pop_options\n#endif",
+        _AS_BEFORE,
         "#endif",
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
