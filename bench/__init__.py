@@ -8,6 +8,7 @@
 - `pool.py` times thousands of live streams, and `soak.py` runs them for minutes: ``bench pool``.
 
 The rest is run from a checkout: `gpu.py`, the benchmark of the GPU backend, with `gpu_*`, its parts; `properties.py`
-with the models of `trained.py`; `costs.py`, `models.py`, `embedded.py`, `subnormals.py`, `torch_calls.py`; and
-`steps.cpp`, the micro-benchmark of single steps in C++.
+with the models of `trained.py`; `costs.py`, `models.py`, `embedded.py`, `subnormals.py`, `torch_calls.py`; `plugins.py`
+with `plugins.cpp`, exported code beside the library and peers; and `steps.cpp`, the micro-benchmark of single steps in
+C++.
 """

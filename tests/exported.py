@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ from checks import Array
 from model_problems import random_model
 
 import recurra
-from recurra.export import to_c
+from recurra.export import to_c, to_cpp
 from recurra.export.cells import is_known
 
 HERE = Path(__file__).parent / "export"
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", "-ffp-contract=off")
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
+STRICT = ("-std=c99", *WARNINGS, "-ffp-contract=off")
+STRICT_CPP = ("-std=c++17", *WARNINGS)
 
 
 class Platform(NamedTuple):
@@ -172,6 +175,39 @@ def _run(each: Case) -> str:
     return "\n".join([*lines, "        }", "    }", "    return wrong;", "}"])
 
 
+def _whole(each: Case) -> str:
+    """In C++: all steps by one call."""
+    n, steps = each.name, len(each.outputs[0])
+    lines = [f"static int whole_{n}()", "{", f"    {n}::State state;", "    int wrong = 0;"]
+    for k, x in enumerate(each.inputs):
+        if x.dtype == np.float32:
+            lines += [f"    static float in{k}[{x.size}];", f"    memcpy(in{k}, {n}_x{k}, sizeof in{k});"]
+    passed = [f"in{k}" if x.dtype == np.float32 else f"{n}_x{k}" for k, x in enumerate(each.inputs)]
+    timed = [each.model._values[output].time for output in each.model.outputs]
+    lines += [f"    static float out{k}[{y.size}];" for k, y in enumerate(each.outputs)]
+    passed += [f"out{k}" for k in range(len(each.outputs))]
+    lines += [f"    {n}::reset(state);", f"    {n}::run(state, {', '.join(passed)}, {steps});"]
+    for k, y in enumerate(each.outputs):
+        wanted, size = (f"{n}_y{k}", y.size) if timed[k] else (f"{n}_y{k} + {y.size - y.shape[1]}", y.shape[1])
+        lines.append(f"    if (differ(out{k}, {wanted}, {size})) wrong = 1;")
+    return "\n".join([*lines, f'    if (wrong) say("{n}: other bits of all steps");', "    return wrong;", "}"])
+
+
+def write_cpp(cases: Sequence[Case], folder: Path) -> list[Path]:
+    """Every model as a header, and a program that runs them all."""
+    for each in cases:
+        to_cpp(each.model, folder, each.name)
+    names = "|".join(each.name for each in cases)
+    runs = re.sub(rf"\b({names})_(reset|step)\(&state", r"\1::\2(state", "\n\n".join(map(_run, cases)))
+    runs = re.sub(rf"\b({names})_state\b", r"\1::State", runs)
+    parts = {
+        "includes": "\n".join(f'#include "{each.name}.hpp"' for each in cases),
+        "models": runs + "\n\n" + "\n\n".join(map(_whole, cases)),
+        "calls": "\n".join(f"    wrong += run_{each.name}() + whole_{each.name}();" for each in cases),
+    }
+    return [_main(parts, folder / "main.cpp")]
+
+
 def write(cases: Sequence[Case], folder: Path) -> list[Path]:
     """Every model, and a program that runs them all; returns the C files."""
     sources = [to_c(each.model, folder, each.name)[1] for each in cases]
@@ -180,12 +216,15 @@ def write(cases: Sequence[Case], folder: Path) -> list[Path]:
         "models": "\n\n".join(map(_run, cases)),
         "calls": "\n".join(f"    wrong += run_{each.name}();" for each in cases),
     }
+    return [*sources, _main(parts, folder / "main.c")]
+
+
+def _main(parts: dict[str, str], path: Path) -> Path:
     text = _MAIN
     for name, part in parts.items():
         text = text.replace(f"@{name}", part)
-    main = folder / "main.c"
-    main.write_text(text)
-    return [*sources, main]
+    path.write_text(text)
+    return path
 
 
 def run(platform: Platform, sources: Sequence[Path], folder: Path, flags: Sequence[str] = STRICT) -> str:
@@ -199,6 +238,8 @@ def run(platform: Platform, sources: Sequence[Path], folder: Path, flags: Sequen
     return (ran.stdout + ran.stderr + (f"status {ran.returncode}" if ran.returncode else "")).strip()
 
 
+AARCH64_CPP = Platform(("aarch64-linux-gnu-g++", "-O1"), ("-lm", "-static"), ("qemu-aarch64-static",))
+
 # What compiles on this machine: with fused multiply-adds as instructions, and on x86-64 without.
 _FUSED = ("-mfma",) if os.uname().machine == "x86_64" else ()
 HOST = {
@@ -207,6 +248,15 @@ HOST = {
 }
 if _FUSED:
     HOST["gcc without FMA"] = Platform(("gcc", "-O1"))
+
+
+# The same for C++: each way in which vectors are made here.
+_WIDE = {"AVX-512": ("-march=x86-64-v4",), "AVX2": ("-mavx2", "-mfma")} if _FUSED else {"NEON": ()}
+HOST_CPP = {
+    f"{compiler}, {name}": Platform((compiler, "-O1", *flags))
+    for name, flags in _WIDE.items()
+    for compiler in ("g++", "clang++")
+}
 
 
 def scattered(layer: Any, seed: int) -> Any:
@@ -226,7 +276,7 @@ def recurrent(cell: str, inputs: int, seed: int, **options: Any) -> Any:
     """Two layers, of 18 units unless told: more than the 16 parts of a sum over units."""
     given: dict[str, Any] = {"num_layers": 2, "proj_size": 7 if "projected" in cell else 0}
     given |= {"heads": 3} if "slstm" in cell else {"initial_state": True}
-    return scattered(recurra.Recurrent(cell, inputs, 18, seed=seed, **given | options), seed)
+    return scattered(recurra.Recurrent(cell, inputs, seed=seed, **{"hidden_size": 18} | given | options), seed)
 
 
 def chained(layers: Sequence[Any]) -> recurra.Model:
@@ -238,16 +288,35 @@ def chained(layers: Sequence[Any]) -> recurra.Model:
     return recurra.Model(nodes, inputs={"x": recurra.Value((5,))}, outputs=[f"node{k}" for k in range(len(nodes))])
 
 
-def every_cell(precision: str | None) -> list[Case]:
+def every_cell(precision: str | None, **options: Any) -> list[Case]:
     """All of them, a few to a model."""
     cells, cases = [cell for cell in recurra.cells() if is_known(cell)], []
     for first in range(0, len(cells), 10):
         layers: list[Any] = []
         for cell in cells[first : first + 10]:
-            layer = recurrent(cell, (layers[-1].proj_size or 18) if layers else 5, seed=len(layers) + first)
+            layer = recurrent(cell, (layers[-1].proj_size or 18) if layers else 5, seed=len(layers) + first, **options)
             layers.append(layer.quantize(precision) if precision else layer)
         cases.append(case(f"cells{first}_{precision or 'float32'}", chained(layers)))
     return cases
+
+
+def all_widths() -> list[Case]:
+    """GRUs and LSTMs whose last tiles have all widths, alone and behind others, and Linear layers; with numbers of all
+    sizes, so that gates come to their ends, infinity and NaN among them."""
+    layers: list[Any] = []
+    for k, size in enumerate((1, 7, 17, 64, 31, 16)):
+        inputs = layers[-1].out_features if layers else 5
+        options = {"hidden_size": size, "num_layers": 2 if size == 17 else 1}
+        layers.append(recurrent("gru" if k % 2 else "lstm", inputs, k, **options))
+        layers.append(scattered(recurra.Linear(size, 3 + 7 * k % 19), k))
+    frames = np.random.default_rng(1).standard_normal((40, 5)) * 10.0 ** np.linspace(-3, 3, 40)[:, None]
+    edges = np.full((13, 5), 0.5, "float32")
+    edges[:, 3] = [0.0, -0.0, 0.87, -0.87, 88.0, -88.0, 3e38, -3e38, 1e20, np.inf, np.nan, -np.inf, 0.5]
+    strange = chained([recurrent("gru", 5, 1), recurra.Linear(18, 5, seed=2), recurrent("lstm", 5, 3)])
+    return [
+        case("widths", chained(layers), 40, [frames.astype("float32")]),
+        case("strange", strange, len(edges), [edges]),
+    ]
 
 
 def random_models(count: int) -> list[Case]:

@@ -237,3 +237,12 @@ def test_export_writes_c(recurra_: Command, file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model_8_bit.c").exists()
     status, _, err = recurra_("export", file, "--c", tmp_path, "--name", "a b")
     assert (status, err) == (2, "recurra export: name: expected an identifier of C, got 'a b'\n")
+
+
+def test_export_writes_cpp(recurra_: Command, file: Path, tmp_path: Path) -> None:
+    status, out, _ = recurra_("export", file, "--cpp", tmp_path / "out")
+    header = tmp_path / "out" / "amplifier.hpp"
+    assert (status, out) == (0, f"{header}: {header.stat().st_size:,} bytes\n")
+    assert "namespace amplifier {" in header.read_text()
+    assert recurra_("export", file, "--cpp", tmp_path, "--c", tmp_path)[0] == 2
+    assert recurra_("export", file)[0] == 2

@@ -118,6 +118,7 @@ ALSO_NEEDED = {
 INTERNAL = {
     "Model.save",  # see the tests of files
     "Model.to_c",  # of exported C
+    "Model.to_cpp",  # likewise
     "Model.to_onnx",  # likewise
     "Model.to_keras",  # and of Keras
     "Model.to_torch",  # and of PyTorch

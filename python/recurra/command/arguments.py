@@ -28,9 +28,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     convert.add_argument("--quantize", choices=("int8", "bfloat16"), help="weights of recurrent layers")
     export = commands.add_parser("export", help="write a model as source code that needs no library")
     export.add_argument("file", type=Path, help=about)
-    export.add_argument(
-        "--c", type=Path, required=True, metavar="FOLDER", help="C99 for microcontrollers: a .h and a .c"
-    )
+    kind = export.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--c", type=Path, metavar="FOLDER", help="C99 for microcontrollers: a .h and a .c")
+    kind.add_argument("--cpp", type=Path, metavar="FOLDER", help="C++17 with vectors for desktops: a .hpp")
     export.add_argument(
         "--name", help="of the files and before the names in them; default the file's, as C can have it"
     )
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "convert":
         return convert.run(options.file, options.to, options.quantize)
     if options.command == "export":
-        return export.run(options.file, options.c, options.name, options.quantize)
+        return export.run(options.file, options.c, options.cpp, options.name, options.quantize)
     if options.command == "verify":
         sizes = {"steps": options.steps, "batch": options.batch, "seed": options.seed}
         return verify.run(options.file, options.against, tolerance=options.tolerance, **sizes)

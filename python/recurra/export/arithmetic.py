@@ -55,11 +55,14 @@ _FMA = """\
  * odd, so that rounding it again to float rounds right (S. Boldo, G. Melquiond, IEEE Trans. Computers 57, 2008). */
 #if defined(__FP_FAST_FMAF) || defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA) || \\
     (defined(__riscv_flen) && __riscv_flen >= 32)
+static inline float rc_fma(float a, float b, float c)
+{
 #if defined(__GNUC__)
-#define rc_fma __builtin_fmaf
+    return __builtin_fmaf(a, b, c);
 #else
-#define rc_fma fmaf
+    return fmaf(a, b, c);
 #endif
+}
 #else
 static float rc_fma(float a, float b, float c)
 {
@@ -114,26 +117,32 @@ static float rc_clip(float x, float bound)
 {
     return rc_max(-bound, rc_min(bound, x));
 }""",
+    "rc_pick": """\
+static float rc_pick(int first, float a, float b)
+{
+    return first ? a : b;
+}""",
     "rc_normal": """\
 /* x, or 0 where it is too small for a normal number. */
 static float rc_normal(float x)
 {
-    return x < 0x1p-126f ? 0.0f : x;
+    return rc_pick(x < 0x1p-126f, 0.0f, x);
 }""",
-    "rc_reduced": f"""\
-/* exp(factor * x) as scale * (1 + p), where scale is a power of two; factor is 2 or -1. */
-struct rc_reduced {{
+    "rc_power": """\
+/* 2^n and p of an exponential 2^n (1 + p). */
+struct rc_power {
     float scale, p;
-}};
-
-static struct rc_reduced rc_reduced(float x, float factor)
+};""",
+    "rc_reduced": f"""\
+/* exp(2 x) or exp(-x). */
+static struct rc_power rc_reduced(float x, int twice)
 {{
     const float magic = 12583039.0f; /* 1.5 * 2^23, which leaves a whole number in the low bits, and 127 */
-    const float rounded = rc_fma(x, factor * {_LOG2_E}, magic), n = rounded - magic;
-    const float r = factor > 0.0f ? rc_fma(n, {_MINUS_LN2}, x * factor)
-                                  : rc_fma(n, {_MINUS_LN2_LOW}, rc_fma(n, -{_LN2_HIGH}, x * factor));
+    const float rounded = rc_fma(x, twice ? {literal(2 * 1.44269504088896340736)} : -{_LOG2_E}, magic);
+    const float n = rounded - magic;
+    const float r = twice ? rc_fma(n, {_MINUS_LN2}, x + x) : rc_fma(n, {_MINUS_LN2_LOW}, rc_fma(n, -{_LN2_HIGH}, -x));
     const float square = r * r;
-    struct rc_reduced e;
+    struct rc_power e;
 {_polynomial("q", "r", "square", _Q)}
     e.scale = rc_float(rc_bits(rounded) << 23);
     e.p = rc_fma(square, q, r);
@@ -142,27 +151,38 @@ static struct rc_reduced rc_reduced(float x, float factor)
     "rc_exp": """\
 static float rc_exp(float x)
 {
-    const struct rc_reduced e = rc_reduced(rc_clip(-x, 87.5f), -1.0f);
+    const struct rc_power e = rc_reduced(rc_clip(-x, 87.5f), 0);
     return rc_normal(rc_fma(e.scale, e.p, e.scale));
+}""",
+    "rc_sigmoid_inside": """\
+/* The sigmoid of |x| <= 87.5. */
+static float rc_sigmoid_inside(float x)
+{
+    const struct rc_power e = rc_reduced(x, 0);
+    const float inverse = rc_float((254u << 23) - rc_bits(e.scale));
+    return 1.0f / rc_fma(e.scale, e.p + inverse, e.scale);
 }""",
     "rc_sigmoid": """\
 static float rc_sigmoid(float x)
 {
-    const struct rc_reduced e = rc_reduced(rc_clip(x, 87.5f), -1.0f);
-    const float inverse = rc_float((254u << 23) - rc_bits(e.scale));
-    return rc_normal(1.0f / rc_fma(e.scale, e.p + inverse, e.scale));
+    return rc_normal(rc_sigmoid_inside(rc_clip(x, 87.5f)));
 }""",
-    "rc_tanh": f"""\
-static float rc_tanh(float x)
+    "rc_tanh_inside": f"""\
+/* tanh(x), where t is -|x|, or less far from zero if |x| > 10; |t| <= 43. */
+static float rc_tanh_inside(float x, float t)
 {{
-    const float t = rc_max(-10.0f, rc_float(rc_bits(x) | 0x80000000u));
     const int far = t < {literal(-0.87)};
-    const struct rc_reduced e = rc_reduced(t, 2.0f);
+    const struct rc_power e = rc_reduced(t, 1);
     const float minus = -e.scale;
-    const float numerator = rc_fma(far ? minus + minus : minus, e.p, minus + (far ? minus : 1.0f));
+    const float numerator = rc_fma(rc_pick(far, minus + minus, minus), e.p, minus + rc_pick(far, minus, 1.0f));
     const float quotient = numerator / rc_fma(e.scale, e.p, 1.0f + e.scale);
-    return rc_float(rc_bits(far ? 1.0f + quotient : quotient) | (rc_bits(x) & 0x80000000u));
+    return rc_float(rc_bits(rc_pick(far, 1.0f + quotient, quotient)) | (rc_bits(x) & 0x80000000u));
 }}""",
+    "rc_tanh": """\
+static float rc_tanh(float x)
+{
+    return rc_tanh_inside(x, rc_max(-10.0f, rc_float(rc_bits(x) | 0x80000000u)));
+}""",
     "rc_log1p": f"""\
 /* log(1 + u) for 0 <= u <= 1. */
 static float rc_log1p(float u)
@@ -179,24 +199,24 @@ static float rc_softplus(float x)
     "rc_relu": """\
 static float rc_relu(float threshold, float x)
 {
-    return x < threshold ? 0.0f : x;
+    return rc_pick(x < threshold, 0.0f, x);
 }""",
     "rc_leaky_relu": """\
 static float rc_leaky_relu(float slope, float x)
 {
-    return x < 0.0f ? slope * x : x;
+    return rc_pick(x < 0.0f, slope * x, x);
 }""",
     "rc_elu": """\
 static float rc_elu(float alpha, float x)
 {
-    const struct rc_reduced e = rc_reduced(rc_min(87.5f, -rc_min(0.0f, x)), -1.0f);
-    return x < 0.0f ? alpha * rc_fma(e.scale, e.p, e.scale - 1.0f) : x;
+    const struct rc_power e = rc_reduced(rc_min(87.5f, -rc_min(0.0f, x)), 0);
+    return rc_pick(x < 0.0f, alpha * rc_fma(e.scale, e.p, e.scale - 1.0f), x);
 }""",
     "rc_positive": """\
 /* x + 1/2 for x > 0, sigmoid(x) below: what makes minGRU and minLSTM positive. */
 static float rc_positive(float x)
 {
-    return x > 0.0f ? x + 0.5f : rc_sigmoid(x);
+    return rc_pick(x > 0.0f, x + 0.5f, rc_sigmoid(x));
 }""",
     "rc_total": """\
 /* A sum over units is of 16 parts, unit u in part u mod 16, of which the second half is then added to the first. */

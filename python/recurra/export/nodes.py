@@ -49,13 +49,13 @@ def add_nodes(source: Source, model: Model, inputs: dict[str, Place], outputs: d
 
 
 def _add(nodes: Nodes, node: Any) -> None:
-    source, size = nodes.source, node.value.size
+    source = nodes.source
     x = [nodes.places[name] for name in node.inputs]
     source.steps += ["", comment([f"{node.name}: {_about(node.layer)}"])]
     if isinstance(node.layer, Recurrent):
-        states = add_recurrent(source, node.name, node.layer, x[0].at)
+        wanted = [state for state, _ in node.layer._packed._cell.states if nodes.wants(f"{node.name}:{state}")]
+        made, states = add_recurrent(source, node.name, node.layer, x[0].at, wanted)
         nodes.places |= {f"{node.name}:{name}": place for name, place in states.items()}
-        made = Place(states["h"].plus((node.layer.num_layers - 1) * size), size)
     else:
         made = KINDS[kind_of(node.layer)](nodes, node, x)
     if node.name in nodes.outputs and made.at != nodes.outputs[node.name]:
@@ -87,9 +87,27 @@ def _about(layer: Any) -> str:
 
 
 def _linear(nodes: Nodes, node: Any, x: list[Place]) -> Place:
+    if nodes.source.vectors and node.layer.out_features > 3:
+        return _linear_of_vectors(nodes, node, x[0])
     to, weight, bias = nodes.result(node), nodes.array(node, "weight"), nodes.array(node, "bias")
     sizes = f"{node.layer.in_features}, {node.layer.out_features}"
+    if nodes.source.vectors:
+        nodes.source.steps.append(f"rc_affine_of_few<{sizes}>({weight}, {bias}, {x[0].at}, {to.at});")
+        return to
     nodes.source.steps.append(f"rc_linear({sizes}, {weight}, {bias}, {x[0].at}, {to.at});")
+    return to
+
+
+def _linear_of_vectors(nodes: Nodes, node: Any, x: Place) -> Place:
+    to, layer, names = nodes.result(node), node.layer, [node.name, "weight"]
+    params = layer.state_dict()
+    weight = nodes.source.once((id(layer), "tiles"), lambda: nodes.source.tiles(params["weight"], *names))
+    bias = "0"
+    if "bias" in params:
+        rows = params["bias"][:, None]
+        bias = nodes.source.once((id(layer), "bias tiles"), lambda: nodes.source.tiles(rows, node.name, "bias"))
+    sizes = f"{layer.in_features}, {layer.out_features}"
+    nodes.source.steps.append(f"rc_affine<{sizes}>({weight}, {bias}, {x.at}, {to.at});")
     return to
 
 

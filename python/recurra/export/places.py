@@ -46,6 +46,10 @@ class Nodes:
         self.places = dict(inputs)
         self.readers = Counter(name for node in model._nodes for name in node.inputs)
 
+    def wants(self, name: str) -> bool:
+        """Whether a node or the caller reads it."""
+        return name in self.outputs or self.readers[name] > 0
+
     def result(self, node: Any, over: Place | None = None) -> Place:
         """Where the node's value goes: to the caller, over what it reads, or to memory of its own."""
         size, spare = node.value.size, self.readers[node.name] == 1

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from .._arrays import Array
     from ..recurrent import Recurrent
-    from .cells import Blocks
+    from .cells import Blocks, Phase
     from .source import Source
 
-__all__ = ["Layer", "product", "quantised"]
+__all__ = ["Layer", "cell", "own_numbers", "product", "quantised"]
 
 
 class Layer(NamedTuple):
@@ -29,6 +29,7 @@ class Layer(NamedTuple):
         name: of the C function that makes a step.
         params: the layer's own parameters, by the names of the cell's table.
         int8: whether products are of whole numbers.
+        vectors: whether a step runs over vectors of units.
     """
 
     of: Recurrent
@@ -36,6 +37,7 @@ class Layer(NamedTuple):
     name: str
     params: Mapping[str, Array]
     int8: bool
+    vectors: bool = False
 
     @property
     def inputs(self) -> int:
@@ -96,6 +98,35 @@ def product(source: Source, layer: Layer, blocks: Blocks, units: int, vector: st
         for k, c in enumerate(blocks.chains):
             lines.append(f"a{c} = rc_fma((float){sums[k]}, {name}[u][{k}] * {vector}_scale, a{c});")
     return lines
+
+
+def own_numbers(layer: Layer, phase: Phase, units: int) -> Array:
+    """Of each unit: what its chains start from, then the parameters of its own."""
+    starts = np.zeros((units, phase.chains + phase.vectors), np.float32)  # of chains, then the unit's own parameters
+    for blocks in phase.biases:
+        if blocks.name in layer.params:
+            rows = layer.params[blocks.name].reshape(-1, units)[blocks.first :]
+            for c, row in zip(blocks.chains, rows, strict=False):
+                starts[:, c] += row
+    return starts
+
+
+def cell(layer: Layer, phase: Phase, result: str, last: bool) -> list[str]:
+    """The cell on its chains, and what zoneout does to the states that it makes."""
+    lines, mixed = [*phase.statements], []
+    for state, _ in layer.states[1:]:
+        zoned = layer.zoned(state, f"{state}[u]", f"old_{state}")
+        if zoned != f"{state}[u]" and any(f"{state}[u] =" in line for line in lines):
+            lines.insert(0, f"const float old_{state} = {state}[u];")
+            mixed.append(f"{state}[u] = {zoned};")
+    if last and layer.zoned("h", "made", "h[u]") != "made":
+        return [
+            *lines,
+            f"const float made = {phase.result};",
+            f"{result} = {layer.zoned('h', 'made', 'h[u]')};",
+            *mixed,
+        ]
+    return [*lines, f"{result} = {phase.result};", *mixed]
 
 
 def _int8(rows: Any) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from .source import KEYWORDS, Source, comment, indented
 if TYPE_CHECKING:
     from ..model import Model
 
-__all__ = ["to_c"]
+__all__ = ["REFUSALS", "Arguments", "checked", "to_c", "unused", "walked", "write"]
 
 
 def to_c(model: Model, folder: str | os.PathLike[str], name: str = "model") -> tuple[Path, Path]:
@@ -46,6 +46,13 @@ def to_c(model: Model, folder: str | os.PathLike[str], name: str = "model") -> t
         UnsupportedModel: a node that cannot be exported, by name; nothing is written.
         OSError: a file cannot be written.
     """
+    to = checked(model, folder, name)
+    header, source = texts(model, name)
+    return write(to / f"{name}.h", header), write(to / f"{name}.c", source)
+
+
+def checked(model: Model, folder: str | os.PathLike[str], name: str) -> Path:
+    """The folder, of arguments that are what they should be."""
     from ..model import Model
 
     if not isinstance(model, Model):
@@ -57,12 +64,14 @@ def to_c(model: Model, folder: str | os.PathLike[str], name: str = "model") -> t
         raise ValueError(f"name: expected an identifier of C, got {name!r}")
     if name in ("math", "stdint", "string"):
         raise ValueError(f"name: expected one whose header is not that of a standard one, got {name!r}")
-    header, source = texts(model, name)
-    to.mkdir(parents=True, exist_ok=True)
-    paths = to / f"{name}.h", to / f"{name}.c"
-    for path, text in zip(paths, (header, source), strict=True):
-        path.write_text(text, encoding="ascii", newline="\n")
-    return paths
+    return to
+
+
+def write(path: Path, text: str) -> Path:
+    """Write it; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="ascii", newline="\n")
+    return path
 
 
 def _no_path(folder: object) -> str:
@@ -71,25 +80,31 @@ def _no_path(folder: object) -> str:
 
 def texts(model: Model, name: str) -> tuple[str, str]:
     """The header and the source file."""
+    source, arguments = walked(model, Source())
+    return _header(model, name, source, arguments), _source(name, source, arguments)
+
+
+def walked(model: Model, source: Source) -> tuple[Source, Arguments]:
+    """What the nodes of a model add to its source, and the parameters of its step."""
     if model.dtype != "float32":
         raise UnsupportedModel(f"C: expected a model of float32, got {model.dtype}")
     try:
         model.stream()
     except ValueError as error:
         raise UnsupportedModel(f"C: {error}") from None
-    source = Source()
-    arguments = _Arguments(source, model)
+    arguments = Arguments(source, model)
     add_nodes(source, model, arguments.inputs, arguments.outputs)
-    return _header(model, name, source, arguments), _source(name, source, arguments)
+    return source, arguments
 
 
-class _Arguments:
+class Arguments:
     """The parameters of the step function beside the state: inputs, then outputs."""
 
     def __init__(self, source: Source, model: Model) -> None:
         self.inputs: dict[str, Place] = {}
         self.outputs: dict[str, str] = {}
         self.declared: list[str] = []
+        self.forward: list[str] = []  # statements that go on to the next step's
         self.about: list[str] = []
         for each, value in model.inputs.items():
             pointer = "x" if len(model.inputs) == 1 else source.name("in", each)
@@ -98,6 +113,8 @@ class _Arguments:
             self._add(
                 f"const {kind} {pointer}[{value.size}]", pointer, each, "" if value.time else ", the same in all steps"
             )
+            if value.time:
+                self.forward.append(f"{pointer} += {value.size};")
         for each in model.outputs:
             pointer = "y" if len(model.outputs) == 1 else source.name("out", each)
             self.outputs[each] = pointer
@@ -105,6 +122,8 @@ class _Arguments:
             self._add(
                 f"float {pointer}[{size}]", pointer, each, "" if model._values[each].time else ", of the steps so far"
             )
+            if model._values[each].time:
+                self.forward.append(f"{pointer} += {size};")
 
     def _add(self, declared: str, pointer: str, name: str, more: str) -> None:
         self.declared.append(declared)
@@ -126,7 +145,7 @@ Outputs have the bits of model.stream() in Python, for the same operations are d
 """
 
 
-def _header(model: Model, name: str, source: Source, arguments: _Arguments) -> str:
+def _header(model: Model, name: str, source: Source, arguments: Arguments) -> str:
     from .. import __version__
 
     names = ", ".join([*(place.at for place in arguments.inputs.values()), *arguments.outputs.values()])
@@ -164,6 +183,14 @@ def _header(model: Model, name: str, source: Source, arguments: _Arguments) -> s
     )
 
 
+REFUSALS = """\
+#if defined(__FAST_MATH__)
+#error "-ffast-math reorders sums: results would not be the model's"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
+#error "float is computed in a wider format here: results would not be the model's"
+#endif"""
+
 _OPENING = """\
 #include "{name}.h"
 
@@ -171,12 +198,7 @@ _OPENING = """\
 #include <math.h>
 #include <string.h>
 
-#if defined(__FAST_MATH__)
-#error "-ffast-math reorders sums: results would not be the model's"
-#endif
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
-#error "float is computed in a wider format here: results would not be the model's"
-#endif
+{refusals}
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -185,21 +207,18 @@ _OPENING = """\
 """
 
 
-def _source(name: str, source: Source, arguments: _Arguments) -> str:
+def _source(name: str, source: Source, arguments: Arguments) -> str:
     body = "\n".join(["\n".join(source.functions), *source.steps])
     functions = needed(body)
-    unused = [] if source.fields else ["(void)state;"]
-    pointers = [place.at for place in arguments.inputs.values()]
-    unused += [f"(void){pointer};" for pointer in pointers if not any(pointer in line for line in source.steps)]
     step = [
         f"void {name}_step({', '.join([f'{name}_state *state', *arguments.declared])})",
         "{",
-        *indented([*unused, *source.steps[source.steps[:1] == [""] :]]),
+        *indented([*unused(source, arguments), *source.steps[source.steps[:1] == [""] :]]),
         "}",
     ]
     reset = [f"void {name}_reset({name}_state *state)", "{", *indented(source.resets or ["(void)state;"]), "}"]
     parts = [
-        _OPENING.format(name=name),
+        _OPENING.format(name=name, refusals=REFUSALS),
         *functions,
         *source.arrays,
         *source.functions,
@@ -207,3 +226,10 @@ def _source(name: str, source: Source, arguments: _Arguments) -> str:
         "\n".join(step),
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def unused(source: Source, arguments: Arguments) -> list[str]:
+    """Statements that name parameters which the step does not use."""
+    pointers = [place.at for place in arguments.inputs.values()]
+    lines = [f"(void){pointer};" for pointer in pointers if not any(pointer in line for line in source.steps)]
+    return lines if source.fields else ["(void)state;", *lines]

@@ -9,13 +9,14 @@ import numpy as np
 
 from .cells import phases_of
 from .equations import equations_of
+from .lanes import fits, vector_phases
 from .layer_norm import normalised_layer
 from .places import Place
-from .products import Layer, product, quantised
-from .source import comment, indented
+from .products import Layer, cell, own_numbers, product, quantised
+from .source import comment, indented, padded_units
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from .._arrays import Array
     from ..recurrent import Recurrent
@@ -25,26 +26,47 @@ if TYPE_CHECKING:
 __all__ = ["add_recurrent"]
 
 
-def add_recurrent(source: Source, name: str, layer: Recurrent, x: str) -> dict[str, Place]:
-    """Add the node; returns where each of its states lies after a step, all layers of it one behind the other."""
+def add_recurrent(
+    source: Source, name: str, layer: Recurrent, x: str, wanted: Collection[str]
+) -> tuple[Place, dict[str, Place]]:
+    """Add the node; returns where the result lies after a step, and each of the states that are wanted, with all layers
+    of it one behind the other."""
     count = int(layer.num_layers)
     params = layer.state_dict()
     layers = [_layer(source, name, layer, number, params) for number in range(count)]
-    places: dict[str, Place] = {}
+    fields: dict[str, Place] = {}
     for state, size in layers[0].states:
         field = source.name(name, state)
-        source.fields.append(f"float {field}[{count * size}]; {comment([f'[{count}][{size}]: {state} of each layer'])}")
-        places[state] = Place(f"state->{field}", count * size)
+        room = padded_units(size) if source.vectors else size
+        aligned = "alignas(64) " if source.vectors else ""
+        about = comment([f"[{count}][{room}]: {state} of each layer"])
+        source.fields.append(f"{aligned}float {field}[{count * room}]; {about}")
+        fields[state] = Place(f"state->{field}", room)
         if layer.initial_state:
-            start = source.array(params[f"{state}_0"].reshape(-1), name, state, "start")
+            values = np.zeros((count, room), np.float32)
+            values[:, :size] = params[f"{state}_0"].reshape(count, size)
+            start = source.array(values.reshape(-1), name, state, "start")
             source.resets.append(f"memcpy(state->{field}, {start}, sizeof {start});")
         else:
-            source.resets.append(f"for (int i = 0; i < {count * size}; ++i) state->{field}[i] = 0.0f;")
+            source.resets.append(f"for (int i = 0; i < {count * room}; ++i) state->{field}[i] = 0.0f;")
     for each in layers:
-        own = [places[state].plus(each.number * size) for state, size in each.states]
-        source.steps.append(f"{each.name}({', '.join([x, *own])});")
+        own = [place.plus(each.number * place.size) for place in fields.values()]
+        source.steps.append(f"{each.name}({', '.join([x, *own, *(['back'] if each.vectors else [])])});")
         x = own[0]
-    return places
+    sizes = dict(layers[0].states)
+    together = {state: _together(source, name, state, fields[state], count, sizes[state]) for state in wanted}
+    return Place(x, layers[0].outputs), together
+
+
+def _together(source: Source, name: str, state: str, place: Place, count: int, size: int) -> Place:
+    """A state of all layers without room between them."""
+    if count == 1 or place.size == size:
+        return Place(place.at, count * size)
+    copy = source.name(name, state, "all")
+    source.steps.append(f"float {copy}[{count * size}];")
+    for k in range(count):
+        source.steps.append(Place(place.plus(k * place.size), size).copied(f"{copy} + {k * size}"))
+    return Place(copy, count * size)
 
 
 def _layer(source: Source, node: str, layer: Recurrent, number: int, params: Mapping[str, Array]) -> Layer:
@@ -56,6 +78,10 @@ def _layer(source: Source, node: str, layer: Recurrent, number: int, params: Map
         int8 = layer.precision == "int8" and number not in layer.keep
         made = Layer(layer, number, source.name(node, f"layer{number}"), own, int8)
         phases = phases_of(layer._packed._cell.name, layer._packed.constants)
+        if source.vectors and phases is not None and fits(made, phases):
+            made = made._replace(vectors=True)
+            source.functions.append(_function(made, vector_phases(source, made, phases)))
+            return made
         lines = normalised_layer(source, made) if phases is None else _phases(source, made, phases)
         source.functions.append(_function(made, lines))
         return made
@@ -68,8 +94,11 @@ def _function(layer: Layer, lines: list[str]) -> str:
     about = f"{layer.of._packed._cell.name}, layer {layer.number}: x[{layer.inputs}]"
     states = "".join(f", {name}[{size}]" for name, size in layer.states)
     head = comment([about + states + (", weights in int8" if layer.int8 else ""), *equations_of(layer.of)])
-    pointers = ", ".join(f"float *{name}" for name, _ in layer.states)
-    return "\n".join([head, f"static void {layer.name}(const float *x, {pointers})", "{", *indented(lines), "}"])
+    parameters = ", ".join(["const float *x", *(f"float *{name}" for name, _ in layer.states)])
+    start = f"static void {layer.name}({parameters})"
+    if layer.vectors:
+        start = f"RC_INLINE void {layer.name}({parameters}, bool back)"
+    return "\n".join([head, start, "{", *indented(lines), "}"])
 
 
 def _phases(source: Source, layer: Layer, phases: tuple[Phase, ...]) -> list[str]:
@@ -101,12 +130,7 @@ def _unit(
     source: Source, layer: Layer, phase: Phase, units: int, vector: str, size: int, result: str, last: bool
 ) -> list[str]:
     """Statements of one unit: the chains, then the cell."""
-    starts = np.zeros((units, phase.chains + phase.vectors), np.float32)  # of chains, then the unit's own parameters
-    for blocks in phase.biases:
-        if blocks.name in layer.params:
-            rows = layer.params[blocks.name].reshape(-1, units)[blocks.first :]
-            for c, row in zip(blocks.chains, rows, strict=False):
-                starts[:, c] += row
+    starts = own_numbers(layer, phase, units)
     lines = []
     if starts[:, : phase.chains].any():
         name = source.array(starts[:, : phase.chains], layer.name, "bias")
@@ -121,22 +145,4 @@ def _unit(
     if phase.vectors:
         name = source.array(starts[:, phase.chains :], layer.name, "vectors")
         lines.append(f"const float *v = {name}[u];")
-    return [*lines, *_cell(layer, phase, result, last)]
-
-
-def _cell(layer: Layer, phase: Phase, result: str, last: bool) -> list[str]:
-    """The cell on its chains, and what zoneout does to the states that it makes."""
-    lines, mixed = [*phase.statements], []
-    for state, _ in layer.states[1:]:
-        zoned = layer.zoned(state, f"{state}[u]", f"old_{state}")
-        if zoned != f"{state}[u]" and any(f"{state}[u] =" in line for line in lines):
-            lines.insert(0, f"const float old_{state} = {state}[u];")
-            mixed.append(f"{state}[u] = {zoned};")
-    if last and layer.zoned("h", "made", "h[u]") != "made":
-        return [
-            *lines,
-            f"const float made = {phase.result};",
-            f"{result} = {layer.zoned('h', 'made', 'h[u]')};",
-            *mixed,
-        ]
-    return [*lines, f"{result} = {phase.result};", *mixed]
+    return [*lines, *cell(layer, phase, result, last)]

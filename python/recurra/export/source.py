@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .._arrays import Array
 
-__all__ = ["KEYWORDS", "Source", "comment", "indented"]
+__all__ = ["KEYWORDS", "Source", "comment", "indented", "padded_units"]
 
 _OF_C_AND_CPP = """
 alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr const_cast
@@ -29,9 +29,10 @@ KEYWORDS = frozenset(_OF_C_AND_CPP.split())
 
 
 class Source:
-    """What the nodes of a model add to its C file.
+    """What the nodes of a model add to its file.
 
     Attributes:
+        vectors: whether it is C++, whose hot loops run over vectors of units.
         arrays: definitions of constant arrays.
         functions: definitions of functions, which stand behind all arrays.
         fields: members of the state's struct.
@@ -39,7 +40,8 @@ class Source:
         steps: statements of the function that advances by a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, vectors: bool = False) -> None:
+        self.vectors = vectors
         self.arrays: list[str] = []
         self.functions: list[str] = []
         self.fields: list[str] = []
@@ -71,8 +73,22 @@ class Source:
         shape = f"[{values.size}]" if flat else "".join(f"[{size}]" for size in values.shape)
         numbers = ",\n".join(map(_numbers, np.atleast_2d(values))) if flat else _numbers(values)
         about = comment(["".join(f"[{size}]" for size in values.shape)]) + " " if flat and values.ndim > 1 else ""
-        self.arrays.append(f"static const {kind} {written}{shape} = {about}{{\n{numbers}\n}};")
+        aligned = "alignas(64) " if self.vectors else ""
+        self.arrays.append(f"{aligned}static const {kind} {written}{shape} = {about}{{\n{numbers}\n}};")
         return written
+
+    def tiles(self, values: Array, *name: str) -> str:
+        """Rows of numbers, one of each unit, as a constant array of tiles: [tile][number][unit], of 16 units each."""
+        padded = np.zeros((padded_units(len(values)), values.shape[1]), np.float32)
+        padded[: len(values)] = values
+        tiles = [padded[first : first + 16].T.ravel() for first in range(0, len(padded), 16)]
+        return self.array(np.concatenate(tiles), *name)
+
+
+def padded_units(units: int) -> int:
+    """How many units the tiles have: 16 each, the last one 4, 8 or 16."""
+    rest = units % 16
+    return units - rest + (0 if rest == 0 else 4 if rest <= 4 else 8 if rest <= 8 else 16)
 
 
 def _numbers(values: Array) -> str:

@@ -351,6 +351,12 @@ class Model(Fixed):
 
         return to_c(self, folder, name)
 
+    def to_cpp(self, folder: str | os.PathLike[str], name: str = "model") -> Path:
+        """A C++17 header for desktops, `name`.hpp, with the bits of a stream: see `recurra.export.to_cpp`."""
+        from ..export import to_cpp
+
+        return to_cpp(self, folder, name)
+
     def to_torch(self) -> Any:
         """A torch.nn.Module that computes the same: see `recurra.formats.torch.to_torch`."""
         from ..formats.torch import to_torch
