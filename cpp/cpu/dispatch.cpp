@@ -12,7 +12,7 @@
 
 namespace recurra {
 
-ptrdiff_t first_level_cache = 32 << 10;
+ptrdiff_t first_level_cache = 32 << 10, worth_prefetching = 64 << 20;
 
 void left_out(const char* what) {
   throw std::invalid_argument(std::string(what) + ": left out when this library was built, by a RECURRA_ option of CMake");
@@ -78,14 +78,17 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-void set_first_level_cache() {
+void look_at_processor() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_is("intel")) worth_prefetching = 16 << 20;  // bench/NOTES.md, "Prefetching the next tiles for a batch"
+#endif
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) first_level_cache = bytes;
 #endif
 }
 
 const Backend& choose() {
-  set_first_level_cache();
+  look_at_processor();
   const char* forced = std::getenv("RECURRA_ISA");
   for (const Candidate& c : candidates())
     if (c.runs && (!forced || !*forced || std::string(forced) == c.backend->name)) return *c.backend;

@@ -42,8 +42,7 @@ RECURRA_FN ptrdiff_t bytes_to_read(const Call& call) {
 // those after it find them near. (bench/NOTES.md, "Prefetching the next tiles for a batch")
 template <class Block, class Call>
 RECURRA_FN bool prefetches_ahead(const Call& call) {
-  constexpr ptrdiff_t enough = 64 << 20;  // bytes, times rows
-  return call.rows > Block::Shape::max_rows && bytes_to_read<Block>(call) * call.rows >= enough;
+  return call.rows > Block::Shape::max_rows && bytes_to_read<Block>(call) * call.rows >= worth_prefetching;
 }
 
 // A cell's view of the units at hand: one row's lanes of one tile.

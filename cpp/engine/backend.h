@@ -31,6 +31,9 @@ namespace recurra {
 // Bytes of a core's first-level data cache, known from the first call of backend() on; 32 KiB where the system does not tell.
 extern ptrdiff_t first_level_cache;
 
+// From how many bytes of weights, times rows, blocks of rows prefetch the next tiles: by processor, known likewise.
+extern ptrdiff_t worth_prefetching;
+
 constexpr int kPrecisions = 3;  // full, bfloat16, int8: recurra::Precision
 
 // The number of cells in cells.def.
