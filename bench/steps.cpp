@@ -2,11 +2,15 @@
 // and in blocks of 64 samples. Nanoseconds a sample, medians of rounds in turns. Also what a step costs beside its arithmetic.
 //   cmake -S . -B build/cpp -G Ninja -DRECURRA_PYTHON=OFF -DRECURRA_TESTS=ON && cmake --build build/cpp --target steps
 //   build/cpp/bench/steps
+// With arguments it times nothing and makes so many steps of so many rows, for what counts instructions (bench/arm.py):
+//   build/cpp/bench/steps gru 64 1 int8 100
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <random>
 
@@ -41,9 +45,11 @@ void measure(std::vector<Contestant>& all, int samples) {
   }
 }
 
-recurra::Network<float> network(const char* cell, int hidden, int gates) {
+recurra::Network<float> network(const char* cell, int hidden, int gates,
+                                recurra::Precision precision = recurra::Precision::full) {
   recurra::NetworkConfig config;
   config.cell = cell;
+  config.precision = precision;
   config.input_size = 1;
   config.hidden_size = config.output_size = hidden;
   for (const recurra::CellInfo& info : recurra::cells())
@@ -83,9 +89,24 @@ void row(const char* cell, int hidden, int gates) {
   std::printf("%-4s %4d  %9.1f  %9.1f  %9.1f\n", cell, hidden, all[0].nanoseconds, all[1].nanoseconds, all[2].nanoseconds);
 }
 
+int only_steps(const char* const* given) {
+  const char* const cell = given[0];
+  const int hidden = std::atoi(given[1]), rows = std::atoi(given[2]);
+  const auto precision = !std::strcmp(given[3], "int8")       ? recurra::Precision::int8
+                         : !std::strcmp(given[3], "bfloat16") ? recurra::Precision::bfloat16
+                                                              : recurra::Precision::full;
+  const auto net = network(cell, hidden, std::strcmp(cell, "lstm") ? 3 : 4, precision);
+  recurra::Stream<float> stream(net, rows);
+  std::vector<float> x(static_cast<size_t>(rows), 0.5f), y(static_cast<size_t>(rows * hidden));
+  for (int step = std::atoi(given[4]); step > 0; --step) stream.step(x.data(), y.data());
+  sink = y[0];
+  return 0;
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc == 6) return only_steps(argv + 1);
   std::printf("%s, ns a sample, I = 1\n\ncell    H      alone   + Linear  in blocks\n", recurra::isa().c_str());
   for (const int hidden : {1, 8, 16, 32, 64, 128, 256}) row("gru", hidden, 3);
   for (const int hidden : {1, 8, 16, 32, 64, 128, 256}) row("lstm", hidden, 4);

@@ -153,7 +153,7 @@ def test_every_optional_parameter_changes_the_output(name: str) -> None:
     assert np.abs(layer(x)[0] - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("isa", ("generic", "avx2", "avx512", "avx512bf16", "neon"))
+@pytest.mark.parametrize("isa", ("generic", "avx2", "avx512", "avx512bf16", "neon", "neondot", "neonbf16"))
 def test_every_instruction_set_matches_oracle(isa: str) -> None:
     """In a process of its own, as the instruction set is chosen once."""
     if isa not in isa_available():

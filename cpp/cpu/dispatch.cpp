@@ -2,6 +2,11 @@
 #if defined(__unix__)
 #include <unistd.h>
 #endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 #include <cstdlib>
 #include <stdexcept>
@@ -35,6 +40,9 @@ RECURRA_DECLARE(avx2)
 #endif
 #if defined(RECURRA_WITH_neon)
 RECURRA_DECLARE(neon)
+namespace neon {
+extern const Backend table_dot, table_bf16;
+}
 #endif
 #if defined(RECURRA_WITH_generic)
 RECURRA_DECLARE(generic)
@@ -46,6 +54,25 @@ struct Candidate {
   const Backend* backend;
   bool runs;
 };
+
+#if defined(RECURRA_WITH_neon)
+// Linux says it by bits of two words, macOS by names.
+#if defined(__linux__)
+bool has_dot() { return getauxval(AT_HWCAP) >> 20 & 1; }    // HWCAP_ASIMDDP
+bool has_bf16() { return getauxval(AT_HWCAP2) >> 14 & 1; }  // HWCAP2_BF16
+#elif defined(__APPLE__)
+bool has(const char* feature) {
+  int there = 0;
+  size_t size = sizeof there;
+  return sysctlbyname(feature, &there, &size, nullptr, 0) == 0 && there;
+}
+bool has_dot() { return has("hw.optional.arm.FEAT_DotProd"); }
+bool has_bf16() { return has("hw.optional.arm.FEAT_BF16"); }
+#else
+bool has_dot() { return false; }
+bool has_bf16() { return false; }
+#endif
+#endif
 
 // Best first.
 std::vector<Candidate> candidates() {
@@ -64,6 +91,8 @@ std::vector<Candidate> candidates() {
   all.push_back({&avx2::table, has_avx2});
 #endif
 #if defined(RECURRA_WITH_neon)
+  all.push_back({&neon::table_bf16, has_dot() && has_bf16()});
+  all.push_back({&neon::table_dot, has_dot()});
   all.push_back({&neon::table, true});
 #endif
 #if defined(RECURRA_WITH_generic)

@@ -174,12 +174,12 @@ constexpr Kernels<T> full_kernels() {
   return k;
 }
 
-template <class Bfloat16>
+template <class Bfloat16, class Int8>
 constexpr Backend backend(const char* name) {
   constexpr bool training = RECURRA_TRAINING, graphs = RECURRA_GRAPHS;
   Kernels<float> k = full_kernels<true, training, graphs, float>();
   k.by_precision[1] = table_of<RECURRA_BFLOAT16, Bfloat16, float>();
-  k.by_precision[2] = table_of<RECURRA_INT8, Int8Weights, float>();
+  k.by_precision[2] = table_of<RECURRA_INT8, Int8, float>();
   using Number = typename Bfloat16::Number;
   return {name,
           k,
@@ -195,10 +195,15 @@ constexpr Backend backend(const char* name) {
 
 extern const Backend table;
 // constexpr: a run-time initialiser would execute this instruction set on machines that lack it.
-constexpr Backend table = backend<Bfloat16Weights>(RECURRA_QUOTE(RECURRA_ISA));
+constexpr Backend table = backend<Bfloat16Weights, Int8Weights>(RECURRA_QUOTE(RECURRA_ISA));
 #if defined(__AVX512VNNI__)
 extern const Backend table_bf16;
-constexpr Backend table_bf16 = backend<Bfloat16Pairs>("avx512bf16");
+constexpr Backend table_bf16 = backend<Bfloat16Pairs, Int8Weights>("avx512bf16");
+#elif defined(__aarch64__)
+extern const Backend table_dot, table_bf16;
+using Int8Dots = Int8Products<DotBytes, DotLane>;
+constexpr Backend table_dot = backend<Bfloat16Weights, Int8Dots>("neondot");
+constexpr Backend table_bf16 = backend<Bfloat16Pairs, Int8Dots>("neonbf16");
 #endif
 
 }  // namespace RECURRA_ISA

@@ -199,6 +199,18 @@ struct FourBytes {
     return sum + (Vec<float>::Bits)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
 };
+#elif defined(__aarch64__)
+struct FourBytes {
+  // Products of two pairs, then of each four: a pair stays within int16, and nothing saturates.
+  static constexpr bool shifted = false;
+  int8x16_t x;
+  RECURRA_FN explicit FourBytes(int word) : x((int8x16_t)vdupq_n_s32(word)) {}
+  RECURRA_FN Vec<float>::Bits dot(Vec<float>::Bits sum, Vec<float>::Bits weights) const {
+    const int8x16_t w = (int8x16_t)weights;
+    const int16x8_t pairs = vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x));
+    return (Vec<float>::Bits)vpadalq_s16((int32x4_t)sum, pairs);
+  }
+};
 #else
 struct FourBytes {
   static constexpr bool shifted = false;
@@ -225,6 +237,93 @@ struct TwoHalves {
     return sum;
   }
 };
+#endif
+
+// How a multiply-add takes a lane of a vector for its factor: sum + x[lane] * w, `w` being weights of the i-th lane in order.
+struct NoLane {
+  static constexpr bool there = false;
+};
+#if defined(__aarch64__)
+struct FullLane {
+  static constexpr bool there = true;
+  static constexpr int per_word = 1;  // lanes
+  template <int i, class T>
+  static RECURRA_FN Vec<T> weight(const T* words, ptrdiff_t stride) {
+    return Vec<T>::load(words + i * stride);
+  }
+  template <int i>
+  static RECURRA_FN Vec<float> add(Vec<float> sum, Vec<float> x, Vec<float> w) {
+    return vfmaq_laneq_f32(sum.v, w.v, x.v, i);
+  }
+  template <int i>
+  static RECURRA_FN Vec<double> add(Vec<double> sum, Vec<double> x, Vec<double> w) {
+    return vfmaq_laneq_f64(sum.v, w.v, x.v, i);
+  }
+};
+
+// Words of two bfloat16 numbers, x being float32: the upper first.
+struct WidenedLane {
+  static constexpr bool there = true;
+  static constexpr int per_word = 2;
+  template <int i>
+  static RECURRA_FN Vec<float> weight(const float* words, ptrdiff_t stride) {
+    const auto word = Vec<float>::load(words + i / 2 * stride).bits();
+    return Vec<float>::from_bits(i % 2 ? word << 16 : word & int(0xffff0000));
+  }
+  template <int i>
+  static RECURRA_FN Vec<float> add(Vec<float> sum, Vec<float> x, Vec<float> w) {
+    return vfmaq_laneq_f32(sum.v, w.v, x.v, i ^ 1);
+  }
+};
+
+// The same where x are words as well, the upper product first, each addition rounded once. For machines with FEAT_BF16, which
+// not all that run this file have; hence not by an intrinsic. (bfdot, bfmmla round otherwise.)
+struct HalvesLane : FullLane {
+  template <int i>
+  static RECURRA_FN Vec<float> add(Vec<float> sum, Vec<float> x, Vec<float> w) {
+    asm(".arch armv8.2-a+bf16\n\tbfmlalt %0.4s, %1.8h, %2.h[%c3]" : "+w"(sum.v) : "w"(w.v), "x"(x.v), "i"(2 * i + 1));
+    asm(".arch armv8.2-a+bf16\n\tbfmlalb %0.4s, %1.8h, %2.h[%c3]" : "+w"(sum.v) : "w"(w.v), "x"(x.v), "i"(2 * i));
+    return sum;
+  }
+};
+struct TwoHalves {
+  Vec<float> x;
+  RECURRA_FN explicit TwoHalves(int word) : x(Vec<float>::from_bits(Vec<float>::Bits{word})) {}
+  friend RECURRA_FN Vec<float> fma(TwoHalves a, Vec<float> weights, Vec<float> sum) {
+    return HalvesLane::add<0>(sum, a.x, weights);
+  }
+};
+
+// Words of four int8 numbers, for machines with FEAT_DotProd.
+struct DotLane : FullLane {
+  template <int i>
+  static RECURRA_FN Vec<float>::Bits add(Vec<float>::Bits sum, Vec<float> x, Vec<float> w) {
+    asm(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.4b[%c3]" : "+w"(sum) : "w"(w.v), "w"(x.v), "i"(i));
+    return sum;
+  }
+};
+struct DotBytes {
+  static constexpr bool shifted = false;
+  Vec<float> x;
+  RECURRA_FN explicit DotBytes(int word) : x(Vec<float>::from_bits(Vec<float>::Bits{word})) {}
+  RECURRA_FN Vec<float>::Bits dot(Vec<float>::Bits sum, Vec<float>::Bits weights) const {
+    return DotLane::add<0>(sum, x, Vec<float>::from_bits(weights));
+  }
+};
+
+// Has GCC read what `from` points to after the sum is made, or it reads all that it can see first, and sums go to the stack.
+template <class T, class V>
+RECURRA_FN void read_after(const T*& from, V& sum) {
+  asm("" : "+r"(from), "+w"(sum));
+}
+template <class T>
+RECURRA_FN void read_after(const T*& from, Vec<T>& sum) {
+  asm("" : "+r"(from), "+w"(sum.v));
+}
+#else
+using FullLane = NoLane;
+using WidenedLane = NoLane;
+using HalvesLane = NoLane;
 #endif
 
 template <class T>

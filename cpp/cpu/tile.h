@@ -3,12 +3,13 @@
 // bits). Included by kernels.cpp after weights.h, in the same namespace.
 
 // How many rows and tiles a block has: its chains fill the registers that weights and a broadcast leave free, and a single
-// row may have 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle).
+// row may have 8 or more independent chains to hide the latency of a fused multiply-add (4 cycles, up to 2 a cycle). Where
+// multiply-adds take lanes, each row needs a register for its numbers, and of 32 three are for weights. (bench/NOTES.md, "ARM")
 template <int chains>
 struct BlockShape {
   static constexpr int single_row_tiles = (8 + chains - 1) / chains;
   static constexpr int tiles = chains >= 3 ? 1 : 4 / chains;
-  static constexpr int max_rows = kAccumulators / (chains * tiles);
+  static constexpr int max_rows = FullLane::there ? 29 / (chains * tiles + 1) : kAccumulators / (chains * tiles);
 };
 
 // acc = bias, or what input_product made of bias and input.

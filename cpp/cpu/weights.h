@@ -50,6 +50,9 @@ struct Ahead {
   RECURRA_FN void prefetch(ptrdiff_t word) const { __builtin_prefetch(from + word * step); }
 };
 
+template <int gates>
+struct PlainGates;  // tile.h
+
 constexpr int kAccumulators = RECURRA_ACCUMULATORS;  // registers; the rest hold weights and a broadcast
 
 // acc[n][r][chain[g]] = fma(value[r], w[n][g], ...) for all n, r, g, where a value is made of a row's word at k. With this in
@@ -67,6 +70,47 @@ RECURRA_FN void multiply_add(Vec<T> (&acc)[N][R][C], const Vec<T> (&w)[N][G], co
   }
 }
 
+// acc[n][r][chain[g]] += x[r] . w[n][g] of as many words of a row as a vector has lanes, whose weights are at `weights`.
+template <class Gates, class Lane, int i = 0, class V, class T, int R, int N, int C>
+RECURRA_FN void add_lanes(V (&acc)[N][R][C], const Vec<T> (&x)[R], const T* (&weights)[N]) {
+  constexpr Product product = Gates::product();
+  constexpr int G = product.count, U = Vec<T>::lanes;
+  if constexpr (i < U) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) {
+        const Vec<T> w = Lane::template weight<i>(weights[n] + g * U, G * U);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) acc[n][r][product.chain[g]] = Lane::template add<i>(acc[n][r][product.chain[g]], x[r], w);
+      }
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+      if (R > 1) read_after(weights[n], acc[n][R - 1][product.chain[G - 1]]);
+    add_lanes<Gates, Lane, i + 1>(acc, x, weights);
+  }
+}
+
+// Where multiply-adds take a lane of a vector, rows are read a vector at a time: the same sums of whole vectors of a row's
+// words, in the same order. How many words that were; the rest is the caller's.
+template <class Gates, class Lane, class V, class T, class Number, int R, int N, int C>
+RECURRA_FN ptrdiff_t add_vectors(V (&acc)[N][R][C], const Number* const (&rows)[R], const T* const (&weights)[N],
+                                 ptrdiff_t words, const Ahead<T>& next) {
+  ptrdiff_t k = 0;
+  if constexpr (Lane::there)
+    for (; k + Vec<T>::lanes <= words; k += Vec<T>::lanes) {
+      Vec<T> x[R];
+      const T* at[N];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) __builtin_memcpy(&x[r].v, rows[r] + k, sizeof x[r].v);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) at[n] = weights[n] + k / Lane::per_word * (Gates::product().count * Vec<T>::lanes);
+      if (R > 1) next.prefetch(k / Lane::per_word);
+      add_lanes<Gates, Lane>(acc, x, at);
+    }
+  return k;
+}
+
 // Numbers of the layer's own type: [k][gate][lane].
 struct FullWeights {
   static constexpr int chains_to_read = 4;  // with so many side by side a product takes no longer than reading its weights
@@ -79,7 +123,7 @@ struct FullWeights {
     point_to_rows(rows, x.rows, row);
     point_to_weights(weights, tiles, tile, at);
     const auto next = Ahead<T>::template part<R, N, G>(ahead, row, tiles, tile, at, size);
-    for (ptrdiff_t k = 0; k < size; ++k) {
+    for (ptrdiff_t k = add_vectors<Gates, FullLane>(acc, rows, weights, size, next); k < size; ++k) {
       Vec<T> w[N][G];
       if (R > 1) next.prefetch(k);
       load_weights<R>(w, weights, k);
@@ -102,7 +146,7 @@ struct Bfloat16Weights {
     point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
     const auto next = Ahead<float>::part<R, N, Gates::product().count>(ahead, row, tiles, tile, at, (size + 1) / 2);
-    for (ptrdiff_t k = 0; k < size; k += 2) {
+    for (ptrdiff_t k = add_vectors<Gates, WidenedLane>(acc, rows, weights, size, next); k < size; k += 2) {
       if (R > 1) next.prefetch(k / 2);
       add_half<Gates, true>(acc, rows, weights, k + 1);
       add_half<Gates, false>(acc, rows, weights, k);
@@ -126,10 +170,10 @@ struct Bfloat16Weights {
   }
 };
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__aarch64__)
 // The same weights and the same bits, a word at a time.
 struct Bfloat16Pairs {
-  static constexpr int chains_to_read = 8;  // vdpbf16ps takes half as long again as a multiply-add
+  static constexpr int chains_to_read = 8;  // vdpbf16ps takes half as long again as a multiply-add, two bfmlal twice as long
   using Number = uint16_t;
 
   template <class Gates, int R, int N, int C>
@@ -141,7 +185,7 @@ struct Bfloat16Pairs {
     point_to_reduced(rows, x.reduced, row);
     point_to_weights(weights, tiles, tile, at);
     const auto next = Ahead<float>::part<R, N, G>(ahead, row, tiles, tile, at, (size + 1) / 2);
-    for (ptrdiff_t k = 0; k < (size + 1) / 2; ++k) {
+    for (ptrdiff_t k = add_vectors<Gates, HalvesLane>(acc, rows, weights, (size + 1) / 2, next); k < (size + 1) / 2; ++k) {
       Vec<float> w[N][G];
       if (R > 1) next.prefetch(k);
       load_weights<R>(w, weights, k);
@@ -155,7 +199,8 @@ struct Bfloat16Pairs {
 // [gate][lane] integers, -128 times the sum of the row's weights. The vector comes quantised too, so the sum is one of
 // integers, exact in any order; it joins the chain in one multiply-add. The chains wait on the stack while integers are summed:
 // as many rows at once pay more than chains kept in registers (6 to 19 %, bench/NOTES.md).
-struct Int8Weights {
+template <class Four, class Lane>
+struct Int8Products {
   static constexpr int chains_to_read = 4;
 
   template <class Gates, int R, int N, int C>
@@ -175,14 +220,13 @@ struct Int8Weights {
       for (int g = 0; g < G; ++g)
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
-          sum[n][r][g] =
-              FourBytes::shifted ? Vec<float>::load(weights[n] + ((words + 1) * G + g) * U).bits() : Vec<float>::Bits{};
+          sum[n][r][g] = Four::shifted ? Vec<float>::load(weights[n] + ((words + 1) * G + g) * U).bits() : Vec<float>::Bits{};
     const auto next = Ahead<float>::part<R, N, G>(ahead, row, tiles, tile, at, words);
-    for (ptrdiff_t k = 0; k < words; ++k) {
+    for (ptrdiff_t k = add_vectors<PlainGates<G>, Lane>(sum, rows, weights, words, next); k < words; ++k) {
       if (R > 1) next.prefetch(k);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const FourBytes four(rows[r][k]);
+        const Four four(rows[r][k]);
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
@@ -202,6 +246,8 @@ struct Int8Weights {
       }
   }
 };
+
+using Int8Weights = Int8Products<FourBytes, NoLane>;
 
 // x[i] .. x[i + lanes - 1], zeros from x[size] on.
 RECURRA_FN Vec<float> load_row(const float* x, ptrdiff_t i, ptrdiff_t size) {

@@ -63,8 +63,8 @@ const std::vector<CellInfo>& cells();
 // Names of the activation functions of cells/activation.h; a constant that chooses one (f, g or h) is its index here.
 const std::vector<std::string>& activations();
 
-// The instruction set in use ("avx512bf16", "avx512", "avx2", "neon", "generic"), chosen at the first call of anything that
-// computes. RECURRA_ISA forces one; std::runtime_error when this machine lacks it.
+// The instruction set in use ("avx512bf16", "avx512", "avx2", "neonbf16", "neondot", "neon", "generic"), chosen at the first
+// call of anything that computes. RECURRA_ISA forces one; std::runtime_error when this machine lacks it.
 std::string isa();
 std::vector<std::string> available_isas();
 
