@@ -33,7 +33,7 @@ class Kernel(NamedTuple):
     sources: list[int]  # numbers that a product sums up, of each phase
 
     def defined(self, name: str) -> str:
-        return re.findall(rf"#define RECURRA_{name} (.*)", self.source)[0]
+        return str(re.findall(rf"#define RECURRA_{name} (.*)", self.source)[0])
 
     def by_steps(self) -> float:
         """Microseconds of a step whose phases are kernels of their own, for few rows."""
