@@ -1,60 +1,110 @@
-"""Kernels of all steps at once (cpp/cuda/kernels/resident.cuh): what NVRTC and arithmetic say of them, without a GPU.
+"""Kernels of all steps at once: what NVRTC and arithmetic say of them, without a GPU.
 
-    python bench/gpu_resident.py [--cells gru,lstm] [--sizes 32,64,96,128] [--architecture sm_90a]
+    python bench/gpu_resident.py [--ways forward,backward] [--cells gru,lstm] [--sizes 32,64]
 
-One line each, the table of cpp/cuda/NOTES.md: threads, registers of a thread, shared memory, and the time of a step as
-cpp/cuda/resident.cpp predicts it. Nothing here is measured.
+The tables of cpp/cuda/NOTES.md, for blocks of 1 and of 4 rows side by side: threads, registers of a thread, weights of
+a column in them, shared memory, bytes that are spilled, the time of a step as cpp/cuda/resident.cpp predicts it, and
+that of the walk by steps as cpp/cuda/choice.h does. Then the largest sizes that fit. Nothing here is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from typing import Any, NamedTuple
 
 from recurra import _core
 from recurra.cuda import _libraries
 
 CLOCK_MHZ = 1700  # as in cpp/cuda/choice.h
+LAUNCH, SLICE = 1.5, 0.5  # there too: microseconds of a kernel, and of 16 numbers of a product
 SHARED_BYTES = 227 << 10  # that a block may have on an H100 or H200
+ROWS = (1, 4)
 
 
-def line(cell: str, dtype: str, hidden: int, rows: int, architecture: str) -> str:
-    """A row of the table."""
-    source, options, threads, shared, cycles = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows)
-    held = re.findall(r"#define RECURRA_HELD (.*)", source)[0]
-    _, log = _core.cuda.compile(source, options, architecture)
-    registers, spills = re.findall(r"Used (\d+) registers", log)[0], re.findall(r"(\d+) bytes spill stores", log)[0]
-    values: list[object] = [cell, dtype, hidden, rows, threads, registers, held, f"{shared / 1024:.0f}"]
-    time = f"{cycles / CLOCK_MHZ:.2f}" if shared <= SHARED_BYTES else "does not fit"
-    return " | ".join(map(str, ["", *values, spills, time, ""])).strip()
+class Kernel(NamedTuple):
+    """As `_core.cuda.resident_unit` returns it."""
+
+    source: str
+    options: list[str]
+    threads: int
+    shared: int
+    cycles: float
+    sources: list[int]  # numbers that a product sums up, of each phase
+
+    def defined(self, name: str) -> str:
+        return str(re.findall(rf"#define RECURRA_{name} (.*)", self.source)[0])
+
+    def by_steps(self) -> float:
+        """Microseconds of a step whose phases are kernels of their own, for few rows."""
+        columns = map(int, self.defined("COLUMNS").split(","))
+        sums = [LAUNCH + SLICE * ((n + 15) // 16) if c else 0 for n, c in zip(self.sources, columns, strict=False)]
+        return sum(LAUNCH + one for one in sums)
+
+
+def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str) -> Kernel:
+    """Without a projection."""
+    return Kernel(*_core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, way == "backward"))
+
+
+def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str:
+    """A row of a table."""
+    both = [kernel(cell, dtype, hidden, rows, way) for rows in ROWS]
+    logs = [_core.cuda.compile(one.source, one.options, architecture)[1] for one in both]
+
+    def beside(*values: Any, between: str = ", ") -> str:
+        return between.join(dict.fromkeys(map(str, values)))
+
+    fits = [one.shared <= SHARED_BYTES for one in both]
+    times = [f"{one.cycles / CLOCK_MHZ:.2f}" if fit else "-" for one, fit in zip(both, fits, strict=True)]
+    values = [
+        cell,
+        dtype,
+        hidden,
+        beside(*(one.threads for one in both)),
+        beside(*(re.findall(r"Used (\d+) registers", log)[0] for log in logs)),
+        beside(*(one.defined("HELD") for one in both), between="; "),
+        beside(*(f"{one.shared / 1024:.0f}" for one in both)),
+        beside(*(re.findall(r"(\d+) bytes spill stores", log)[0] for log in logs)),
+        ", ".join(times) if any(fits) else "does not fit",
+        f"{both[0].by_steps():.1f}",
+    ]
+    return " | ".join(["", *map(str, values), ""]).strip()
+
+
+def largest(cell: str, dtype: str, way: str) -> int:
+    """The largest H up to 1024 that fits, with one row a block."""
+
+    def fits(hidden: int) -> bool:
+        try:
+            return kernel(cell, dtype, hidden, 1, way).shared <= SHARED_BYTES
+        except ValueError:
+            return False
+
+    return max(filter(fits, range(2, 1025)), default=0)
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", default="forward,backward")
     parser.add_argument("--cells", default="rnn_tanh,gru,gru_reset_before,lstm")
     parser.add_argument("--sizes", default="32,64,96,128")
     parser.add_argument("--architecture", default="sm_90a")
     args = parser.parse_args()
     _libraries.locate()
-    titles = [
-        "cell",
-        "numbers",
-        "H",
-        "rows",
-        "threads",
-        "registers",
-        "weights held",
-        "KB shared",
-        "spills",
-        "us a step",
-    ]
-    print("| " + " | ".join(titles) + " |\n|" + " --- |" * len(titles))
-    for cell in args.cells.split(","):
+    cells = args.cells.split(",")
+    titles = ["cell", "numbers", "H", "threads", "registers", "held", "KB shared", "spills", "us a step", "by steps"]
+    for way in args.ways.split(","):
+        print(f"\n{way}\n\n| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
+        for cell in cells:
+            for dtype in ("float32", "float64"):
+                for hidden in map(int, args.sizes.split(",")):
+                    print(line(cell, dtype, hidden, way, args.architecture), flush=True)
+    for way in args.ways.split(","):
+        print(f"\n| H up to, {way} | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
         for dtype in ("float32", "float64"):
-            for hidden in map(int, args.sizes.split(",")):
-                for rows in (1, 4):
-                    print(line(cell, dtype, hidden, rows, args.architecture), flush=True)
+            print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way)) for cell in cells)} |")
 
 
 if __name__ == "__main__":

@@ -122,6 +122,24 @@ def rounded(array: Any, number: str) -> Array:
     return np.asarray(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype("uint32").view("float32"), "float64")
 
 
+def trained_with_cells(case: Case, layer: recurra.Recurrent, clip: float | None, there: bool) -> Any:
+    """(output, final state, cells), gradients, cells of a call; of a layer on the GPU or the CPU."""
+    problem, number = case.problem, str(layer.dtype)
+    wants = CELLS[problem.cell].states > 1
+    move: Any = (lambda value: upload(value, number)) if there else (lambda value: value)
+    x, state = move(blank(problem, problem.x())), move(problem.state())
+    lengths = lengths_of(case) if there else problem.lengths
+    options: dict[str, Any] = {"recompute": case.recompute, "rng": case.rng, "return_cells": wants}
+    y, final, tape, *cells = layer.forward(x, state, lengths=lengths, **options)
+    dy, dstate = upstream(problem)
+    shape = (problem.steps, problem.batch, problem.directions * problem.hidden_size)
+    dcells = blank(problem, np.random.default_rng(5).normal(size=shape).astype(problem.dtype)) if wants else None
+    gradients = tape.backward(move(dy), as_state(move(dstate)), move(dcells), grad_clip=clip)
+    again = layer(x, state, lengths=lengths, return_cells=wants)[2:]
+    found = (y, final, cells), tuple(gradients), again
+    return download(found) if there else found
+
+
 @contextmanager
 def rounding(number: str) -> Iterator[None]:
     """Inside, the oracle rounds what meets a weight matrix, as a 16-bit layer does; states stay as they are."""

@@ -489,6 +489,7 @@ def test_where_the_cache_is() -> None:
     assert folder() == ""
 
 
+@pytest.mark.parametrize("backward", (False, True))
 @pytest.mark.parametrize(
     ("cell", "dtype", "hidden", "rows"),
     [
@@ -499,8 +500,8 @@ def test_where_the_cache_is() -> None:
     ],
 )
 def test_a_kernel_of_all_steps_is_not_made_for_sizes_that_fit_no_block(
-    cell: str, dtype: str, hidden: int, rows: int
+    cell: str, dtype: str, hidden: int, rows: int, backward: bool
 ) -> None:
     with pytest.raises(ValueError, match="hidden: expected one that fits into a block"):
-        _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows)
-    assert _core.cuda.resident_unit(cell, dtype, 64, 64, rows)
+        _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, backward)
+    assert _core.cuda.resident_unit(cell, dtype, 64, 64, rows, backward)

@@ -41,20 +41,21 @@ def test_no_kernel_spills(architecture: str, dtype: str) -> None:
 SIZES = (32, 64, 96, 128)
 
 
+@pytest.mark.parametrize("backward", (False, True))
 @pytest.mark.parametrize("rows", (1, 4))
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("hidden", SIZES)
-def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int) -> None:
+def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int, backward: bool) -> None:
     # As above: a cell for one size, dtype and number of rows, its next relatives for others.
     turn = SIZES.index(hidden) + len(SIZES) * (2 * DTYPES.index(dtype) + rows // 4)
     cells = [cell for cell in sorted(recurra.cells()) if "layer_norm" not in cell]
     for i, cell in enumerate(cells[turn :: 4 * len(SIZES)]):
-        source, options, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows)
+        source, options, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, backward)
         architecture = ARCHITECTURES[(turn + i) % len(ARCHITECTURES)]
         cubin, log = _core.cuda.compile(source, options, architecture)
         frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
         assert cubin and frames == [("0", "0", "0")], (
-            f"{cell}, H = {hidden}, {dtype}, {rows} rows, {architecture}: {log}"
+            f"{cell}, H = {hidden}, {dtype}, {rows} rows, {backward=}, {architecture}: {log}"
         )
         assert "warning" not in log, log
 

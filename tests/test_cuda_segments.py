@@ -120,7 +120,7 @@ def test_training_has_the_bits_of_the_cpu_and_its_gradients(cell: str, data: st.
     assert_close(gradients, want_gradients, GRADIENTS[case.problem.dtype])
 
 
-@pytest.mark.parametrize(("number", "engine"), MODES)
+@pytest.mark.parametrize(("number", "engine"), (*MODES, ("float32", "exact-resident")))
 @pytest.mark.parametrize("cell", ("lstm_projected", "gru_reset_before", "sru"))
 def test_all_numbers_and_engines(cell: str, number: str, engine: str) -> None:
     """Odd sizes too: 16-bit rows of three numbers end in the middle of a word."""

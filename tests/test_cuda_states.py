@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from checks import assert_close, assert_same_bits
 from cuda_arrays import download, require_gpu, upload
-from cuda_problems import MODES, Case, called, cases, lengths_of, trained, trained_on_cpu
-from gradients import as_state, blank, upstream
+from cuda_problems import MODES, Case, called, cases, trained, trained_on_cpu, trained_with_cells
+from gradients import blank
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import CELLS, kinds
@@ -103,24 +103,6 @@ def test_streams_are_reset_to_given_states(cell: str, number: str) -> None:
 
 
 # ---- return_cells and grad_clip
-
-
-def trained_with_cells(case: Case, layer: recurra.Recurrent, clip: float | None, there: bool) -> Any:
-    """(output, final state, cells), gradients; of a layer on the GPU or the CPU."""
-    problem, number = case.problem, str(layer.dtype)
-    wants = CELLS[problem.cell].states > 1
-    move: Any = (lambda value: upload(value, number)) if there else (lambda value: value)
-    x, state = move(blank(problem, problem.x())), move(problem.state())
-    lengths = lengths_of(case) if there else problem.lengths
-    options: dict[str, Any] = {"recompute": case.recompute, "rng": case.rng, "return_cells": wants}
-    y, final, tape, *cells = layer.forward(x, state, lengths=lengths, **options)
-    dy, dstate = upstream(problem)
-    shape = (problem.steps, problem.batch, problem.directions * problem.hidden_size)
-    dcells = blank(problem, np.random.default_rng(5).normal(size=shape).astype(problem.dtype)) if wants else None
-    gradients = tape.backward(move(dy), as_state(move(dstate)), move(dcells), grad_clip=clip)
-    again = layer(x, state, lengths=lengths, return_cells=wants)[2:]
-    found = (y, final, cells), tuple(gradients), again
-    return download(found) if there else found
 
 
 @EVERY_KIND

@@ -75,7 +75,9 @@ def test_training_and_calls_have_the_same_bits(number: str) -> None:
     assert_same_bits(trained(case, layer)[0], called(case, layer))
 
 
-@pytest.mark.parametrize(("cell", "engine"), (("lstm_peephole_projected", "exact"), ("gru_reset_before", "cublas")))
+@pytest.mark.parametrize(
+    ("cell", "engine"), (("lstm_peephole_projected", "exact-resident"), ("gru_reset_before", "cublas"))
+)
 def test_gradients_are_central_differences(cell: str, engine: str) -> None:
     case = Case(sized(cell, layers=2, steps=3, batch=2, lengths=(3, 1)), zoneout=0.2, recurrent_dropout=0.2, rng=3)
     problem = case.problem
@@ -105,9 +107,11 @@ def test_gradients_are_central_differences(cell: str, engine: str) -> None:
             assert abs(difference - gradients[2][name][at]) < 1e-7 * max(1, abs(difference)), (name, at)
 
 
-@pytest.mark.parametrize("number", ("float32", "bfloat16"))
-def test_into_is_added_to(number: str) -> None:
-    layer = recurra.LSTM(3, 5, 2, seed=0, device="cuda", dtype=number)
+@pytest.mark.parametrize(
+    ("number", "engine"), (("float32", "exact"), ("float32", "exact-resident"), ("bfloat16", "cublas"))
+)
+def test_into_is_added_to(number: str, engine: str) -> None:
+    layer = recurra.LSTM(3, 5, 2, seed=0, device="cuda", dtype=number, engine=engine)
     x = upload(data(4, 2, 3), number)
     y, _, tape = layer.forward(x)
     dy = upload(data(*y.shape), number)
@@ -122,7 +126,7 @@ def test_into_is_added_to(number: str) -> None:
 
 
 @pytest.mark.parametrize("recompute", (False, True))
-@pytest.mark.parametrize("engine", ("exact", "cublas"))
+@pytest.mark.parametrize("engine", ("exact", "exact-resident", "cublas"))
 def test_backward_may_be_called_again_and_never_writes_to_the_tape(engine: str, recompute: bool) -> None:
     layer = recurra.GRU(3, 5, 2, bidirectional=True, dropout=0.5, seed=0, device="cuda", engine=engine)
     y, h, tape = layer.forward(upload(data(4, 3, 3)), rng=1, recompute=recompute)

@@ -121,7 +121,10 @@ class Layer {
       const Chunk chunk = {from, std::min(plan_.steps, from + plan_.backward_steps)};
       const Rows previous = this->previous(chunk);
       if (plan_.options.recompute) recompute(chunk, previous);
-      for (int64_t step = chunk.to - 1; step >= chunk.from; --step) this->step(chunk, step);
+      if (plan_.resident_back.kernel)
+        walk(chunk);
+      else
+        for (int64_t step = chunk.to - 1; step >= chunk.from; --step) this->step(chunk, step);
       input_gradients(chunk);
       weight_gradients(chunk, previous);
     }
@@ -242,29 +245,39 @@ class Layer {
     return advanced(weights_[size_t(p)].sums.data, int64_t(phase(p).chains) * shape(p).units, net_.number_size);
   }
 
-  void step(const Chunk& chunk, int64_t step) const {
-    const int64_t place = plan_.at(step) - plan_.at(chunk.from), before = plan_.before(step), rows = plan_.active(step);
+  // What phases of a step have in common. `at`: its first row among those of all steps; `before`: that among rows which are
+  // kept before every step; `place`: that among the chunk's.
+  BackwardArguments arguments(int64_t at, int64_t before, int64_t place) const {
     BackwardArguments a{};
-    a.rows = int(rows);
-    a.step = step;
     if (plan_.options.device_lengths) a.lengths = call_.steps().lengths;
     a.order = call_.steps().order;
-    if (has_dy_) a.dy = at_number(number(w_.loop_dy), plan_.at(step));
-    if (has_dc_) a.d_cells = at_number(number(w_.loop_dc), plan_.at(step));
+    if (has_dy_) a.dy = at_number(number(w_.loop_dy), at);
+    if (has_dc_) a.d_cells = at_number(number(w_.loop_dc), at);
     a.d_h = number(w_.d_h);
     a.d_result = number(w_.d_result);
     a.d_states = number(w_.d_states);
     a.d_kept = number(w_.d_kept);
     a.h_before = at_number(rows_.h, before);
     a.states_before = at_number(rows_.states, before);
-    a.saved = plan_.options.recompute ? at_number(number(w_.saved), place) : at_number(rows_.saved, plan_.at(step));
+    a.saved = plan_.options.recompute ? at_number(number(w_.saved), place) : at_number(rows_.saved, at);
     net_.set_constants(a.constants, first_);
     a.noise = call_.seeded(layer_, first_);
+    return a;
+  }
+  void set_phase(BackwardArguments& a, int p, int64_t place) const {
+    a.units = shape(p).units;
+    a.vectors = vectors(p);
+    a.sums_direction = weights_[size_t(p)].sums.direction;
+    a.da = at_weight(weight(w_.da[size_t(p)]), place);
+  }
+
+  void step(const Chunk& chunk, int64_t step) const {
+    const int64_t place = plan_.at(step) - plan_.at(chunk.from), rows = plan_.active(step);
+    BackwardArguments a = arguments(plan_.at(step), plan_.before(step), place);
+    a.rows = int(rows);
+    a.step = step;
     for (int p = net_.phases() - 1; p >= 0; --p) {
-      a.units = shape(p).units;
-      a.vectors = vectors(p);
-      a.sums_direction = weights_[size_t(p)].sums.direction;
-      a.da = at_weight(weight(w_.da[size_t(p)]), place);
+      set_phase(a, p, place);
       call_.launch.phase(net_.kernels.backward[p], p, count_, a);
       const bool masked = !p && call_.drops_recurrent();
       const Rows to = p ? a.d_result : masked ? number(w_.d_masked) : a.d_h;
@@ -280,6 +293,27 @@ class Layer {
     if (others)
       call_.launch.run(net_.kernels.clip_rows, others, rows, count_,
                        ClipArguments{rows, others, step, a.lengths, clip_, a.d_states});
+  }
+
+  // All steps of the chunk, the last first.
+  void walk(const Chunk& chunk) const {
+    const Resident& resident = plan_.resident_back;
+    WalkBackArguments w{};
+    static_cast<WalkPlaces&>(w) = resident.places;
+    w.steps = call_.steps();
+    w.from = chunk.from;
+    w.to = chunk.to;
+    for (int p = 0; p < net_.phases(); ++p) {
+      w.phase[p] = arguments(0, 0, 0);
+      set_phase(w.phase[p], p, 0);
+      w.recurrent[p] = weights_[size_t(p)].recurrent;
+    }
+    w.mask = mask();
+    w.clip = clip_;
+    w.saved_from = plan_.options.recompute ? chunk.from : 0;
+    const unsigned tiles = unsigned((plan_.rows + resident.rows - 1) / resident.rows);
+    launch(resident.kernel, {tiles, unsigned(count_), 1}, {unsigned(resident.threads), 1, 1}, call_.launch.stream, w,
+           unsigned(resident.shared_bytes));
   }
 
   void input_gradients(const Chunk& chunk) const {
@@ -373,8 +407,8 @@ void run_backward(Network::Data& net, const Plan::Data& plan, const Array& dy, c
   const int kind = 2 + (dy.data ? 4 : 0) + (dx.data ? 8 : 0) + (draws ? 16 : 0) + (d_cells.data ? 32 : 0);
   replay(net, plan, kind, clip, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
     const Call call = call_on(on);
-    // The exact engine's sums go on from direction to direction.
-    const int at_once = plan.engine == Engine::exact ? 1 : directions;
+    // The exact engine's sums go on from direction to direction, where one has several chunks.
+    const int at_once = plan.engine == Engine::exact && plan.backward_steps < plan.steps ? 1 : directions;
     const Products products{call.launch, plan.engine, blas, at_once};
     for (int layer = c.layers - 1; layer >= 0; --layer) {
       const bool top = layer + 1 == c.layers, has_dy = !top || dy.data;

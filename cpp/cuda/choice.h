@@ -32,10 +32,12 @@ inline bool should_be_resident(const Network::Data& net, const Plan::Data& plan,
   double steps = 0;
   for (int p = 0; p < net.phases(); ++p) {
     const PhaseShape shape = net.shape(0, p);
-    const double sums = rows * double(shape.units) * net.spec.phases[p].recurrent.count * double(shape.sources);
+    const int64_t chains = net.spec.phases[p].recurrent.count * int64_t(shape.units),
+                  summed = resident.way == Way::backward ? chains : shape.sources;
+    const double sums = rows * double(chains) * double(shape.sources);
     // Half of a multiprocessor's 128 multiply-adds a cycle.
-    const double product = std::max(slice * double((shape.sources + 15) / 16), sums / (multiprocessors * 64 * cycles));
-    steps += launch + (net.spec.phases[p].recurrent.count ? launch + product : 0);
+    const double product = std::max(slice * double((summed + 15) / 16), sums / (multiprocessors * 64 * cycles));
+    steps += launch + (chains ? launch + product : 0);
   }
   const double tiles = double((plan.rows + resident.rows - 1) / resident.rows * net.directions());
   const double waves = std::ceil(tiles / multiprocessors);

@@ -174,7 +174,8 @@ class Layer {
   // Steps from .. to - 1, whose input products have been made.
   void walk(int64_t from, int64_t to) const {
     const Resident& resident = plan_.resident;
-    WalkArguments w = resident.places;
+    WalkArguments w{};
+    static_cast<WalkPlaces&>(w) = resident.places;
     w.steps = call_.steps();
     w.from = from;
     w.to = to;

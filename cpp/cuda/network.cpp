@@ -34,7 +34,7 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
   if (options.engine == Engine::exact && weight_size == 2) refuse("engine: exact is for float32 and float64");
   if (options.walk != Walk::automatic && options.engine != Engine::exact)
     refuse("walk: expected automatic but for the exact engine");
-  if (options.walk == Walk::resident && !resident_of(*this, 1))
+  if (options.walk == Walk::resident && !resident_of(*this, 1, Way::forward) && !resident_of(*this, 1, Way::backward))
     refuse("engine: expected one that is not resident, for " + config.cell + " of hidden_size " +
            std::to_string(config.hidden_size) +
            (spec.phases[0].by_rows ? " needs whole rows" : " does not fit into a block of threads"));

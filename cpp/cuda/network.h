@@ -72,9 +72,10 @@ struct Plan::Data {
   std::vector<int64_t> starts;
   int64_t chunk_steps = 1, backward_steps = 1, block_steps = 1;
   size_t workspace = 0, backward_workspace = 0, tape = 0;
-  uint64_t number = 0;   // one for each plan of the process, for graphs that were made from it
-  Resident resident;     // with a kernel where all steps of a layer are one launch
-  const char* why = "";  // they are not
+  uint64_t number = 0;  // one for each plan of the process, for graphs that were made from it
+  // Forward and backward: with a kernel where all steps of a layer are one launch, or why they are not.
+  Resident resident, resident_back;
+  const char *why = "", *why_back = "";
 
   bool keeps_states() const { return options.training || options.cells; }  // those of every step, beside h
   int64_t at(int64_t step) const { return starts.empty() ? step * rows : starts[size_t(step)]; }
@@ -133,8 +134,8 @@ struct Network::Data {
 };
 
 // With so many rows a tile, if it fits into a block of this GPU.
-std::optional<Resident> resident_of(const Network::Data& net, int rows);
-// Sets the plan's `resident` and `why`; compiles.
+std::optional<Resident> resident_of(const Network::Data& net, int rows, Way way);
+// Sets the plan's `resident...` and `why...`; compiles.
 void choose_walk(const Network::Data& net, Plan::Data& plan);
 
 }  // namespace cuda

@@ -20,18 +20,30 @@ constexpr int64_t kMostThreads = 512;
 // A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
-// second phase.
-constexpr int64_t kOwnRegisters = 80, kPhaseRegisters = 8;
+// second phase; backward in float more for every row but the first, whose numbers the compiler loads far ahead.
+constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16;
+// With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.
+constexpr int64_t kManyRegisters = 256;
 
 struct Sizes {
   int64_t units, sources, columns, passes;
 };
 
-Sizes sizes_of(const Spec& spec, int p, int64_t hidden, int64_t output) {
+Sizes sizes_of(const Spec& spec, int p, int64_t hidden, int64_t output, Way way) {
   const auto width = [&](Dim dim) { return dim == Dim::output ? output : hidden; };
   const Phase& phase = spec.phases[p];
-  const int64_t units = width(phase.units);
-  return {units, p ? width(spec.phases[p - 1].units) : output, phase.recurrent.count * units, recurrent_slot(phase) * units};
+  const int64_t units = width(phase.units), read = p ? width(spec.phases[p - 1].units) : output,
+                made = phase.recurrent.count * units;
+  if (way == Way::backward) return {units, made, made ? read : 0, 0};
+  return {units, read, made, recurrent_slot(phase) * units};
+}
+
+// What a step backward reads of the tape and of the layer above, for a unit: at most.
+int64_t given_of(const Spec& spec, int p) {
+  const Phase& phase = spec.phases[p];
+  const int last = spec.phases.size - 1;
+  return (phase.units == Dim::hidden ? spec.saved : 0) + (phase.units == spec.phases[last].units) + (p == last) +
+         (phase.sets_states ? spec.states.size : 0);
 }
 
 // Cycles of a phase's step on a multiprocessor. A load brings 128 bytes in a cycle, also where all threads get the same; in
@@ -48,61 +60,72 @@ double cycles_of(const Resident& r, const Sizes& s, int p, bool wide) {
 
 }  // namespace
 
-std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows) {
+std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way) {
   const int phases = spec.phases.size;
+  const bool back = way == Way::backward;
   if (weight_bytes(number) < 4 || spec.phases[0].by_rows) return std::nullopt;
   const int64_t words = int64_t(number_bytes(number) / 4), wide_hidden = rounded(hidden, 32), wide_output = rounded(output, 32);
   Resident r;
+  r.way = way;
   r.rows = rows;
 
   // The kernel, for sizes that are multiples of 32.
-  int64_t widest = 0, taken = kOwnRegisters + (phases - 1) * kPhaseRegisters;
+  const auto wide_of = [&](int p) { return sizes_of(spec, p, wide_hidden, wide_output, way); };
+  const auto own_of = [&](int p) { return sizes_of(spec, p, hidden, output, way); };
+  int64_t widest = 0, most_columns = 0, taken = (back ? kBackRegisters : kOwnRegisters) + (phases - 1) * kPhaseRegisters;
+  if (back && words == 1) taken += (rows - 1) * kRowRegisters;
+  for (int p = 0; p < phases; ++p)
+    widest = std::max(widest, wide_of(p).columns || back ? wide_of(p).columns : wide_of(p).units);
+  const int64_t each = widest <= (back ? kManyRegisters : 128) ? 1 : 2;
+  const auto threads_of = [&](const auto& sizes) {
+    int64_t most = 0;
+    for (int p = 0; p < phases; ++p) {
+      const Sizes s = sizes(p);
+      most = std::max(most, shares(s.columns || back ? s.columns : s.units, each));
+      if (back) most = std::max(most, std::min(s.units * rows, kManyRegisters));
+    }
+    return rounded(most, 32);
+  };
+  if (threads_of(wide_of) > kMostThreads) return std::nullopt;
+  r.most_threads = int(threads_of(wide_of));
+  r.threads = int(threads_of(own_of));
   for (int p = 0; p < phases; ++p) {
-    const Sizes s = sizes_of(spec, p, wide_hidden, wide_output);
-    widest = std::max(widest, s.columns ? s.columns : s.units);
-  }
-  const int64_t each = widest <= 128 ? 1 : 2;
-  const int64_t most_threads = rounded(shares(widest, each), 32);
-  if (most_threads > kMostThreads) return std::nullopt;
-  r.most_threads = int(most_threads);
-  int64_t threads = 0, most_columns = 0;
-  for (int p = 0; p < phases; ++p) {
-    const Sizes s = sizes_of(spec, p, hidden, output);
-    threads = std::max(threads, shares(s.columns ? s.columns : s.units, each));
-  }
-  r.threads = int(rounded(threads, 32));
-  for (int p = 0; p < phases; ++p) {
-    const Sizes wide = sizes_of(spec, p, wide_hidden, wide_output), s = sizes_of(spec, p, hidden, output);
-    r.columns[p] = int(std::max(shares(wide.columns, r.most_threads), shares(s.columns, r.threads)));
-    r.passes[p] = int(std::max(shares(wide.passes, r.most_threads), shares(s.passes, r.threads)));
+    const auto of_thread = [&](const auto& count) {
+      return int(std::max(shares(count(wide_of(p)), r.most_threads), shares(count(own_of(p)), r.threads)));
+    };
+    r.columns[p] = of_thread([](const Sizes& s) { return s.columns; });
+    r.others[p] = of_thread([&](const Sizes& s) { return back ? s.units * rows : s.passes; });
     most_columns = std::max<int64_t>(most_columns, r.columns[p]);
-    taken += words * rows * (r.columns[p] + r.passes[p]);
+    // Chains of the next step; or an item's numbers, its unit and its row.
+    taken += back ? r.others[p] * (words * given_of(spec, p) + 2) : words * rows * (r.columns[p] + r.others[p]);
   }
   taken += words * rows * most_columns;
   int64_t left = registers_of(r.most_threads) - taken;
   if (left < 0) return std::nullopt;
   for (int p = 0; p < phases; ++p) {
-    const Sizes s = sizes_of(spec, p, wide_hidden, wide_output);
-    if (!s.columns) continue;
-    r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, s.sources));
+    if (!r.columns[p]) continue;
+    r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, wide_of(p).sources));
     left -= words * r.columns[p] * r.held[p];
   }
 
   // The launch.
-  int64_t at = 0, chains = 0;
+  int64_t at = 0, sums = 0;
   const auto take = [&](int64_t count) { return int(std::exchange(at, at + rounded(count, 4))); };
-  WalkArguments& places = r.places;
+  WalkPlaces& places = r.places;
   for (int p = 0; p < phases; ++p) {
-    const Sizes s = sizes_of(spec, p, hidden, output);
-    chains = std::max(chains, s.units * spec.phases[p].chains);
+    const Sizes s = own_of(p);
+    if (back)
+      sums = p ? sums : phases > 1 ? s.units : 0;
+    else
+      sums = std::max(sums, s.units * spec.phases[p].chains);
     places.sources[p] = int(s.sources);
     places.source_at[p] = take(rows * rounded(s.sources, 4));
     places.weights_at[p] = take(s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
     r.weights += s.columns * s.sources;
     r.cycles += cycles_of(r, s, p, words == 2);
   }
-  places.sums_row = int(chains);
-  places.sums_at = take(rows * chains);
+  places.sums_row = int(sums);
+  places.sums_at = take(rows * sums);
   places.held_row = int(std::max(hidden, output));
   places.held_at = take(rows * places.held_row * (spec.states.size + spec.kept));
   r.shared_bytes = size_t(at) * number_bytes(number);
@@ -115,10 +138,11 @@ Unit resident_unit(int cell, Number number, const Resident& r) {
     return std::string("#define RECURRA_") + name + " " + std::to_string(of[0]) + (two ? ", " + std::to_string(of[1]) : "") +
            "\n";
   };
-  return cell_unit(cell, number, "resident.cuh",
+  const bool back = r.way == Way::backward;
+  return cell_unit(cell, number, back ? "resident_backward.cuh" : "resident.cuh",
                    "#define RECURRA_ROWS " + std::to_string(r.rows) + "\n#define RECURRA_THREADS " +
-                       std::to_string(r.most_threads) + "\n" + list("COLUMNS", r.columns) + list("PASSES", r.passes) +
-                       list("HELD", r.held));
+                       std::to_string(r.most_threads) + "\n" + list("COLUMNS", r.columns) +
+                       list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held));
 }
 
 namespace {
@@ -127,7 +151,7 @@ namespace {
 bool load(Resident& r, const Device& device, int cell, Number number) {
   const Relaxed relaxed;  // a stream may be capturing
   const Unit unit = resident_unit(cell, number, r);
-  const CUfunction kernel = compiled(device, unit.source, unit.options).function("walk");
+  const CUfunction kernel = compiled(device, unit.source, unit.options).function(r.way == Way::backward ? "walk_back" : "walk");
   const Current current(device);
   int most = 0;
   check_driver(driver().cuFuncGetAttribute(&most, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, kernel), "cuFuncGetAttribute");
@@ -140,48 +164,59 @@ bool load(Resident& r, const Device& device, int cell, Number number) {
 
 }  // namespace
 
-std::optional<Resident> resident_of(const Network::Data& net, int rows) {
+std::optional<Resident> resident_of(const Network::Data& net, int rows, Way way) {
   const NetworkConfig& c = net.config;
-  auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, rows);
+  auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, rows, way);
   return found && found->shared_bytes <= size_t(net.device.shared_bytes) ? found : std::nullopt;
 }
 
-void choose_walk(const Network::Data& net, Plan::Data& plan) {
-  plan.resident = {};
-  plan.why = "";
-  const Walk wanted = net.options.walk;
-  if (plan.engine != Engine::exact || wanted == Walk::steps || !plan.total) return;
+namespace {
+
+void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resident& resident, const char*& why) {
   std::optional<Resident> found;
-  if (plan.rows * net.directions() > net.device.multiprocessors) found = resident_of(net, kTileRows);
-  if (!found) found = resident_of(net, 1);
+  if (plan.rows * net.directions() > net.device.multiprocessors) found = resident_of(net, kTileRows, way);
+  if (!found) found = resident_of(net, 1, way);
   if (!found) {
-    plan.why = net.spec.phases[0].by_rows ? "the cell needs whole rows" : "the recurrent weights do not fit into a block";
+    why = net.spec.phases[0].by_rows ? "the cell needs whole rows" : "the recurrent weights do not fit into a block";
     return;
   }
-  if (wanted != Walk::resident) {
-    plan.why = should_be_resident(net, plan, *found) ? "a resident one should be faster, by arithmetic that no GPU has shown"
-               : plan.steps < kResidentSteps         ? "a short sequence"
-                                                     : "a resident one is slower, by arithmetic";
+  if (net.options.walk != Walk::resident) {
+    why = should_be_resident(net, plan, *found) ? "a resident one should be faster, by arithmetic that no GPU has shown"
+          : plan.steps < kResidentSteps         ? "a short sequence"
+                                                : "a resident one is slower, by arithmetic";
     return;
   }
   if (!load(*found, net.device, cell_number(net.config.cell), net.options.number))
     throw Error("engine: the GPU has too few registers for a block");
-  plan.resident = *found;
+  resident = *found;
+}
+
+std::string explained(const Resident& r, const char* why) {
+  if (!r.kernel) return std::string(": a product and a pointwise kernel for each phase of a step") + (*why ? "; " : "") + why;
+  const auto all = [&](const int(&of)[kMaxPhases]) {
+    return std::to_string(of[0]) + (r.places.sources[1] ? " and " + std::to_string(of[1]) : "");
+  };
+  return ", resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a block of " +
+         std::to_string(r.threads) + " threads, " + all(r.held) + " of " + all(r.places.sources) +
+         " weights a column in registers, " + std::to_string(r.shared_bytes) + " bytes of shared memory; " +
+         std::to_string(int64_t(r.cycles)) + " cycles a step by arithmetic, not measured";
+}
+
+}  // namespace
+
+void choose_walk(const Network::Data& net, Plan::Data& plan) {
+  plan.resident = plan.resident_back = {};
+  plan.why = plan.why_back = "";
+  if (plan.engine != Engine::exact || net.options.walk == Walk::steps || !plan.total) return;
+  choose_walk(net, plan, Way::forward, plan.resident, plan.why);
+  if (plan.options.training) choose_walk(net, plan, Way::backward, plan.resident_back, plan.why_back);
 }
 
 std::string Plan::explain() const {
   const Data& plan = *data_;
   if (plan.engine == Engine::cublas) return "cublas: a product and a pointwise kernel for each phase of a step";
-  const Resident& r = plan.resident;
-  if (!r.kernel)
-    return std::string("exact: a product and a pointwise kernel for each phase of a step") + (*plan.why ? "; " : "") + plan.why;
-  const auto all = [&](const int(&of)[kMaxPhases]) {
-    return std::to_string(of[0]) + (r.places.sources[1] ? " and " + std::to_string(of[1]) : "");
-  };
-  return "exact, resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a block of " +
-         std::to_string(r.threads) + " threads, " + all(r.held) + " of " + all(r.places.sources) +
-         " weights a column in registers, " + std::to_string(r.shared_bytes) + " bytes of shared memory; " +
-         std::to_string(int64_t(r.cycles)) + " cycles a step by arithmetic, not measured";
+  return "exact" + explained(plan.resident, plan.why) +
+         (plan.options.training ? "; backward" + explained(plan.resident_back, plan.why_back) : "");
 }
 
 }  // namespace cuda

@@ -1,4 +1,5 @@
-// All steps of a layer in one launch, by a block for each tile of rows: the exact engine's other walk (kernels/resident.cuh).
+// All steps of a layer in one launch, by a block for each tile of rows: the exact engine's other walk (kernels/resident.cuh,
+// and backward kernels/resident_backward.cuh).
 #pragma once
 #include <optional>
 
@@ -8,21 +9,25 @@
 namespace recurra {
 namespace cuda {
 
+enum class Way { forward, backward };
+
 struct Resident {
+  Way way = Way::forward;
   int rows = 0;  // of a tile
-  // Of a thread, in each phase: columns of weights, chains without any, and how many weights of a column are in registers.
-  int columns[kMaxPhases] = {}, passes[kMaxPhases] = {}, held[kMaxPhases] = {};
+  // Of a thread, in each phase: columns of weights, and how many weights of each are in registers; chains without any, or
+  // backward units of rows that it fetches.
+  int columns[kMaxPhases] = {}, held[kMaxPhases] = {}, others[kMaxPhases] = {};
   int most_threads = 0;  // of all sizes that the same kernel serves
   int threads = 0;
   int64_t weights = 0;  // all of them, in numbers
   size_t shared_bytes = 0;
-  WalkArguments places{};  // in shared memory, and sources
-  double cycles = 0;       // of a step, by arithmetic
+  WalkPlaces places{};  // in shared memory
+  double cycles = 0;    // of a step, by arithmetic
   CUfunction kernel = nullptr;
 };
 
 // Of a cell and its sizes; nothing if a block has too few registers for it, or has no way to: phases by rows.
-std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows);
+std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way);
 Unit resident_unit(int cell, Number number, const Resident& resident);
 
 }  // namespace cuda

@@ -1,6 +1,6 @@
 // Random networks on a GPU, or its stand-in, beside the CPU engine: every cell's outputs, states and gradients on the exact
-// engine have the CPU's bits, however it walks through time, and the cublas engine's are near. Both walks leave the same tape.
-// Streams too. network [trials] [steps | resident] [cells]: food for the sanitizers.
+// engine have the CPU's bits, however it walks through time, and the cublas engine's are near. Both walks leave the same tape,
+// and make the same of it. Streams too. network [trials] [steps | resident] [cells]: food for the sanitizers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -65,6 +65,7 @@ struct Trial {
   bool training, recompute, seeded, exact;
   cuda::Walk walk;
   uint64_t seed = 5;
+  int calls = 3;  // the third is replayed from a graph
   const recurra::CellInfo* cell = nullptr;
 
   int64_t width(const std::string& axis, int layer) const {
@@ -101,8 +102,9 @@ struct Trial {
   }
 
   void run();
-  void compare_tapes(cuda::Options options, const std::vector<std::vector<const void*>>& params, const OnDevice<T>& x,
-                     const std::vector<cuda::Array>& initial) const;
+  void compare_walks(cuda::Options options, const std::vector<std::vector<const void*>>& params, const OnDevice<T>& x,
+                     const std::vector<cuda::Array>& initial, const OnDevice<T>& dy,
+                     const std::vector<cuda::Array>& d_final) const;
   void run_stream(const recurra::Network<T>& on_cpu, const cuda::Network& on_gpu) const;
 };
 
@@ -209,8 +211,9 @@ void Trial<T>::run() {
     all.emplace_back();
     for (const auto& each : device_gradients.back()) all.back().push_back(each.data());
   }
-  if (walk == cuda::Walk::resident && training) compare_tapes(options, device_given, gx, arrays(gi));
-  for (int again = 0; again < 3; ++again) {  // the third is replayed from a graph
+  if (walk == cuda::Walk::resident && training && calls > 1)
+    compare_walks(options, device_given, gx, arrays(gi), gdy, arrays(gdf));
+  for (int again = 0; again < calls; ++again) {
     on_gpu.forward(plan, sequence(gx, in), arrays(gi).data(), nullptr, sequence(gy, out), arrays(gf).data(),
                    seeded ? &seed : nullptr, training ? tape.data() : nullptr, workspace.data(), nullptr, weights);
     if (training)
@@ -218,7 +221,9 @@ void Trial<T>::run() {
                       tape.data(), back.data(), nullptr, weights);
   }
   const int64_t total = lengths.empty() ? steps * rows : std::accumulate(lengths.begin(), lengths.end(), int64_t(0));
-  if ((plan.explain().find("exact, resident") == 0) != (walk == cuda::Walk::resident && total)) {
+  const bool resident = walk == cuda::Walk::resident && total;
+  const auto told = [&](const char* what) { return plan.explain().find(what) != std::string::npos; };
+  if (told("exact, resident") != resident || told("backward, resident") != (resident && training)) {
     ++failures;
     std::printf("FAILED %s: %s\n", config.cell.c_str(), plan.explain().c_str());
   }
@@ -232,30 +237,59 @@ void Trial<T>::run() {
       compare(cell->params[i].name.c_str(), device_gradients[lane][i].read(), gradients[lane][i]);
 }
 
-// What both walks leave of a call in training, to the byte, also of lengths that only the GPU knows.
+// What both walks leave of a call in training, to the byte, and what they make of it backward, also of lengths that only the
+// GPU knows, and with a clip.
 template <class T>
-void Trial<T>::compare_tapes(cuda::Options options, const std::vector<std::vector<const void*>>& params, const OnDevice<T>& x,
-                             const std::vector<cuda::Array>& initial) const {
+void Trial<T>::compare_walks(cuda::Options options, const std::vector<std::vector<const void*>>& params, const OnDevice<T>& x,
+                             const std::vector<cuda::Array>& initial, const OnDevice<T>& dy,
+                             const std::vector<cuda::Array>& d_final) const {
   const int64_t in = config.input_size, out = config.directions * config.output_size;
   const OnDevice<int32_t> on_device(std::vector<int32_t>(lengths.begin(), lengths.end()));
+  const bool cells = cell->states.size() > 1;
+  const OnDevice<T> d_cells(numbers<T>(steps * rows * config.directions * config.hidden_size));
   for (const bool known : {true, false}) {
     if (!known && (lengths.empty() || packed)) continue;
     std::vector<char> tapes[2];
-    std::vector<T> ys[2];
+    std::vector<T> ys[2], gradients[2];
     for (const bool resident : {false, true}) {
       options.walk = resident ? cuda::Walk::resident : cuda::Walk::steps;
       cuda::Network network(config, options);
       network.set_parameters(params, nullptr);
-      const cuda::Plan plan =
-          network.plan(steps, rows, {known && !lengths.empty() ? lengths.data() : nullptr, !known, true, recompute, packed});
-      const OnDevice<char> workspace(plan.workspace_bytes()), tape(std::vector<char>(plan.tape_bytes()));
-      const OnDevice<T> y(size_t(steps * rows * out));
+      const cuda::Plan plan = network.plan(
+          steps, rows, {known && !lengths.empty() ? lengths.data() : nullptr, !known, true, recompute, packed, cells});
+      const OnDevice<char> workspace(plan.workspace_bytes()), back(plan.backward_workspace_bytes()),
+          tape(std::vector<char>(plan.tape_bytes()));
+      const OnDevice<T> y(size_t(steps * rows * out)), dx(std::vector<T>(size_t(steps * rows * in)));
       network.forward(plan, {x.data(), rows * in, in}, initial.data(), known ? nullptr : on_device.data(),
                       {y.data(), rows * out, out}, nullptr, seeded ? &seed : nullptr, tape.data(), workspace.data(), nullptr);
       tapes[resident] = tape.read();
       ys[resident] = y.read();
+      std::vector<OnDevice<T>> made;
+      std::vector<std::vector<void*>> all;
+      for (int lane = 0; lane < lanes(); ++lane) {
+        all.emplace_back();
+        for (const auto& param : cell->params) {
+          made.emplace_back(size_t(param.blocks * width(param.rows, 0) * width(param.cols, lane / config.directions)));
+          all.back().push_back(made.back().data());
+        }
+      }
+      std::vector<cuda::Array> d_initial;
+      for (const auto& [name, axis] : cell->states) {
+        made.emplace_back(size_t(lanes() * rows * width(axis, 0)));
+        d_initial.push_back({made.back().data(), rows * width(axis, 0), width(axis, 0), 1});
+      }
+      const int64_t wide = config.directions * config.hidden_size;
+      network.backward(plan, {dy.data(), rows * out, out}, d_final.data(), {dx.data(), rows * in, in}, d_initial.data(), all,
+                       false, seeded, tape.data(), back.data(), nullptr, nullptr,
+                       {cells ? d_cells.data() : nullptr, rows * wide, wide}, steps > 3 ? 0.3 : 1e30);
+      gradients[resident] = dx.read();
+      for (const auto& each : made) {
+        const std::vector<T> one = each.read();
+        gradients[resident].insert(gradients[resident].end(), one.begin(), one.end());
+      }
     }
     if (!packed) compare("y of both walks", ys[1], ys[0]);
+    compare(known ? "gradients of both walks" : "gradients of both walks, lengths unknown", gradients[1], gradients[0]);
     if (tapes[0] == tapes[1]) continue;
     ++failures;
     std::printf("FAILED %s: tapes differ, %s lengths, T=%ld B=%ld H=%ld\n", config.cell.c_str(), known ? "known" : "unknown",
@@ -311,6 +345,22 @@ void trial(const recurra::CellInfo& cell, bool exact, double residents) {
   t.walk = residents > 0 && fits && chance(residents) ? cuda::Walk::resident
            : exact                                    ? cuda::Walk::steps
                                                       : cuda::Walk::automatic;
+  t.run();
+}
+
+// More steps than the gradients of their chains are in memory at a time.
+void several_chunks(cuda::Walk walk) {
+  Trial<float> t;
+  t.config.cell = "gru";
+  t.config.input_size = 2;
+  t.config.hidden_size = t.config.output_size = 8;
+  t.config.directions = 2;
+  t.steps = 2070;
+  t.rows = 256;
+  t.packed = t.apart = t.recompute = t.seeded = false;
+  t.training = t.exact = true;
+  t.walk = walk;
+  t.calls = 1;
   t.run();
 }
 
@@ -375,6 +425,7 @@ int main(int count, char** arguments) {
     residents = names[0] == "steps" ? 0 : 1;
     names.erase(names.begin());
   }
+  if (names.empty()) several_chunks(residents > 0 ? cuda::Walk::resident : cuda::Walk::steps);
   for (const recurra::CellInfo& cell : recurra::cells()) {
     if (!names.empty() && std::find(names.begin(), names.end(), cell.name) == names.end()) continue;
     for (int i = 0; i < trials && failures < enough; ++i, done += 2) {

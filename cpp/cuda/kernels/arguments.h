@@ -141,21 +141,37 @@ struct Steps {
   int64_t reverse;        // or 1: the first direction runs backwards too
 };
 
+// Where kernels of all steps have things in shared memory, in numbers: what products read, [row][source], a multiple of 4 each;
+// weights that registers have no room for, [source][column]; chains, [row][slot * units + unit], or backward the gradient of
+// what the first of two phases returned; h, states and kept values, or their gradients, [i][row of the tile][unit].
+struct WalkPlaces {
+  int sources[kMaxPhases];  // numbers that a recurrent product sums up
+  int source_at[kMaxPhases], weights_at[kMaxPhases];
+  int sums_at, sums_row, held_at, held_row;
+};
+
 // Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions). Of `phase`, `input` has
 // rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains without an input; the other
 // rows are those of step 0, or, unless they move, of every step. h_after begins with what is before step 0.
-struct WalkArguments {
+struct WalkArguments : WalkPlaces {
   Steps steps;
   int64_t from, to;
   PhaseArguments phase[kMaxPhases];
-  int sources[kMaxPhases];  // numbers that a recurrent product reads
   int moves_states, moves_source, moves_result;
-  // Places in shared memory, in numbers: what products read, [row][source], a multiple of 4 each; weights that registers have
-  // no room for, [source][block * units + unit]; chains, [row][slot * units + unit]; h, states and kept values,
-  // [i][row of the tile][unit].
-  int source_at[kMaxPhases], weights_at[kMaxPhases];
-  int sums_at, sums_row, held_at, held_row;
   int unused = 0;
+};
+
+// Steps to - 1 .. from of a layer, backward, all but the products of its input and of weights' gradients: grid (tiles of rows,
+// directions). Of `phase`, `da` has rows of these steps, and so does `saved` if it begins there; dy and d_cells have those of
+// all steps, h_before and states_before begin with what is before step 0. d_h and d_states are those of the step after.
+struct WalkBackArguments : WalkPlaces {
+  Steps steps;
+  int64_t from, to;
+  BackwardArguments phase[kMaxPhases];
+  Rows recurrent[kMaxPhases];  // weights [block * units + unit][source]
+  Rows mask;                   // numbers: of recurrent dropout; data may be null
+  double clip;                 // or infinity
+  int64_t saved_from;          // `saved` begins with the rows of that step
 };
 
 // Lengths that the caller has in device memory, where nobody could look at them: those that are none are made 0 or `steps`, so

@@ -196,37 +196,44 @@ struct BackwardUnit {
   void set_d_state(int i, V v) { d_states[i] = v; }
   V direct;  // what reaches h(t-1) past the chains
   void add_d_h(V v) { direct = direct + v; }
+
+  // What the phases around have left here, and what this one leaves: gradients of h, of an earlier phase's result, of states.
+  V d_h() const { return value(a.d_h, 0); }
+  V d_result() const { return value(a.d_result, 0); }
+  V dy() const { return value(a.dy, 0); }
+  V d_cells() const { return value(a.d_cells, 0); }
+  V d_state_after(int i) const { return value(a.d_states, i); }
+  void leave_d_h(V v) const { set(a.d_h, 0, v); }
+  void leave_d_state(int i, V v) const { set(a.d_states, i, v); }
 };
 
+// Only what a phase of `hidden` units has to say of h(t-1) is of these units; another one's is nothing.
 template <int p>
-inline void backward_unit(const BackwardArguments& a, const Here& at) {
+constexpr bool kReachesH = p == kLast || PhaseOf<p>::phase.units == PhaseOf<kLast>::phase.units;
+
+template <int p, class Unit>
+inline void run_backward(Unit& unit, const BackwardArguments& a, const Here& at, int64_t step) {
   using P = PhaseOf<p>;
-  constexpr int chains = P::phase.chains, vectors = P::phase.vector_count;
+  constexpr int chains = P::phase.chains;
   constexpr Places places = places_of(P::phase);
-  BackwardUnit unit{a, at, chains, {}, V(0)};
-  if (a.lengths && a.step >= a.lengths[at.row]) {
-    RECURRA_UNROLL
-    for (int i = 0; i < chains + vectors; ++i) unit.set_da(i, V(0));
-    return;
-  }
   const recurra::detail::Noise noise = noise_of(a.noise);
   // A state's gradient is divided into what bypasses the step, which is returned, and what reaches the cell.
   const auto divide = [&](int state, V& d) {
-    const V share = noise.kept<V>(zoneout(noise, a, at, state), state, at.unit);
+    const V share = noise.kept<V>(zoneout(noise, a, at, state, step), state, at.unit);
     const V past = share * d;
     d = (V(1) - share) * d;
     return past;
   };
 
-  V d_result = unit.value(p == kLast ? a.d_h : a.d_result, 0), past_h(0), past_states[kStates + 1];
-  if (p == kLast && a.dy.data) d_result = d_result + unit.value(a.dy, 0);
+  V d_result = p == kLast ? unit.d_h() : unit.d_result(), past_h(0), past_states[kStates + 1];
+  if (p == kLast && a.dy.data) d_result = d_result + unit.dy();
   const bool zones_h = p == kLast && noise.zones_out(0);
   if (zones_h) past_h = divide(0, d_result);
   if constexpr (P::phase.sets_states) {
     RECURRA_UNROLL
     for (int i = 0; i < kStates; ++i) {
-      unit.d_states[i] = unit.value(a.d_states, i);
-      if (i == 0 && a.d_cells.data) unit.d_states[i] = unit.d_states[i] + unit.value(a.d_cells, 0);
+      unit.d_states[i] = unit.d_state_after(i);
+      if (i == 0 && a.d_cells.data) unit.d_states[i] = unit.d_states[i] + unit.d_cells();
       if (noise.zones_out(1 + i)) past_states[i] = divide(1 + i, unit.d_states[i]);
     }
   }
@@ -237,12 +244,22 @@ inline void backward_unit(const BackwardArguments& a, const Here& at) {
   if constexpr (P::phase.sets_states) {
     RECURRA_UNROLL
     for (int i = 0; i < kStates; ++i)
-      unit.set(a.d_states, i, noise.zones_out(1 + i) ? unit.d_states[i] + past_states[i] : unit.d_states[i]);
+      unit.leave_d_state(i, noise.zones_out(1 + i) ? unit.d_states[i] + past_states[i] : unit.d_states[i]);
   }
-  // Only what a phase of `hidden` units has to say of h(t-1) is of these units; another one's is nothing.
-  V d_h = p == kLast ? unit.direct : unit.value(a.d_h, 0) + unit.direct;
-  if (zones_h) d_h = d_h + past_h;
-  if (p == kLast || P::phase.units == PhaseOf<kLast>::phase.units) unit.set(a.d_h, 0, d_h);
+  if constexpr (kReachesH<p>) {
+    V d_h = p == kLast ? unit.direct : unit.d_h() + unit.direct;
+    if (zones_h) d_h = d_h + past_h;
+    unit.leave_d_h(d_h);
+  }
+}
+
+template <int p>
+inline void backward_unit(const BackwardArguments& a, const Here& at) {
+  constexpr int chains = PhaseOf<p>::phase.chains, vectors = PhaseOf<p>::phase.vector_count;
+  BackwardUnit unit{a, at, chains, {}, V(0)};
+  if (!a.lengths || a.step < a.lengths[at.row]) return run_backward<p>(unit, a, at, a.step);
+  RECURRA_UNROLL
+  for (int i = 0; i < chains + vectors; ++i) unit.set_da(i, V(0));
 }
 
 template <class Unit, class Arguments>
@@ -252,7 +269,7 @@ inline void each_unit(const Arguments& a, const Unit& use) {
   for (int row = int(blockIdx.y); row < a.rows; row += int(gridDim.y)) use(Here{unit, row, int(blockIdx.z)});
 }
 
-#if !RECURRA_BY_ROWS && !defined(RECURRA_ROWS)  // resident.cuh has a kernel of its own
+#if !RECURRA_BY_ROWS && !defined(RECURRA_ROWS)  // those of all steps are kernels of their own
 RECURRA_KERNEL(forward_0, PhaseArguments) {
   each_unit(a, [&](const Here& at) { forward_unit<0>(a, at); });
 }

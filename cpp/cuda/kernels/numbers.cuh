@@ -30,6 +30,11 @@ inline double flushed(double x) {
 }
 
 template <class T>
+inline T clipped(T x, T limit) {
+  return x < -limit ? -limit : x > limit ? limit : x;
+}
+
+template <class T>
 struct VecBits;
 template <>
 struct VecBits<float> {

@@ -1,25 +1,13 @@
-// All steps of a layer in one launch. A block has up to kRows rows and every unit, so blocks wait for nobody. The recurrent
-// weights stay on the chip: a thread has those of some columns (a column is a block of the recurrent product and a unit), the
-// first kHeldOf in registers, the others in shared memory. It sums its columns up in the CPU's order, for all rows; then, when
-// the sums have met in shared memory, units are shared out and the cell runs on them. Of one cell and one size, rounded up:
-// RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS and RECURRA_PASSES of a thread and RECURRA_HELD.
+// All steps of a layer in one launch, forward. A thread has some columns of the recurrent weights (a column is a block of the
+// recurrent product and a unit) and sums them up; then, when the sums have met in shared memory, units are shared out and the
+// cell runs on them. As columns.cuh, and for each phase RECURRA_PASSES: chains of a thread that have no recurrent weights.
 #pragma once
-#include "cuda/kernels/cell.cuh"
+#include "cuda/kernels/columns.cuh"
 
 namespace recurra {
 namespace cuda {
 
-constexpr int kRows = RECURRA_ROWS;
-constexpr int kColumnsOf[] = {RECURRA_COLUMNS}, kPassesOf[] = {RECURRA_PASSES}, kHeldOf[] = {RECURRA_HELD};
-
-// What one load brings.
-struct alignas(16) Four {
-  Number v[4];
-};
-
-inline Number* shared_numbers(int at) { return reinterpret_cast<Number*>(shared_memory()) + at; }
-
-inline int padded(int n) { return (n + 3) / 4 * 4; }
+constexpr int kPassesOf[] = {RECURRA_PASSES};
 
 // A step, and what comes after it: where its rows begin among those of all steps, and how many of them the block has.
 struct Span {
@@ -30,9 +18,6 @@ inline int at_step(const WalkArguments& a, int step) {
   step = step < a.to ? step : int(a.to);
   return a.steps.starts ? int(a.steps.starts[step]) : step * int(a.steps.rows);
 }
-
-inline Here here(int unit, int row) { return {unit, row, int(blockIdx.y)}; }
-inline int first_row() { return int(blockIdx.x) * kRows; }
 
 // One unit of one row: its states and kept values are in shared memory, where what a launch before left them.
 template <int p>
@@ -104,37 +89,23 @@ struct Part {
 
   const WalkArguments& walk;
   const PhaseArguments& a;
-  const int columns, sources;   // of the block; numbers of a column, with zeros
-  const int first, first_unit;  // row and unit that the thread finishes first
-  const int begin;              // where rows of `input` begin among those of all steps
-  V weights[kColumns + 1][kHeld + 1];
+  Columns<kColumns, kHeld> matrix;
+  const int first, first_unit;                             // row and unit that the thread finishes first
+  const int begin;                                         // where rows of `input` begin among those of all steps
   V start[kColumns + 1][kRows], pass[kPasses + 1][kRows];  // of the next step: chains so far, and those without weights
 
   __forceinline__ Part(const WalkArguments& all, int begin)
       : walk(all),
         a(all.phase[p]),
-        columns(kBlocks * a.units),
-        sources(padded(all.sources[p])),
+        matrix{kBlocks * a.units, padded(all.sources[p]), shared_numbers(all.weights_at[p]), {}},
         first(int(threadIdx.x) / a.units),
         first_unit(int(threadIdx.x) % a.units),
         begin(begin) {}
 
-  __forceinline__ int column(int c) const { return int(threadIdx.x) + c * int(blockDim.x); }
-  Number* rest() const { return shared_numbers(walk.weights_at[p]); }
+  static __forceinline__ int column(int c) { return Columns<kColumns, kHeld>::column(c); }
 
-  // The zeros change no sum: +0 times -0 is -0, and whatever that is added to stays as it is.
   __forceinline__ void load() {
-    RECURRA_UNROLL
-    for (int c = 0; c < kColumns; ++c) {
-      const int n = column(c);
-      const auto weight = [&](int k) {
-        return n < columns && k < walk.sources[p] ? flushed(widened(row_of<Weight>(a.recurrent, n, int(blockIdx.y))[k]))
-                                                  : -Number(0);
-      };
-      RECURRA_UNROLL
-      for (int k = 0; k < kHeld; ++k) weights[c][k] = V(weight(k));
-      for (int k = kHeld; k < sources && n < columns; ++k) rest()[(k - kHeld) * columns + n] = weight(k);
-    }
+    matrix.load(walk.sources[p], [&](int n, int k) { return row_of<Weight>(a.recurrent, n, int(blockIdx.y))[k]; });
   }
 
   // Chains as the input product has left them, or their bias, of a step's rows.
@@ -147,25 +118,12 @@ struct Part {
       const Number* const input = row_of<Number>(a.input, place - begin + first_row() + r, int(blockIdx.y));
       RECURRA_UNROLL
       for (int c = 0; c < kColumns; ++c)
-        if (column(c) < columns)
+        if (column(c) < matrix.columns)
           start[c][r] = V::load(shared == kBlocks || column(c) < shared * a.units ? input + kFirst * a.units + column(c)
                                                                                   : bias + column(c));
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
         if (column(e) < kFirst * a.units) pass[e][r] = V::load(input + column(e));
-    }
-  }
-
-  template <class Weights>
-  __forceinline__ void multiply(V (&sum)[kColumns + 1][kRows], const Number* source, const Weights& weight) const {
-    RECURRA_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Four four = *reinterpret_cast<const Four*>(source + r * sources);
-      RECURRA_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        RECURRA_UNROLL
-        for (int c = 0; c < kColumns; ++c) sum[c][r] = fma(V(four.v[i]), weight(c, i), sum[c][r]);
-      }
     }
   }
 
@@ -182,26 +140,13 @@ struct Part {
         if (column(e) < kFirst * a.units) sums[r * walk.sums_row + column(e)] = pass[e][r].v;
     }
     fetch(span.next_at, span.next_count);
-    if (!kBlocks || column(0) >= columns) return;
-    const Number* const source = shared_numbers(walk.source_at[p]);
-    RECURRA_UNROLL
-    for (int k = 0; k < kHeld; k += 4)
-      if (k < sources) multiply(now, source + k, [&](int c, int i) { return weights[c][k + i]; });
-    for (int k = kHeld; k < sources; k += 4) {
-      V more[kColumns + 1][4];
-      RECURRA_UNROLL
-      for (int c = 0; c < kColumns; ++c) {
-        const Number* const from = rest() + (k - kHeld) * columns + (column(c) < columns ? column(c) : 0);
-        RECURRA_UNROLL
-        for (int i = 0; i < 4; ++i) more[c][i] = V(from[i * columns]);
-      }
-      multiply(now, source + k, [&](int c, int i) { return more[c][i]; });
-    }
+    if (matrix.has_none()) return;
+    matrix.add(now, shared_numbers(walk.source_at[p]));
     RECURRA_UNROLL
     for (int c = 0; c < kColumns; ++c) {
       RECURRA_UNROLL
       for (int r = 0; r < kRows; ++r)
-        if (column(c) < columns) sums[r * walk.sums_row + kFirst * a.units + column(c)] = now[c][r].v;
+        if (column(c) < matrix.columns) sums[r * walk.sums_row + kFirst * a.units + column(c)] = now[c][r].v;
     }
   }
 
@@ -229,18 +174,6 @@ struct Part {
     });
   }
 };
-
-// Rows that a step or a launch before has left, to shared memory: to[row * to_row + i], with zeros up to i = to_row. Products
-// read subnormal numbers as zero.
-template <class T, bool for_product = false>
-inline void take(const Rows& rows, int64_t first, int count, int column, int size, Number* to, int to_row) {
-  for (int row = 0; row < kRows; ++row)
-    for (int i = int(threadIdx.x); i < to_row; i += int(blockDim.x)) {
-      const bool there = row < count && i < size;
-      const Number v = there ? widened(row_of<T>(rows, first + row, int(blockIdx.y))[column + i]) : Number(0);
-      to[row * to_row + i] = for_product ? flushed(v) : v;
-    }
-}
 
 inline void take_states(const WalkArguments& a, int count) {
   const int64_t before = (a.from ? a.steps.rows + at_step(a, int(a.from) - 1) : 0) + first_row();
@@ -270,11 +203,10 @@ __forceinline__ void run_phase(Part<p>& part, const Span& span) {
 
 RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
   const int from = int(a.from), begin = at_step(a, from);
-  const auto count = [](int at, int end) { return end - at - first_row() < kRows ? end - at - first_row() : kRows; };
   // Where rows of steps begin is known three steps ahead, for nobody to wait for it.
   Span span{from, begin, at_step(a, from + 1), 0, 0};
   int then = at_step(a, from + 2);
-  span.count = count(span.at, span.next_at);
+  span.count = rows_of_block(span.at, span.next_at);
   if (span.count <= 0) return;
   Part<0> part(a, begin);
   part.load();
@@ -288,7 +220,7 @@ RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
   __syncthreads();  // until states and weights are there
   while (span.count > 0) {
     const int coming = at_step(a, span.step + 3);
-    span.next_count = count(span.next_at, then);
+    span.next_count = rows_of_block(span.next_at, then);
     run_phase(part, span);
 #if RECURRA_PHASES > 1
     run_phase(second, span);

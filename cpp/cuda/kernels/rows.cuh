@@ -211,7 +211,7 @@ RECURRA_KERNEL(clip_rows, ClipArguments) {
   for (int64_t r = blockIdx.y; r < a.count; r += gridDim.y) {
     if (a.lengths && a.step >= a.lengths[r]) continue;
     Number& x = row_of<Number>(a.rows, r, int(blockIdx.z))[column];
-    x = x < -limit ? -limit : x > limit ? limit : x;
+    x = clipped(x, limit);
   }
 }
 

@@ -1,0 +1,98 @@
+// What kernels of all steps of a layer have in common. A block has up to kRows rows and every unit, so blocks wait for nobody.
+// The recurrent weights stay on the chip: a thread has some columns of them, the first kHeldOf weights of each in registers,
+// the others in shared memory, and makes its columns' sums in the CPU's order, for all rows. Of one cell and one size, rounded
+// up: RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS of a thread and RECURRA_HELD.
+#pragma once
+#include "cuda/kernels/cell.cuh"
+
+namespace recurra {
+namespace cuda {
+
+constexpr int kRows = RECURRA_ROWS;
+constexpr int kColumnsOf[] = {RECURRA_COLUMNS}, kHeldOf[] = {RECURRA_HELD};
+
+// What one load brings.
+struct alignas(16) Four {
+  Number v[4];
+};
+
+inline Number* shared_numbers(int at) { return reinterpret_cast<Number*>(shared_memory()) + at; }
+
+inline int padded(int n) { return (n + 3) / 4 * 4; }
+
+inline Here here(int unit, int row) { return {unit, row, int(blockIdx.y)}; }
+inline int first_row() { return int(blockIdx.x) * kRows; }
+// Of a step's rows, those of the block.
+inline int rows_of_block(int begin, int end) { return end - begin - first_row() < kRows ? end - begin - first_row() : kRows; }
+
+// A thread's columns of a matrix.
+template <int per_thread, int held>
+struct Columns {
+  static constexpr int kColumns = per_thread, kHeld = held;
+
+  const int columns, sources;  // of the block; numbers of a column, with zeros
+  Number* const rest;          // weights that registers have no room for, [source][column]
+  V weights[kColumns + 1][kHeld + 1];
+
+  static __forceinline__ int column(int c) { return int(threadIdx.x) + c * int(blockDim.x); }
+  bool has_none() const { return !kColumns || column(0) >= columns; }
+
+  // weight(column, source), of so many sources. The zeros change no sum: +0 times -0 is -0, and whatever that is added to stays
+  // as it is.
+  template <class Load>
+  __forceinline__ void load(int count, const Load& weight) {
+    RECURRA_UNROLL
+    for (int c = 0; c < kColumns; ++c) {
+      const int n = column(c);
+      const auto one = [&](int k) { return n < columns && k < count ? flushed(widened(weight(n, k))) : -Number(0); };
+      RECURRA_UNROLL
+      for (int k = 0; k < kHeld; ++k) weights[c][k] = V(one(k));
+      for (int k = kHeld; k < sources && n < columns; ++k) rest[(k - kHeld) * columns + n] = one(k);
+    }
+  }
+
+  template <class Weights>
+  __forceinline__ void multiply(V (&sum)[kColumns + 1][kRows], const Number* source, const Weights& weight) const {
+    RECURRA_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const Four four = *reinterpret_cast<const Four*>(source + r * sources);
+      RECURRA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        RECURRA_UNROLL
+        for (int c = 0; c < kColumns; ++c) sum[c][r] = fma(V(four.v[i]), weight(c, i), sum[c][r]);
+      }
+    }
+  }
+
+  // sum[c][r] += source[r] times column c.
+  __forceinline__ void add(V (&sum)[kColumns + 1][kRows], const Number* source) const {
+    RECURRA_UNROLL
+    for (int k = 0; k < kHeld; k += 4)
+      if (k < sources) multiply(sum, source + k, [&](int c, int i) { return weights[c][k + i]; });
+    for (int k = kHeld; k < sources; k += 4) {
+      V more[kColumns + 1][4];
+      RECURRA_UNROLL
+      for (int c = 0; c < kColumns; ++c) {
+        const Number* const from = rest + (k - kHeld) * columns + (column(c) < columns ? column(c) : 0);
+        RECURRA_UNROLL
+        for (int i = 0; i < 4; ++i) more[c][i] = V(from[i * columns]);
+      }
+      multiply(sum, source + k, [&](int c, int i) { return more[c][i]; });
+    }
+  }
+};
+
+// Rows that a step or a launch before has left, to shared memory: to[row * to_row + i], with zeros up to i = to_row. Products
+// read subnormal numbers as zero.
+template <class T, bool for_product = false>
+inline void take(const Rows& rows, int64_t first, int count, int column, int size, Number* to, int to_row) {
+  for (int row = 0; row < kRows; ++row)
+    for (int i = int(threadIdx.x); i < to_row; i += int(blockDim.x)) {
+      const bool there = row < count && i < size;
+      const Number v = there ? widened(row_of<T>(rows, first + row, int(blockIdx.y))[column + i]) : Number(0);
+      to[row * to_row + i] = for_product ? flushed(v) : v;
+    }
+}
+
+}  // namespace cuda
+}  // namespace recurra
