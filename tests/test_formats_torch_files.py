@@ -185,6 +185,24 @@ def test_an_archive_that_is_far_larger_than_its_file(tmp_path: Path) -> None:
         load_torch(path)
 
 
+@pytest.mark.parametrize(
+    ("announced", "message"),
+    [
+        (b"X\xff\xff\xff\x7f", "expected 2147483647 bytes in a unicodestring4"),
+        (b"r\xff\xff\xff\x7f", "numbers an object 2147483647"),
+    ],
+)
+def test_a_pickle_that_announces_more_than_there_is(announced: bytes, message: str, tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.pt", tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(3, 4))), whole)
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as damaged:
+        for name in archive.namelist():
+            data = archive.read(name)
+            damaged.writestr(name, data[:2] + announced + data[2:] if name.endswith("/data.pkl") else data)
+    with pytest.raises(UnsupportedModel, match=f"a damaged archive: .*{message}"):
+        load_torch(path)
+
+
 SCRIPTED = [
     "Tagger", "PackedTagger", "PackedClassifier", "Encoder", "Decoder", "OldDecoder", "LSTMDecoder", "Seq2Seq",
     "Denoiser", "MixedStack", "TiedGenerator", "ManualState", "LearnedState", "Attributes", "LastOfPacked", "Wav",

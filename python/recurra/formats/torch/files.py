@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
@@ -137,11 +138,20 @@ def _is_script(path: Path) -> bool:
                 if "/code/" in entry.filename and (found := _MORE_THAN_COMPUTES.search(archive.read(entry))):
                     what = f"has {found.group().decode()}, which does more than compute"
                     raise UnsupportedModel(f"torch: {path}: {entry.filename}: {what}")
+                if entry.filename.endswith(".pkl"):
+                    _check_pickle(archive.read(entry))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         if isinstance(error, UnsupportedModel):
             raise
         raise UnsupportedModel(f"torch: {path}: a damaged archive: {error}") from None
     return True
+
+
+def _check_pickle(data: bytes) -> None:
+    """TorchScript makes room for all that a pickle announces before it looks whether it is there."""
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name.endswith("BINPUT") and argument is not None and argument >= len(data):
+            raise ValueError(f"a pickle of {len(data)} bytes numbers an object {argument}")
 
 
 def _with_parameters(module: torch.nn.Module, found: Mapping[str, Any]) -> torch.nn.Module:
