@@ -251,7 +251,7 @@ if _FUSED:
 
 
 # The same for C++: each way in which vectors are made here.
-_WIDE = {"AVX-512": ("-march=x86-64-v4",), "AVX2": ("-mavx2", "-mfma")} if _FUSED else {"NEON": ()}
+_WIDE = {"AVX-512": ("-march=x86-64-v4",), "AVX2": ("-mavx2", "-mfma"), "FMA": ("-mfma",)} if _FUSED else {"NEON": ()}
 HOST_CPP = {
     f"{compiler}, {name}": Platform((compiler, "-O1", *flags))
     for name, flags in _WIDE.items()

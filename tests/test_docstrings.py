@@ -44,7 +44,7 @@ from recurra import (
     variants,
 )
 from recurra import model as model_package
-from recurra.export import program
+from recurra.export import cpp, program
 from recurra.model import convolution, model, operation, operations
 from recurra.model import stream as model_stream
 from recurra.model import tape as model_tape
@@ -55,6 +55,7 @@ MODULES: Any = (
     recurra,
     _cells,
     activation,
+    cpp,
     program,
     formats,
     importlib.import_module("recurra.formats.unsupported"),

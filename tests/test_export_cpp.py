@@ -106,7 +106,7 @@ def test_files_for_several_processors_live_in_one_program(one: exported.Platform
         source = tmp_path / f"{name}.cpp"
         source.write_text(
             f'#include "net.hpp"\nint {name}(net::State &s)\n{{\n    float x[1] = {{1}}, y[17];\n'
-            "    net::reset(s), net::step(s, x, y);\n    return int(1000 * y[3]);\n}\n"
+            "    const net::Flush flush;\n    net::reset(s), net::step(s, x, y);\n    return int(1000 * y[3]);\n}\n"
         )
         objects.append(source.with_suffix(".o"))
         command: list[Any] = ["g++", "-O0", *STRICT_CPP, *flags, "-c", source, "-o", objects[-1]]
@@ -125,12 +125,27 @@ def test_files_for_several_processors_live_in_one_program(one: exported.Platform
 
 def test_flags_that_would_change_bits_do_not_compile(one: exported.Platform, tmp_path: Path) -> None:
     header = recurra.Model([recurra.GRU(1, 4)]).to_cpp(tmp_path)
-    command: list[Any] = [one.compiler[0], "-x", "c++", "-c", "-Ofast", header, "-o", tmp_path / "x.o"]
-    assert "-ffast-math reorders sums" in subprocess.run(command, capture_output=True, text=True).stderr
+    for flag in (
+        "-Ofast",
+        "-funsafe-math-optimizations",
+        "-freciprocal-math",
+        "-fno-signed-zeros",
+        "-ffinite-math-only",
+    ):
+        command: list[Any] = [one.compiler[0], "-x", "c++", "-c", flag, header, "-o", tmp_path / "x.o"]
+        assert "-ffast-math and its parts" in subprocess.run(command, capture_output=True, text=True).stderr
+
+
+def test_names_that_differ_in_case_are_two_models(one: exported.Platform, tmp_path: Path) -> None:
+    source = tmp_path / "both.cpp"
+    for name in ("net", "Net"):
+        recurra.Model([recurra.GRU(1, 4)]).to_cpp(tmp_path, name)
+    source.write_text('#include "net.hpp"\n#include "Net.hpp"\nnet::State one;\nNet::State other;\n')
+    subprocess.run([*one.compiler, *STRICT_CPP, "-c", source, "-o", tmp_path / "both.o"], check=True)
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"^C: .*recurrent0.*bidirectional"):
+    with pytest.raises(UnsupportedModel, match=r"^C\+\+: .*recurrent0.*bidirectional"):
         recurra.Model([recurra.GRU(5, 4, bidirectional=True)]).to_cpp(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -140,8 +155,12 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     [
         (3, "model", TypeError, "folder: expected a path, got int"),
         ("x", 3, TypeError, "name: expected text, got int"),
-        ("x", "a b", ValueError, "name: expected an identifier of C, got 'a b'"),
+        ("x", "a b", ValueError, r"name: expected an identifier of C\+\+, got 'a b'"),
         ("x", "namespace", ValueError, "name: .*'namespace'"),
+        ("x", "gamma", ValueError, r"name: expected one that C\+\+ and its library do not use, got 'gamma'"),
+        ("x", "tanhf", ValueError, r"name: expected one that C\+\+ and its library do not use, got 'tanhf'"),
+        ("x", "linux", ValueError, r"name: expected one that C\+\+ and its library do not use, got 'linux'"),
+        ("x", "concept", ValueError, r"name: expected one that C\+\+ and its library do not use, got 'concept'"),
     ],
 )
 def test_wrong_arguments_are_named(folder: Any, name: Any, kind: Any, match: str) -> None:

@@ -298,6 +298,22 @@ def test_ids_are_not_used_again() -> None:
     assert_same_bits(pool.remove(new), np.zeros((1, H), "float32"))
 
 
+def test_a_stream_whose_removal_fails_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that has no memory left, or at Ctrl-C."""
+    pool = recurra.StreamPool(recurra.GRU(N, H, seed=0), capacity=2)
+    stream, frames = pool.add(), np.ones((2, N), "float32")
+    pool.push(stream, frames)
+
+    def fails(row: int) -> Any:
+        raise MemoryError("state")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._states, "end", fails)
+        with pytest.raises(MemoryError, match="state"):
+            pool.remove(stream, drop=True)
+    assert [list(pool.step()) for _ in range(3)] == [[stream], [stream], []]
+
+
 def test_a_step_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     network = recurra.GRU(N, H, seed=0)
     pool, frames = recurra.StreamPool(network, 1), some_frames(network, 2, np.random.default_rng(0))

@@ -157,12 +157,12 @@ class StreamPool:
                     f"id: expected a stream with nothing under way, got {id} with {under_way} frames or outputs: step"
                     " and pull them first, or say drop=True"
                 )
+            state = self._states.end(row)  # first, for it may fail
             if self._pushed[row] > self._stepped[row]:
                 line = self._in_line(self._waiting)
                 kept = line[line != row]
                 self._line[: len(kept)] = kept
                 self._first, self._waiting = 0, len(kept)
-            state = self._states.end(row)
             self._ids[row] = -1
             self._free.append((row, int(id) + self._capacity))
             self._changed.notify_all()  # perhaps everybody else has a frame

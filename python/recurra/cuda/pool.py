@@ -106,8 +106,8 @@ class DeviceStates:
         batch.stream.step(batch.x, batch.y, _STREAM)
         batch.stream.get_state(batch.states, _STREAM)
         batch.memory.read(batch.y_offset, batch.y_host)  # waits, so that what fails does so before states are replaced
-        self._move(_core.cuda.put_rows, batch)
         y[slots] = batch.y_host[:count]
+        self._move(_core.cuda.put_rows, batch)
 
     def _tell(self, batch: _Batch, rows: Array) -> None:
         """Indices of these rows, and x, to the GPU. Rows that a batch has more are none: nothing is put there."""

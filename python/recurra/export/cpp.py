@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from .program import REFUSALS, checked, unused, walked, write
-from .source import Source, comment, indented
+from .source import TAKEN, Source, comment, indented
 from .vectors import CLOSING, functions
 
 if TYPE_CHECKING:
@@ -38,18 +38,18 @@ def to_cpp(model: Model, folder: str | os.PathLike[str], name: str = "model") ->
     Args:
         model: float32, of what a stream can run; docs/embedded.md lists the nodes.
         folder: where to write; it is made if it is not there.
-        name: of the file and of the namespace; an identifier of C++.
+        name: of the file and of the namespace; an identifier of C++ that no included header declares.
 
     Returns:
         The path of the header.
 
     Raises:
         TypeError: `model` is no Model, `folder` no path, `name` no text.
-        ValueError: `name` is no identifier.
+        ValueError: `name` is no identifier, or one that C++ or its library uses.
         UnsupportedModel: a node that cannot be exported, by name; nothing is written.
         OSError: the file cannot be written.
     """
-    to = checked(model, folder, name)
+    to = checked(model, folder, name, "C++", TAKEN)
     return write(to / f"{name}.hpp", _text(model, name))
 
 
@@ -57,7 +57,8 @@ _PROMISE = """
 {name}::reset(state) begins a sequence; {name}::step(state, {names}) advances it by one step,
 {name}::run(state, {names}, steps) by several, whose numbers lie one step behind the other.
 {about}
-Outputs must not overlap inputs. The state is of this model alone, and any number of states may be in use.
+Outputs must not overlap inputs. The state is of this model alone, and any number of states may be in use; each lies at
+a multiple of 64 bytes, as variables, members and `new` of C++17 see to, but malloc does not.
 
 Include it in one source file, which is compiled by GCC or Clang as C++17 with -O2, for the processor at hand
 (-march=native) or for those that it is to run on (-mavx2 -mfma, -march=x86-64-v4): without such an option x86-64 has
@@ -120,11 +121,11 @@ struct Flush {
     Flush()
     {
         __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-        if (!(before >> 24 & 1u)) __asm__ volatile("msr fpcr, %0" : : "r"(before | uint64_t(1) << 24));
+        if (!(before >> 24 & 1u)) __asm__ volatile("msr fpcr, %0" : : "r"(before | uint64_t(1) << 24) : "memory");
     }
     ~Flush()
     {
-        if (!(before >> 24 & 1u)) __asm__ volatile("msr fpcr, %0" : : "r"(before));
+        if (!(before >> 24 & 1u)) __asm__ volatile("msr fpcr, %0" : : "r"(before) : "memory");
     }
 #else
     Flush() {}
@@ -139,7 +140,7 @@ def _text(model: Model, name: str) -> str:
     source, arguments = walked(model, Source(vectors=True))
     code = "\n".join(["\n".join(source.functions), *source.steps])
     with_vectors = any(called in code for called in ("rc_units", "rc_affine"))
-    guard = f"RECURRA_{name.upper()}_HPP"
+    guard = f"RECURRA_{name}_HPP"
     parts = [
         _about(model, name, arguments),
         f"#ifndef {guard}\n#define {guard}",
@@ -148,8 +149,8 @@ def _text(model: Model, name: str) -> str:
         _EXACT,
         f"namespace {name} {{",
         "\n".join(["struct State {", *indented(_fields(source)), "};"]),
-        _FLUSH,
         "namespace {",
+        _FLUSH,
         re.sub(r"^static (?!inline|const)", "static inline ", functions(code, with_vectors), flags=re.MULTILINE),
         *source.arrays,
         *(re.sub(r"^static (?!inline)", "static inline ", each, flags=re.MULTILINE) for each in source.functions),

@@ -37,7 +37,7 @@ def add_nodes(source: Source, model: Model, inputs: dict[str, Place], outputs: d
         UnsupportedModel: a node that cannot be exported.
     """
     for node in model._nodes:
-        _require(node)
+        _require(node, source.language)
     nodes = Nodes(source, model, inputs, outputs)
     for name in [name for name in model.outputs if name in inputs]:
         source.steps.append(inputs[name].copied(outputs[name]))
@@ -63,7 +63,7 @@ def _add(nodes: Nodes, node: Any) -> None:
     nodes.places[node.name] = made
 
 
-def _require(node: Any) -> None:
+def _require(node: Any, language: str) -> None:
     """UnsupportedModel, by name, for what would not be the same program."""
     layer, kind = node.layer, kind_of(node.layer)
     reason = ""
@@ -77,7 +77,7 @@ def _require(node: Any) -> None:
     elif kind in WINDOWS and layer.stride[0] > 1:
         reason = f"expected a stride of 1, for every step has a result, got {layer.stride[0]} over time"
     if reason:
-        raise UnsupportedModel(f"C: node {node.name!r}: {reason}")
+        raise UnsupportedModel(f"{language}: node {node.name!r}: {reason}")
 
 
 def _about(layer: Any) -> str:

@@ -15,6 +15,8 @@ from .source import KEYWORDS, Source, comment, indented
 if TYPE_CHECKING:
     from ..model import Model
 
+_HEADERS = frozenset({"math", "stdint", "string"})
+
 __all__ = ["REFUSALS", "Arguments", "checked", "to_c", "unused", "walked", "write"]
 
 
@@ -42,17 +44,17 @@ def to_c(model: Model, folder: str | os.PathLike[str], name: str = "model") -> t
 
     Raises:
         TypeError: `model` is no Model, `folder` no path, `name` no text.
-        ValueError: `name` is no identifier, or that of a standard header.
+        ValueError: `name` is no identifier, or one of C's headers.
         UnsupportedModel: a node that cannot be exported, by name; nothing is written.
         OSError: a file cannot be written.
     """
-    to = checked(model, folder, name)
+    to = checked(model, folder, name, "C", _HEADERS)
     header, source = texts(model, name)
     return write(to / f"{name}.h", header), write(to / f"{name}.c", source)
 
 
-def checked(model: Model, folder: str | os.PathLike[str], name: str) -> Path:
-    """The folder, of arguments that are what they should be."""
+def checked(model: Model, folder: str | os.PathLike[str], name: str, language: str, taken: frozenset[str]) -> Path:
+    """The folder, of arguments that are what they should be; `taken` are names that the language has itself."""
     from ..model import Model
 
     if not isinstance(model, Model):
@@ -61,9 +63,9 @@ def checked(model: Model, folder: str | os.PathLike[str], name: str) -> Path:
     if not isinstance(name, str):
         raise TypeError(f"name: expected text, got {type(name).__name__}")
     if not (name.isascii() and name.isidentifier()) or name in KEYWORDS or name.startswith("_"):
-        raise ValueError(f"name: expected an identifier of C, got {name!r}")
-    if name in ("math", "stdint", "string"):
-        raise ValueError(f"name: expected one whose header is not that of a standard one, got {name!r}")
+        raise ValueError(f"name: expected an identifier of {language}, got {name!r}")
+    if name in taken:
+        raise ValueError(f"name: expected one that {language} and its library do not use, got {name!r}")
     return to
 
 
@@ -87,11 +89,11 @@ def texts(model: Model, name: str) -> tuple[str, str]:
 def walked(model: Model, source: Source) -> tuple[Source, Arguments]:
     """What the nodes of a model add to its source, and the parameters of its step."""
     if model.dtype != "float32":
-        raise UnsupportedModel(f"C: expected a model of float32, got {model.dtype}")
+        raise UnsupportedModel(f"{source.language}: expected a model of float32, got {model.dtype}")
     try:
         model.stream()
     except ValueError as error:
-        raise UnsupportedModel(f"C: {error}") from None
+        raise UnsupportedModel(f"{source.language}: {error}") from None
     arguments = Arguments(source, model)
     add_nodes(source, model, arguments.inputs, arguments.outputs)
     return source, arguments
@@ -151,7 +153,7 @@ def _header(model: Model, name: str, source: Source, arguments: Arguments) -> st
     names = ", ".join([*(place.at for place in arguments.inputs.values()), *arguments.outputs.values()])
     about = "\n".join(arguments.about)
     promise = _PROMISE.format(name=name, names=names, about=about).strip("\n").split("\n")
-    guard = f"{name.upper()}_H"
+    guard = f"{name}_H"
     return "\n".join(
         [
             comment(
@@ -184,8 +186,9 @@ def _header(model: Model, name: str, source: Source, arguments: Arguments) -> st
 
 
 REFUSALS = """\
-#if defined(__FAST_MATH__)
-#error "-ffast-math reorders sums: results would not be the model's"
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    defined(__NO_SIGNED_ZEROS__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "-ffast-math and its parts reorder sums: results would not be the model's"
 #endif
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
 #error "float is computed in a wider format here: results would not be the model's"

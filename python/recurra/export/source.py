@@ -27,6 +27,23 @@ wchar_t while xor xor_eq
 """
 KEYWORDS = frozenset(_OF_C_AND_CPP.split())
 
+# What a namespace cannot be called either: keywords of C++20, macros, and names of <math.h>, <string.h> and <stdint.h>.
+# Platforms declare others, which their compilers tell of.
+_OF_HEADERS = """
+char8_t concept consteval constinit co_await co_return co_yield requires linux unix
+acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh drem erf erfc exp exp10 exp2 expm1 fabs fdim finite
+floor fma fmax fmaximum fmin fminimum fmod fpclassify frexp fromfp gamma hypot ilogb isfinite isgreater isgreaterequal
+isinf isless islessequal islessgreater isnan isnormal issignaling issubnormal isunordered iszero j0 j1 jn ldexp lgamma
+lgamma_r llogb llrint llround log log10 log1p log2 logb lrint lround modf nan nearbyint nextafter nextdown nexttoward
+nextup pow remainder remquo rint round roundeven scalb scalbln scalbn significand signbit signgam sin sincos sinh sqrt
+tan tanh tgamma trunc ufromfp y0 y1 yn
+bcmp bcopy bzero ffs index memchr memcmp memcpy memmove memset rindex strcat strchr strcmp strcoll strcpy strcspn strdup
+strerror strlen strncat strncmp strncpy strpbrk strrchr strspn strstr strtok strxfrm
+double_t float_t int16_t int32_t int64_t int8_t intmax_t intptr_t locale_t max_align_t nullptr_t ptrdiff_t size_t
+uint16_t uint32_t uint64_t uint8_t uintmax_t uintptr_t std
+"""
+TAKEN = frozenset(name + more for name in _OF_HEADERS.split() for more in ("", "f", "l"))
+
 
 class Source:
     """What the nodes of a model add to its file.
@@ -49,6 +66,11 @@ class Source:
         self.steps: list[str] = []
         self._names: set[str] = set()
         self._made: dict[Any, Any] = {}
+
+    @property
+    def language(self) -> str:
+        """Its name."""
+        return "C++" if self.vectors else "C"
 
     def name(self, *parts: str) -> str:
         """An identifier of such parts that is not used yet. With two parts at least it is no word of C's own."""

@@ -22,7 +22,7 @@ _OPENING = """\
 #endif
 #define RC_INLINE inline __attribute__((always_inline))
 #define RC_ALWAYS __attribute__((always_inline))
-#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__FMA__)
 #define RC_AVX512 1
 #define RC_LANES 16
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -110,7 +110,7 @@ struct rc_vec {
 #if defined(RC_AVX512)
         if constexpr (L == 16) return _mm512_fmadd_ps(a.v, b.v, c.v);
 #endif
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__FMA__)
         if constexpr (L == 8) return _mm256_fmadd_ps(a.v, b.v, c.v);
         if constexpr (L == 4) return _mm_fmadd_ps(a.v, b.v, c.v);
 #elif defined(__aarch64__)

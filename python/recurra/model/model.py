@@ -352,7 +352,11 @@ class Model(Fixed):
         return to_c(self, folder, name)
 
     def to_cpp(self, folder: str | os.PathLike[str], name: str = "model") -> Path:
-        """A C++17 header for desktops, `name`.hpp, with the bits of a stream: see `recurra.export.to_cpp`."""
+        """A C++17 header for desktops, `name`.hpp, with the bits of a stream: see `recurra.export.to_cpp`.
+
+        >>> recurra.Model([recurra.GRU(1, 16), recurra.Linear(16, 1)]).to_cpp(".", "amplifier")
+        PosixPath('amplifier.hpp')
+        """
         from ..export import to_cpp
 
         return to_cpp(self, folder, name)
