@@ -20,8 +20,9 @@ constexpr int64_t kMostThreads = 512;
 // A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
-// second phase; backward in float more for every row but the first, whose numbers the compiler loads far ahead.
-constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16;
+// second phase; backward in float more for every row but the first, whose numbers the compiler loads far ahead, and for each
+// constant, as those that choose functions bring the code of all of them, and vector.
+constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16, kConstantRegisters = 12;
 // With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.
 constexpr int64_t kManyRegisters = 256;
 
@@ -73,7 +74,10 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   const auto wide_of = [&](int p) { return sizes_of(spec, p, wide_hidden, wide_output, way); };
   const auto own_of = [&](int p) { return sizes_of(spec, p, hidden, output, way); };
   int64_t widest = 0, most_columns = 0, taken = (back ? kBackRegisters : kOwnRegisters) + (phases - 1) * kPhaseRegisters;
-  if (back && words == 1) taken += (rows - 1) * kRowRegisters;
+  if (back && words == 1) {
+    taken += (rows - 1) * kRowRegisters + spec.constants.size * kConstantRegisters;
+    for (int p = 0; p < phases; ++p) taken += spec.phases[p].vector_count * kConstantRegisters;
+  }
   for (int p = 0; p < phases; ++p)
     widest = std::max(widest, wide_of(p).columns || back ? wide_of(p).columns : wide_of(p).units);
   const int64_t each = widest <= (back ? kManyRegisters : 128) ? 1 : 2;
