@@ -6,9 +6,9 @@ template <class T>
 struct GatheredBlock {
   using ManyRows = GatheredBlock;
   static constexpr int chains = 1, summed = 1;
-  // Two tiles at once, because the gradients of 32 units are two: one by one they took twice as long.
+  // Two tiles at once where these are 32 units, whose gradients went one by one and took twice as long.
   struct Shape {
-    static constexpr int single_row_tiles = 4, tiles = 2, max_rows = kAccumulators < 12 ? kAccumulators / 2 : 6;
+    static constexpr int single_row_tiles = 4, tiles = Vec<T>::lanes < 16 ? 4 : 2, max_rows = BlockShape<1>::max_rows;
   };
   using Weights = FullWeights;
   struct Plain {
