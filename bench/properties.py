@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 
 import recurra
 from recurra.bench import limits as machine
-from recurra.bench import shapes, trained
+from recurra.bench import shapes
 from recurra.demo import vowels
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: for bench
+from bench import trained  # noqa: E402
 
 Floats = NDArray[np.float32]
 PRECISIONS = ("bfloat16", "int8")
