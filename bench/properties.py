@@ -27,7 +27,7 @@ from recurra.bench import shapes
 from recurra.demo import vowels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: for bench
-from bench import trained  # noqa: E402
+from bench import trained
 
 Floats = NDArray[np.float32]
 PRECISIONS = ("bfloat16", "int8")
