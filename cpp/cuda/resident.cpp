@@ -74,10 +74,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   const auto wide_of = [&](int p) { return sizes_of(spec, p, wide_hidden, wide_output, way); };
   const auto own_of = [&](int p) { return sizes_of(spec, p, hidden, output, way); };
   int64_t widest = 0, most_columns = 0, taken = (back ? kBackRegisters : kOwnRegisters) + (phases - 1) * kPhaseRegisters;
-  if (back && words == 1) {
-    taken += (rows - 1) * kRowRegisters + spec.constants.size * kConstantRegisters;
-    for (int p = 0; p < phases; ++p) taken += spec.phases[p].vector_count * kConstantRegisters;
-  }
+  if (back && words == 1) taken += (rows - 1) * kRowRegisters;
   for (int p = 0; p < phases; ++p)
     widest = std::max(widest, wide_of(p).columns || back ? wide_of(p).columns : wide_of(p).units);
   const int64_t each = widest <= (back ? kManyRegisters : 128) ? 1 : 2;
@@ -106,6 +103,9 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   taken += words * rows * most_columns;
   int64_t left = registers_of(r.most_threads) - taken;
   if (left < 0) return std::nullopt;
+  int64_t spare = back && words == 1 ? spec.constants.size * kConstantRegisters : 0;
+  for (int p = 0; back && words == 1 && p < phases; ++p) spare += spec.phases[p].vector_count * kConstantRegisters;
+  left = std::max<int64_t>(left - spare, 0);
   for (int p = 0; p < phases; ++p) {
     if (!r.columns[p]) continue;
     r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, wide_of(p).sources));
