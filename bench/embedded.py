@@ -15,15 +15,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import recurra
 from recurra.export import to_c
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: for bench
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from exported import CORTEX_M
+
+from bench.plugins import layers, with_head
 
 STEPS = 256
 MAIN = """\
@@ -54,17 +56,9 @@ int main(void)
 
 def models() -> dict[str, recurra.Model]:
     """Each with a Linear(1) behind it, for one sample a step."""
-    layers: dict[str, Any] = {
-        "GRU-16": recurra.GRU(1, 16, seed=1),
-        "GRU-64": recurra.GRU(1, 64, seed=1),
-        "LSTM-64": recurra.LSTM(1, 64, seed=1),
-        "LSTM-32x2": recurra.LSTM(1, 32, 2, seed=1),
-    }
     return {
-        f"{name}, {kind}": recurra.Model(
-            [layer.quantize("int8") if kind == "int8" else layer, recurra.Linear(layer.hidden_size, 1, seed=2)]
-        )
-        for name, layer in layers.items()
+        f"{name}, {kind}": with_head(layer.quantize("int8") if kind == "int8" else layer)
+        for name, layer in layers().items()
         for kind in ("float32", "int8")
     }
 

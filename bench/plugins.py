@@ -62,17 +62,19 @@ static void run(const float *x, float *y, int samples)
 }
 
 
-def models() -> dict[str, recurra.Model]:
-    """By name."""
-    layers: dict[str, Any] = {
+def layers() -> dict[str, Any]:
+    """The recurrent layers, by names of models; bench/embedded.py counts what the same ones take."""
+    return {
         "GRU-16": recurra.GRU(1, 16, seed=1),
         "GRU-64": recurra.GRU(1, 64, seed=1),
         "LSTM-64": recurra.LSTM(1, 64, seed=1),
         "LSTM-32x2": recurra.LSTM(1, 32, 2, seed=1),
     }
-    return {
-        name: recurra.Model([layer, recurra.Linear(layer.hidden_size, 1, seed=2)]) for name, layer in layers.items()
-    }
+
+
+def with_head(layer: Any) -> recurra.Model:
+    """And a Linear(1) behind it."""
+    return recurra.Model([layer, recurra.Linear(layer.hidden_size, 1, seed=2)])
 
 
 def built(name: str, folder: Path, library: Path) -> Path:
@@ -112,8 +114,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "plugins"
         subprocess.run(["g++", "-O2", "-std=c++17", HERE / "plugins.cpp", "-o", program, "-ldl"], check=True)
-        for name, model in models().items():
-            row(program, name, model, names, options.library, peers)
+        for name, layer in layers().items():
+            row(program, name, with_head(layer), names, options.library, peers)
 
 
 def row(

@@ -15,9 +15,9 @@ from .source import KEYWORDS, Source, comment, indented
 if TYPE_CHECKING:
     from ..model import Model
 
-_HEADERS = frozenset({"math", "stdint", "string"})
-
 __all__ = ["REFUSALS", "Arguments", "checked", "to_c", "unused", "walked", "write"]
+
+_HEADERS = frozenset({"math", "stdint", "string"})
 
 
 def to_c(model: Model, folder: str | os.PathLike[str], name: str = "model") -> tuple[Path, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,15 +13,14 @@ from .._arrays import as_array, vector
 from .._fixed import Fixed
 from .._marks import PREVIOUS
 from .._options import check_names, flag, float_dtype, integer, items, mapping, noise_seed, shown
-from ..activation import Activation
-from ..heads import Embedding, Linear
 from ..recurrent import Recurrent
 from . import call
 from .arguments import checked_call, checked_inputs, row_axis
 from .description import described_inputs, described_nodes, require_entries
 from .operation import Node, Value
+from .placed import Placed, first_value, given_values, listed, named_function, place
 from .stream import ModelStream
-from .structure import has_parameters, kind_of, made, parameter_shapes, result_of, state_sizes, structure_of
+from .structure import has_parameters, made, parameter_shapes, structure_of
 from .tape import recorded
 
 if TYPE_CHECKING:
@@ -33,15 +32,6 @@ if TYPE_CHECKING:
     from ..packed import State
 
 __all__ = ["Model"]
-
-
-class _Placed(NamedTuple):
-    """A node with all that was left out: see `Node`."""
-
-    name: str
-    layer: Any
-    inputs: tuple[str, ...]
-    value: Value  # what comes out
 
 
 class Model(Fixed):
@@ -70,7 +60,7 @@ class Model(Fixed):
     outputs: tuple[str, ...]
     batch_first: bool
     dtype: np.dtype[Any]
-    _nodes: tuple[_Placed, ...]
+    _nodes: tuple[Placed, ...]
     _values: dict[str, Value]
     _output_values: dict[str, Value]
     _recurrent: dict[str, Recurrent]
@@ -89,18 +79,18 @@ class Model(Fixed):
         nodes = [layer if isinstance(layer, Node) else Node(layer) for layer in items("layers", layers, " of layers")]
         if not nodes:
             raise ValueError("layers: expected at least one, got none")
-        nodes = [n._replace(layer=_function(n.layer)) if isinstance(n.layer, str) else n for n in nodes]
-        given = {"x": _first_value(nodes[0].layer)} if inputs is None else _given_values(inputs)
+        nodes = [n._replace(layer=named_function(n.layer)) if isinstance(n.layer, str) else n for n in nodes]
+        given = {"x": first_value(nodes[0].layer)} if inputs is None else given_values(inputs)
         values = dict(given)
-        placed: list[_Placed] = []
+        placed: list[Placed] = []
         for node in nodes:
-            placed.append(_place(node, placed, given, values))
+            placed.append(place(node, placed, given, values))
         names = (placed[-1].name,) if outputs is None else tuple(items("outputs", outputs, " of names"))
         if not names:
             raise ValueError("outputs: expected at least one name, got none")
         for name in names:
             if not isinstance(name, str) or name not in values:
-                raise ValueError(f"outputs: expected names of nodes, {_names(values)}, got {shown(name)}")
+                raise ValueError(f"outputs: expected names of nodes, {listed(values)}, got {shown(name)}")
         if len(set(names)) < len(names):
             raise ValueError(f"outputs: expected each name once, got {shown(list(names))}")
         dtypes = {np.dtype(node.layer.dtype) for node in placed if has_parameters(node.layer)}
@@ -493,81 +483,3 @@ class Model(Fixed):
 def _own(name: str, parameters: Mapping[str, Input]) -> dict[str, Input]:
     """Those of a node."""
     return {key[len(name) + 1 :]: array for key, array in parameters.items() if key.startswith(f"{name}.")}
-
-
-def _first_value(layer: Any) -> Value:
-    """The model's input, where only its first layer says what it is."""
-    kind = kind_of(layer)
-    if isinstance(layer, Recurrent):
-        return Value((layer.input_size,))
-    if isinstance(layer, Linear):
-        return Value((layer.in_features,))
-    if isinstance(layer, Embedding):
-        return Value((), integer=True)
-    if kind == "conv1d":
-        return Value((layer.in_channels,))
-    if kind in ("layer_norm", "scale"):
-        return Value((layer.features,))
-    raise ValueError(f"inputs: expected names and shapes, for the first layer, {kind}, does not say them; got None")
-
-
-def _function(name: str) -> Activation:
-    try:
-        return Activation(name)
-    except ValueError as error:
-        raise ValueError(f"layers: {error}") from None
-
-
-def _given_values(inputs: Any) -> dict[str, Value]:
-    """The caller's names and shapes, checked."""
-    given = mapping("inputs", inputs)
-    if not given:
-        raise ValueError("inputs: expected at least one, got none")
-    made = {}
-    for name, value in given.items():
-        if not name or ":" in name or "." in name:
-            raise ValueError(f"inputs: expected names without ':' and '.', got {shown(name)}")
-        if not isinstance(value, Value):
-            raise TypeError(f"inputs {name}: expected a recurra.Value, got {shown(value)}")
-        title = f"inputs {name} features"
-        features = tuple(integer(title, size) for size in items(title, value.features, " of sizes"))
-        if len(features) > 2 or (not features and not value.integer):
-            raise ValueError(f"{title}: expected one size or two, got {shown(features)}")
-        made[name] = Value(
-            features, flag(f"inputs {name} time", value.time), flag(f"inputs {name} integer", value.integer)
-        )
-    return made
-
-
-def _place(node: Node, placed: list[_Placed], given: Mapping[str, Value], values: dict[str, Value]) -> _Placed:
-    """The node behind those that are `placed`; its value, and a recurrent one's final states, go to `values`."""
-    kind = kind_of(node.layer)
-    name = node.name
-    if name is None:
-        name = f"{kind}{sum(kind_of(other.layer) == kind for other in placed)}"
-    if not isinstance(name, str) or not name or ":" in name or "." in name:
-        raise ValueError(f"name: expected text without ':' and '.', got {shown(name)}")
-    if name in values:
-        raise ValueError(f"name: expected one that is not used yet, got {name!r}")
-    inputs = node.inputs if node.inputs is None else items(f"inputs of {name!r}", node.inputs, " of names")
-    if inputs is None:
-        if not placed and len(given) > 1:
-            raise ValueError(f"inputs: expected the first node to name those it takes, of {_names(given)}, got None")
-        inputs = [placed[-1].name if placed else next(iter(given))]
-    for each in inputs:
-        if not isinstance(each, str) or each not in values:
-            raise ValueError(
-                f"inputs of {name!r}: expected names of what stands before it, {_names(values)}, got {shown(each)}"
-            )
-    try:
-        value = result_of(node.layer, [values[each] for each in inputs])
-    except ValueError as error:
-        raise ValueError(f"layers: node {name!r}: {error}") from None
-    values[name] = value
-    if isinstance(node.layer, Recurrent):
-        values.update({f"{name}:{state}": Value((size,), False) for state, size in state_sizes(node.layer).items()})
-    return _Placed(name, node.layer, tuple(inputs), value)
-
-
-def _names(values: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, values))

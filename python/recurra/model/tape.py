@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .._arrays import Array
     from ..packed import State
     from .arguments import Call
-    from .model import Model, _Placed
+    from .model import Model
+    from .placed import Placed
 
 __all__ = ["ModelGradients", "ModelTape", "recorded"]
 
@@ -72,7 +73,7 @@ class _Pulled(NamedTuple):
 class _Step(NamedTuple):
     """A node's part of a pass."""
 
-    node: _Placed
+    node: Placed
     made: dict[str, Flow]  # its value and, of a recurrent node, its final states
     # Of the gradients of these, whether inputs' are wanted, and grad_clip.
     pull: Callable[[list[Array | None], bool, float | None], _Pulled]
@@ -277,7 +278,7 @@ def _errors_name(name: str) -> Iterator[None]:
         raise type(error)(f"layers: node {name!r}: {error}") from error
 
 
-def _recurrent(node: _Placed, inputs: list[Flow], call: Call, rng: Any, recompute: bool) -> tuple[dict[str, Flow], Any]:
+def _recurrent(node: Placed, inputs: list[Flow], call: Call, rng: Any, recompute: bool) -> tuple[dict[str, Flow], Any]:
     layer, name, (x, *given) = node.layer, node.name, inputs
     lanes = _lanes(layer)
     begin = call.states.get(name)
@@ -316,7 +317,7 @@ def _lanes(layer: Recurrent) -> int:
     return layer.num_layers * (2 if layer.bidirectional else 1)
 
 
-def _stateless(model: Model, node: _Placed, inputs: list[Flow], rng: Any) -> tuple[dict[str, Flow], Any]:
+def _stateless(model: Model, node: Placed, inputs: list[Flow], rng: Any) -> tuple[dict[str, Flow], Any]:
     layer, x = node.layer, inputs[0]
     pull: Any
     marks = marks_after(layer, inputs)
@@ -342,7 +343,7 @@ def _stateless(model: Model, node: _Placed, inputs: list[Flow], rng: Any) -> tup
     return {node.name: flow}, lambda above, wanted, _clip: _Pulled(*pull(above[0], wanted))
 
 
-def _value(model: Model, node: _Placed, inputs: list[Flow]) -> Array:
+def _value(model: Model, node: Placed, inputs: list[Flow]) -> Array:
     """What an operation or an activation gives: with the bits of a call, for it is the core's model of it alone."""
     layer, marks = node.layer, inputs[0].marks
     if isinstance(layer, (Mask, Reshape)):
