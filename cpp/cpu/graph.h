@@ -25,8 +25,7 @@ struct GatheredBlock {
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
-        acc[n][r][0] = Vec<T>::load((call.start ? call.start : call.out[row + r]) + first + n * U, left - n * U);
+      for (int r = 0; r < R; ++r) acc[n][r][0] = Vec<T>::load(call.start[row + r] + first + n * U, left - n * U);
     FullWeights::add<PlainGates<1>>(acc, Plain{call.x}, row, call.tiles, tile, 0, call.inputs,
                                     prefetches_ahead<GatheredBlock>(call));
 #pragma GCC unroll 8

@@ -261,8 +261,7 @@ struct SoftmaxCall {
   T* y = nullptr;
 };
 
-// out[r][k] += the sum over inputs i, ascending, of x[r][i] w[i][k]. Packed as for TransposedCall. With `start` every row's
-// sums begin with that instead.
+// out[r][k] = start[r][k] + the sum over inputs i, ascending, of x[r][i] w[i][k]. Packed as for TransposedCall.
 template <class T>
 struct GatheredCall {
   Tiles<T> tiles;  // base, size, and units: the number of columns k
@@ -271,8 +270,8 @@ struct GatheredCall {
   int rows = 0;
   ptrdiff_t inputs = 0;
   Rows<const T> x;
+  Rows<const T> start;  // may be `out` itself
   Rows<T> out;
-  const T* start = nullptr;
 };
 
 // A pointwise function of a cell of graphs, forward or backward, on units begin .. end-1 of some rows. No row is padded.

@@ -148,9 +148,11 @@ void sum_children(const GraphRecord<T>& record, int64_t row, T* sum) {
   }
 }
 
+// Adds products to `out`, or to the same numbers for all rows, `start`.
 template <class T>
 void run_gathered(const GraphModel<T>& model, const Tiles<T>& tiles, int64_t inputs, GraphShare share, int rows,
                   const Rows<const T>& x, const Rows<T>& out, const T* start = nullptr) {
+  static constexpr ptrdiff_t nowhere_else[kGraphRows] = {};
   GatheredCall<T> call;
   call.tiles = tiles;
   call.tile_begin = int(share.begin(model.tiles(tiles.units)));
@@ -158,8 +160,8 @@ void run_gathered(const GraphModel<T>& model, const Tiles<T>& tiles, int64_t inp
   call.rows = rows;
   call.inputs = inputs;
   call.x = x;
+  call.start = start ? Rows<const T>{start, nowhere_else} : Rows<const T>{out.base, out.offset};
   call.out = out;
-  call.start = start;
   if (rows && call.tile_begin < call.tile_end) model.kernel.gathered(call);
 }
 
