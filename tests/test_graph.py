@@ -165,6 +165,8 @@ def test_states_that_nobody_wants_are_left_out(cell: str, slots: int, options: d
         expected = [every[name] for name in network.state_names if name in wanted]
         assert same(list(network(*arguments, wanted=wanted)), expected)
         assert same(list(network.forward(*arguments, wanted=wanted)[0]), expected)
+    with pytest.raises(ValueError, match=r"wanted: expected some of .*, got \['h', 'h'\]"):
+        network(*arguments, wanted=["h", "h"])
 
 
 @every_cell

@@ -161,6 +161,7 @@ RIGHT: dict[str, set[str]] = {
     "dcells": NONE,  # of a tape without cells
     **dict.fromkeys(("dropout", "recurrent_dropout", "zoneout"), CHANCE),
     **dict.fromkeys(("batch", "head", "into", "out", "precision", "beams", "first_input", "top_k"), NONE),
+    "wanted": {"None", "empty list", "empty tuple"},
     "end": {"None", "0"},
     "temperature": POSITIVE | {"None"},
     **dict.fromkeys(("horizon", "proj_size", "time_axis", "length_penalty", "start"), ZERO),

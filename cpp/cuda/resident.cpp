@@ -20,9 +20,10 @@ constexpr int64_t kMostThreads = 512;
 // A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
-// second phase; backward in float more for every row but the first, whose numbers the compiler loads far ahead, and for each
-// constant, as those that choose functions bring the code of all of them, and vector.
-constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16, kConstantRegisters = 12;
+// second phase; in float more where constants choose functions, which brings the code of all of them; backward in float more
+// for each constant and vector, and for every row but the first, whose numbers the compiler loads far ahead.
+constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16, kConstantRegisters = 12,
+                  kChoiceRegisters = 16;
 // With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.
 constexpr int64_t kManyRegisters = 256;
 
@@ -45,6 +46,14 @@ int64_t given_of(const Spec& spec, int p) {
   const int last = spec.phases.size - 1;
   return (phase.units == Dim::hidden ? spec.saved : 0) + (phase.units == spec.phases[last].units) + (p == last) +
          (phase.sets_states ? spec.states.size : 0);
+}
+
+// Registers that are no weights', and without which weights are read from memory instead.
+int64_t spare_of(const Spec& spec, Way way) {
+  int64_t constants = spec.constants.size;
+  if (way != Way::backward) return constants ? kChoiceRegisters : 0;
+  for (int p = 0; p < spec.phases.size; ++p) constants += spec.phases[p].vector_count;
+  return constants * kConstantRegisters;
 }
 
 // Cycles of a phase's step on a multiprocessor. A load brings 128 bytes in a cycle, also where all threads get the same; in
@@ -103,9 +112,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   taken += words * rows * most_columns;
   int64_t left = registers_of(r.most_threads) - taken;
   if (left < 0) return std::nullopt;
-  int64_t spare = back && words == 1 ? spec.constants.size * kConstantRegisters : 0;
-  for (int p = 0; back && words == 1 && p < phases; ++p) spare += spec.phases[p].vector_count * kConstantRegisters;
-  left = std::max<int64_t>(left - spare, 0);
+  left = std::max<int64_t>(left - (words == 1 ? spare_of(spec, way) : 0), 0);
   for (int p = 0; p < phases; ++p) {
     if (!r.columns[p]) continue;
     r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, wide_of(p).sources));

@@ -335,7 +335,7 @@ class GraphNetwork(Fixed):
             x: [X, I], of the network's dtype, X at least `graph.inputs`; None when the graph has no sources.
             graph: rows, predecessors and sources.
             given: the states of the given rows, [G, H] each; None for zero.
-            wanted: names of the states to return, the others are not written out; default all.
+            wanted: names of the states to return, in the order of `state_names`; others are not written. Default all.
 
         Raises:
             TypeError, ValueError: wrong dtype or shape, a graph that does not suit the cell, or an unknown state.
@@ -397,7 +397,7 @@ class GraphNetwork(Fixed):
         expected = f"some of {', '.join(self.state_names)}"
         if not isinstance(wanted, (tuple, list)) or not all(isinstance(name, str) for name in wanted):
             raise TypeError(f"wanted: expected {expected}, got {shown(wanted)}")
-        if not set(wanted) <= set(self.state_names):
+        if len(set(wanted)) != len(wanted) or not set(wanted) <= set(self.state_names):
             raise ValueError(f"wanted: expected {expected}, got {shown(wanted)}")
         return wanted
 
