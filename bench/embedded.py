@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from exported import CORTEX_M
 
-from bench.plugins import layers, with_head
+from bench.plugins import MODELS, recurrent, with_head
 
 STEPS = 256
 MAIN = """\
@@ -57,8 +57,8 @@ int main(void)
 def models() -> dict[str, recurra.Model]:
     """Each with a Linear(1) behind it, for one sample a step."""
     return {
-        f"{name}, {kind}": with_head(layer.quantize("int8") if kind == "int8" else layer)
-        for name, layer in layers().items()
+        f"{name}, {kind}": with_head(recurrent(name).quantize("int8") if kind == "int8" else recurrent(name))
+        for name in MODELS
         for kind in ("float32", "int8")
     }
 

@@ -1,9 +1,10 @@
 """A model in a plug-in, one sample a call: by the C++ library, the exported C++ header, exported C, and by others.
 
-    python bench/plugins.py [--library BUILD] [--peer NAME=FILE.so ...]
+    python bench/plugins.py [--library BUILD] [--peer NAME=FILE.so ...] [MODEL ...]
 
 Prints nanoseconds a sample (medians, in turns, in one process), the bytes of a stripped shared library, and what
-memory grows by when it is loaded and has run (RSS), of models with a Linear(1) behind them. Needs g++ and gcc, Linux.
+memory grows by when it is loaded and has run (RSS), of models with a Linear(1) behind them: those of `MODELS`, or such
+as GRU-8, LSTM-128x2 (hidden size, layers). Needs g++ and gcc, Linux.
 `BUILD` is a folder with librecurra.a (default build/cpp, which CONTRIBUTING.md says how to build; left out where there
 is none). A peer is a shared library of yours, built as you think best, with the entry point that bench/plugins.cpp
 describes and models named as here; sizes are of the whole file, and ratios are of the fastest peer's time.
@@ -12,6 +13,7 @@ describes and models named as here; sizes are of the whole file, and ratios are 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -62,14 +64,15 @@ static void run(const float *x, float *y, int samples)
 }
 
 
-def layers() -> dict[str, Any]:
-    """The recurrent layers, by names of models; bench/embedded.py counts what the same ones take."""
-    return {
-        "GRU-16": recurra.GRU(1, 16, seed=1),
-        "GRU-64": recurra.GRU(1, 64, seed=1),
-        "LSTM-64": recurra.LSTM(1, 64, seed=1),
-        "LSTM-32x2": recurra.LSTM(1, 32, 2, seed=1),
-    }
+MODELS = ("GRU-16", "GRU-64", "LSTM-64", "LSTM-32x2")  # bench/embedded.py counts what these take, too
+
+
+def recurrent(name: str) -> Any:
+    """The layer of a model: cell, hidden size, and how many layers where there are several."""
+    found = re.fullmatch(r"(GRU|LSTM)-([1-9]\d*)(?:x([1-9]\d*))?", name)
+    if not found:
+        sys.exit(f"MODEL: expected such as GRU-8 or LSTM-128x2, got {name!r}")
+    return getattr(recurra, found[1])(1, int(found[2]), int(found[3] or 1), seed=1)
 
 
 def with_head(layer: Any) -> recurra.Model:
@@ -102,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time a model in a plug-in, one sample a call.")
     parser.add_argument("--library", type=Path, default=HERE.parent / "build" / "cpp", metavar="BUILD")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=FILE.so")
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
     options = parser.parse_args()
+    layers = {name: recurrent(name) for name in options.models}
     if missing := [name for name in ("g++", "gcc") if not shutil.which(name)]:
         sys.exit(f"not installed: {', '.join(missing)}")
     peers = {name: Path(file).resolve() for name, _, file in (each.partition("=") for each in options.peer)}
@@ -114,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "plugins"
         subprocess.run(["g++", "-O2", "-std=c++17", HERE / "plugins.cpp", "-o", program, "-ldl"], check=True)
-        for name, layer in layers().items():
+        for name, layer in layers.items():
             row(program, name, with_head(layer), names, options.library, peers)
 
 

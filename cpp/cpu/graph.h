@@ -75,7 +75,7 @@ struct GraphNode {
 
 // Small rather than fast: products take most of the time, and there are 40 of these for every instruction set.
 template <class P, bool forward, class T>
-__attribute__((flatten, optimize("Os"))) void graph_function(const GraphCall<T>& call) {
+__attribute__((flatten, RECURRA_FOR_SIZE)) void graph_function(const GraphCall<T>& call) {
   for (int row = 0; row < call.rows; ++row)
     for (ptrdiff_t at = call.begin; at < call.end; at += Vec<T>::lanes) {
       GraphNode<T> node{call, row, at};

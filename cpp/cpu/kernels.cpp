@@ -7,8 +7,16 @@
 #include <arm_neon.h>
 #endif
 
+// What GCC and Clang have different names for: code for size rather than speed, and a function without copies.
+#ifdef __clang__
+#define RECURRA_FOR_SIZE minsize
+#define RECURRA_ONE_COPY noinline
+#else
+#define RECURRA_FOR_SIZE optimize("Os")
+#define RECURRA_ONE_COPY noinline, noclone
+#endif
 // Products take most of the time.
-#define RECURRA_SMALL __attribute__((noinline, flatten, optimize("Os")))
+#define RECURRA_SMALL __attribute__((noinline, flatten, RECURRA_FOR_SIZE))
 #include "../engine/backend.h"
 #include "cells/graph/cells.def"
 

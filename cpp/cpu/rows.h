@@ -23,8 +23,8 @@ void sweep_by_rows(const PhaseCall<T>& call) {
 
 // A product of one row, from weights where their owner keeps them.
 template <class T>
-__attribute__((noinline, noclone)) void product_in_place(const PhaseCall<T>& call, int gates, const T* x, const T* weight,
-                                                         ptrdiff_t columns, T* out) {
+__attribute__((RECURRA_ONE_COPY)) void product_in_place(const PhaseCall<T>& call, int gates, const T* x, const T* weight,
+                                                        ptrdiff_t columns, T* out) {
   constexpr int U = Vec<T>::lanes;
   const ptrdiff_t units = call.tiles.units;
   for (int tile = call.tile_begin; tile < call.tile_end; ++tile)

@@ -55,7 +55,7 @@ struct Dealer {
 // own.
 template <class T>
 __attribute__((always_inline)) inline void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
-  typedef char Line __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
+  typedef char Line __attribute__((vector_size(64), aligned(4), may_alias));  // as T is, at least
   constexpr int64_t width = Blocks<T>::width, lines = width * int64_t(sizeof(T)) / 64;
   int64_t at = 0;
   for (; at + width <= size; at += width) {

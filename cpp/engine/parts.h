@@ -2,6 +2,7 @@
 // gradients.
 #pragma once
 #include <cstring>
+#include <initializer_list>
 
 #include "../cells/cell.h"
 

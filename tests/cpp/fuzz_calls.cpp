@@ -3,7 +3,7 @@
 //
 //     fuzz_calls [sequences [seed]]
 //
-// With clang, -fsanitize=fuzzer and -DRECURRA_LIBFUZZER it is a target for libFuzzer.
+// With clang and RECURRA_SANITIZE=address,undefined,fuzzer-no-link it is a target for libFuzzer.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

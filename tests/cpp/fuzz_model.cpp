@@ -3,7 +3,7 @@
 //
 //     fuzz_model [files [seed]]
 //
-// With clang, -fsanitize=fuzzer and -DRECURRA_LIBFUZZER it is a target for libFuzzer.
+// With clang and RECURRA_SANITIZE=address,undefined,fuzzer-no-link it is a target for libFuzzer.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -95,20 +95,6 @@ bool read_as(const std::string& bytes) {
 }
 
 bool read(const std::string& bytes) { return read_as<float>(bytes) || read_as<double>(bytes); }
-
-}  // namespace
-
-#ifdef RECURRA_LIBFUZZER
-
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const std::string bytes(reinterpret_cast<const char*>(data), size);
-  read(bytes);
-  return 0;
-}
-
-#else
-
-namespace {
 
 std::mt19937_64 random_engine;
 
@@ -297,6 +283,48 @@ void mutate(std::string& text) {
 }
 
 }  // namespace
+
+#ifdef RECURRA_LIBFUZZER
+
+extern "C" {
+
+size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
+
+int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  read(std::string(reinterpret_cast<const char*>(data), size));
+  return 0;
+}
+
+// Two times of three a change of the header with its length put right, so that it gets past that; of what is no file, a sample.
+size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t most, unsigned seed) {
+  random_engine.seed(seed);
+  uint64_t length = 0;
+  if (size >= 8) std::memcpy(&length, data, 8);
+  const auto put = [&](const std::string& bytes) {
+    size = std::min(bytes.size(), most);
+    std::memcpy(data, bytes.data(), size);
+    return size;
+  };
+  if (size < 8 || length > size - 8) {
+    const std::vector<File> files = samples();
+    const File& file = files[below(files.size())];
+    return put(file.bytes(file.head(file.structure)));
+  }
+  std::string head(reinterpret_cast<const char*>(data) + 8, length);
+  File file;
+  file.data.assign(reinterpret_cast<const char*>(data) + 8 + length, size - 8 - length);
+  switch (below(3)) {
+    case 0: return LLVMFuzzerMutate(data, size, most);
+    case 1: mutate(head); break;
+    default:
+      head.resize(2 * length + 16);
+      head.resize(LLVMFuzzerMutate(reinterpret_cast<uint8_t*>(head.data()), length, head.size()));
+  }
+  return put(file.bytes(head));
+}
+}
+
+#else
 
 int main(int argc, char** argv) {
   const long count = argc > 1 ? std::atol(argv[1]) : 20000;
