@@ -36,6 +36,7 @@ class Kernel(NamedTuple):
     blocks: int
 
     def fits(self) -> bool:
+        """Whether a block has shared memory enough."""
         return self.shared <= SHARED_BYTES
 
     def defined(self, name: str) -> str:
