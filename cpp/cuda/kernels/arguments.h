@@ -152,8 +152,9 @@ struct WalkPlaces {
 };
 
 // Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions, blocks of a cluster). Of
-// `phase`, `input` has rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains without an input; the other
-// rows are those of step 0, or, unless they move, of every step. h_after begins with what is before step 0.
+// `phase`, `input` has rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains
+// without an input; the other rows are those of step 0, or, unless they move, of every step. h_after begins with what is before
+// step 0.
 struct WalkArguments : WalkPlaces {
   Steps steps;
   int64_t from, to;
