@@ -111,6 +111,7 @@ def sanitized_cases(tool: str) -> list[Case]:
                 for dtype in ("float32", "float16", "bfloat16")
             ]
     found.append(Case("lstm_layer_norm", "float32", "exact", 7, 5, 6, 33, 0, 2, True, lengths=lengths))
+    found.append(Case("lstm", "float32", "exact-resident", 7, 5, 6, 200, lengths=lengths))  # by a cluster
     return found
 
 

@@ -2,9 +2,10 @@
 
     python bench/gpu_resident.py [--ways forward,backward] [--cells gru,lstm] [--sizes 32,64]
 
-The tables of cpp/cuda/NOTES.md, for blocks of 1 and of 4 rows side by side: threads, registers of a thread, weights of
-a column in them, shared memory, bytes that are spilled, the time of a step as cpp/cuda/resident.cpp predicts it, and
-that of the walk by steps as cpp/cuda/choice.h does. Then the largest sizes that fit. Nothing here is measured.
+The tables of cpp/cuda/NOTES.md, for tiles of 1 and of 4 rows side by side: blocks that share a tile, threads of a
+block, registers of a thread, weights of a column in them, shared memory, bytes that are spilled, the time of a step as
+cpp/cuda/resident.cpp predicts it, and that of the walk by steps as cpp/cuda/choice.h does. Then the largest sizes that
+fit, by one block and by a cluster. Nothing here is measured.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ CLOCK_MHZ = 1700  # as in cpp/cuda/choice.h
 LAUNCH, SLICE = 1.5, 0.5  # there too: microseconds of a kernel, and of 16 numbers of a product
 SHARED_BYTES = 227 << 10  # that a block may have on an H100 or H200
 ROWS = (1, 4)
+CLUSTERS = (1, 2, 4, 8)
 
 
 class Kernel(NamedTuple):
@@ -31,6 +33,11 @@ class Kernel(NamedTuple):
     shared: int
     cycles: float
     sources: list[int]  # numbers that a product sums up, of each phase
+    blocks: int
+
+    def fits(self) -> bool:
+        """Whether a block has shared memory enough."""
+        return self.shared <= SHARED_BYTES
 
     def defined(self, name: str) -> str:
         return str(re.findall(rf"#define RECURRA_{name} (.*)", self.source)[0])
@@ -42,9 +49,20 @@ class Kernel(NamedTuple):
         return sum(LAUNCH + one for one in sums)
 
 
-def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str) -> Kernel:
-    """Without a projection."""
-    return Kernel(*_core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, way == "backward"))
+def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = CLUSTERS[-1]) -> Kernel:
+    """Without a projection: by one block or, forward, the smallest cluster of up to `most` in which it fits."""
+    found = None
+    for blocks in CLUSTERS[: 1 if way == "backward" else CLUSTERS.index(most) + 1]:
+        try:
+            made = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, way == "backward", blocks)
+        except ValueError:  # of registers
+            continue
+        found = Kernel(*made, blocks)
+        if found.fits():
+            break
+    if found is None:
+        raise ValueError(f"{cell} of hidden size {hidden} fits nowhere")
+    return found
 
 
 def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str:
@@ -55,12 +73,13 @@ def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str
     def beside(*values: Any, between: str = ", ") -> str:
         return between.join(dict.fromkeys(map(str, values)))
 
-    fits = [one.shared <= SHARED_BYTES for one in both]
+    fits = [one.fits() for one in both]
     times = [f"{one.cycles / CLOCK_MHZ:.2f}" if fit else "-" for one, fit in zip(both, fits, strict=True)]
     values = [
         cell,
         dtype,
         hidden,
+        beside(*(one.blocks for one in both)),
         beside(*(one.threads for one in both)),
         beside(*(re.findall(r"Used (\d+) registers", log)[0] for log in logs)),
         beside(*(one.defined("HELD") for one in both), between="; "),
@@ -72,12 +91,12 @@ def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str
     return " | ".join(["", *map(str, values), ""]).strip()
 
 
-def largest(cell: str, dtype: str, way: str) -> int:
-    """The largest H up to 1024 that fits, with one row a block."""
+def largest(cell: str, dtype: str, way: str, most: int) -> int:
+    """The largest H up to 1024 that fits, with one row a tile, and up to `most` blocks."""
 
     def fits(hidden: int) -> bool:
         try:
-            return kernel(cell, dtype, hidden, 1, way).shared <= SHARED_BYTES
+            return kernel(cell, dtype, hidden, 1, way, most).fits()
         except ValueError:
             return False
 
@@ -94,7 +113,19 @@ def main() -> None:
     args = parser.parse_args()
     _libraries.locate()
     cells = args.cells.split(",")
-    titles = ["cell", "numbers", "H", "threads", "registers", "held", "KB shared", "spills", "us a step", "by steps"]
+    titles = [
+        "cell",
+        "numbers",
+        "H",
+        "blocks",
+        "threads",
+        "registers",
+        "held",
+        "KB shared",
+        "spills",
+        "us a step",
+        "by steps",
+    ]
     for way in args.ways.split(","):
         print(f"\n{way}\n\n| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
         for cell in cells:
@@ -102,9 +133,10 @@ def main() -> None:
                 for hidden in map(int, args.sizes.split(",")):
                     print(line(cell, dtype, hidden, way, args.architecture), flush=True)
     for way in args.ways.split(","):
-        print(f"\n| H up to, {way} | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
-        for dtype in ("float32", "float64"):
-            print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way)) for cell in cells)} |")
+        for most in CLUSTERS if way == "forward" else (1,):
+            print(f"\n| H up to, {way}, {most} blocks | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
+            for dtype in ("float32", "float64"):
+                print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way, most)) for cell in cells)} |")
 
 
 if __name__ == "__main__":

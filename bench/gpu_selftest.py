@@ -65,6 +65,8 @@ def cases(small: bool, seed: int = 0) -> Iterator[Case]:
     yield from selftest.cases()
     if not small:  # more input products than are in memory at a time: all steps are two launches
         yield Case("lstm", "float32", "exact-resident", 1100, 64, 8, 64, bidirectional=True)
+        for cell, rows, hidden in (("lstm", 3, 257), ("lstm", 90, 200), ("gru_reset_before", 5, 201)):  # by clusters
+            yield Case(cell, "float32", "exact-resident", 300, rows, 8, hidden, bidirectional=True)
     yield from (random_case(draw, small) for _ in itertools.count())
 
 

@@ -411,13 +411,13 @@ def capsule(
 # ---- whole calls
 
 
-def upload(values: Any, dtype: str | None = None) -> Any:
+def upload(values: Any, dtype: str | None = None, device: int = 0) -> Any:
     """The host arrays in a nest of tuples, lists and dictionaries on the GPU; None stays."""
     if isinstance(values, dict):
-        return {name: upload(value, dtype) for name, value in values.items()}
+        return {name: upload(value, dtype, device) for name, value in values.items()}
     if isinstance(values, (tuple, list)):
-        return tuple(upload(value, dtype) for value in values)
-    return None if values is None else DeviceArray.of(values, dtype)
+        return tuple(upload(value, dtype, device) for value in values)
+    return None if values is None else DeviceArray.of(values, dtype, device)
 
 
 def download(values: Any) -> Any:

@@ -60,6 +60,24 @@ def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int, backw
         assert "warning" not in log, log
 
 
+@pytest.mark.parametrize(
+    ("cell", "dtype", "hidden", "rows", "blocks", "architecture"),
+    (
+        ("lstm", "float32", 257, 1, 4, "sm_90a"),
+        ("lstm", "float32", 384, 4, 8, "sm_100a"),
+        ("lstm_peephole_projected", "float32", 200, 4, 4, "sm_120"),
+        ("gru_reset_before", "float64", 200, 4, 8, "sm_90a"),
+    ),
+)
+def test_no_kernel_of_a_cluster_spills(
+    cell: str, dtype: str, hidden: int, rows: int, blocks: int, architecture: str
+) -> None:
+    source, options, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, False, blocks)
+    cubin, log = _core.cuda.compile(source, options, architecture)
+    assert cubin and "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
+    assert "warning" not in log
+
+
 CELLS = """
 #include <cmath>
 #include <cstddef>

@@ -71,10 +71,11 @@ inline void define_cuda_try(py::module_& m) {
       py::arg("dtype"), "What is compiled for networks of a dtype: (name, source, options), the name a cell's or another.");
   m.def(
       "resident_unit",
-      [](const std::string& cell, const std::string& dtype, int64_t hidden, int64_t output, int rows, bool backward) {
+      [](const std::string& cell, const std::string& dtype, int64_t hidden, int64_t output, int rows, bool backward,
+         int cluster) {
         const int number = cell_number(cell);
         const auto found = cuda::resident_of(spec_of(number), number_of(dtype), hidden, output, rows,
-                                             backward ? cuda::Way::backward : cuda::Way::forward);
+                                             backward ? cuda::Way::backward : cuda::Way::forward, backward ? 1 : cluster);
         if (!found) throw py::value_error("hidden: expected one that fits into a block, of a cell that does");
         const cuda::Unit unit = cuda::resident_unit(number, number_of(dtype), *found);
         const int* const sources = found->places.sources;
@@ -82,7 +83,9 @@ inline void define_cuda_try(py::module_& m) {
                                std::vector<int>(sources, sources + spec_of(number).phases.size));
       },
       py::arg("cell"), py::arg("dtype"), py::arg("hidden"), py::arg("output"), py::arg("rows"), py::arg("backward") = false,
-      "The kernel of all steps at once, of so many rows a block: (source, options, threads, bytes of shared memory, cycles a "
+      py::arg("cluster") = 1,
+      "The kernel of all steps at once, of so many rows a block, or forward a cluster of them: (source, options, threads, "
+      "bytes of shared memory, cycles a "
       "step by arithmetic, numbers that a product of each phase sums up).");
   m.def(
       "precompile",

@@ -38,6 +38,23 @@ struct CUDA_KERNEL_NODE_PARAMS {  // version 2
   CUcontext ctx;
 };
 
+constexpr int CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4;
+struct CUlaunchAttribute {
+  int id, pad;
+  union {
+    char bytes[64];
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } value;
+};
+struct CUlaunchConfig {
+  unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+  CUstream hStream;
+  CUlaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
 // RECURRA_CALL(symbol that the library exports, name it is called by, arguments...). All return an integer, 0 for success.
 #define RECURRA_DRIVER_CALLS(RECURRA_CALL)                                                                                  \
   RECURRA_CALL(cuInit, cuInit, unsigned flags)                                                                              \
@@ -65,6 +82,10 @@ struct CUDA_KERNEL_NODE_PARAMS {  // version 2
   RECURRA_CALL(cuLaunchKernel, cuLaunchKernel, CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,      \
                unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,                \
                void** parameters, void** extra)                                                                             \
+  RECURRA_CALL(cuLaunchKernelEx, cuLaunchKernelEx, const CUlaunchConfig* config, CUfunction function, void** parameters,    \
+               void** extra)                                                                                                \
+  RECURRA_CALL(cuOccupancyMaxActiveClusters, cuOccupancyMaxActiveClusters, int* clusters, CUfunction function,              \
+               const CUlaunchConfig* config)                                                                                \
   RECURRA_CALL(cuStreamCreate, cuStreamCreate, CUstream* stream, unsigned flags)                                            \
   RECURRA_CALL(cuStreamDestroy_v2, cuStreamDestroy, CUstream stream)                                                        \
   RECURRA_CALL(cuStreamSynchronize, cuStreamSynchronize, CUstream stream)                                                   \

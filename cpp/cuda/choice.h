@@ -40,9 +40,9 @@ inline bool should_be_resident(const Network::Data& net, const Plan::Data& plan,
     steps += launch + (chains ? launch + product : 0);
   }
   const double tiles = double((plan.rows + resident.rows - 1) / resident.rows * net.directions());
-  const double waves = std::ceil(tiles / multiprocessors);
+  const double waves = std::ceil(tiles / std::max(std::floor(multiprocessors / resident.cluster), 1.0));
   // Weights come from L2, some 32 bytes a cycle.
-  const double first = launch + double(resident.weights) * double(net.number_size) / 32 / cycles;
+  const double first = launch + double(resident.weights) / resident.cluster * double(net.number_size) / 32 / cycles;
   return plan.steps >= kResidentSteps &&
          waves * (first + double(plan.steps) * resident.cycles / cycles) < double(plan.steps) * steps;
 }

@@ -100,6 +100,23 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
+ClusterLaunch::ClusterLaunch(Grid grid, unsigned threads, unsigned shared_bytes, CUstream stream) {
+  cluster.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+  cluster.value.clusterDim = {1, 1, grid.z};
+  config = {grid.x, grid.y, grid.z, threads, 1, 1, shared_bytes, stream, &cluster, 1};
+}
+
+bool ClusterLaunch::has_room(CUfunction kernel) const {
+  int clusters = 0;
+  check_driver(driver().cuOccupancyMaxActiveClusters(&clusters, kernel, &config), "cuOccupancyMaxActiveClusters");
+  return clusters > 0;
+}
+
+void ClusterLaunch::run(CUfunction kernel, const void* arguments) const {
+  void* parameters[] = {const_cast<void*>(arguments)};
+  check_driver(driver().cuLaunchKernelEx(&config, kernel, parameters, nullptr), "cuLaunchKernelEx");
+}
+
 bool is_capturing(CUstream stream) {
   int status = CU_STREAM_CAPTURE_STATUS_NONE;
   check_driver(driver().cuStreamIsCapturing(stream, &status), "cuStreamIsCapturing");

@@ -85,6 +85,16 @@ void launch(CUfunction kernel, Grid grid, Grid block, CUstream stream, const Arg
                "cuLaunchKernel");
 }
 
+// A launch whose blocks along z are one cluster: it must not be copied.
+struct ClusterLaunch {
+  CUlaunchAttribute cluster{};
+  CUlaunchConfig config{};
+  ClusterLaunch(Grid grid, unsigned threads, unsigned shared_bytes, CUstream stream);
+  ClusterLaunch(const ClusterLaunch&) = delete;
+  bool has_room(CUfunction kernel) const;  // on this GPU, for one cluster at least
+  void run(CUfunction kernel, const void* arguments) const;
+};
+
 bool is_capturing(CUstream stream);
 
 // Outside of calls, for these wait: copies to and from host memory, in the legacy stream's order, and what a stream has been

@@ -189,8 +189,12 @@ class Layer {
       w.phase[p].recurrent = weights_[size_t(p)].recurrent;
     }
     const unsigned tiles = unsigned((plan_.rows + resident.rows - 1) / resident.rows);
-    launch(resident.kernel, {tiles, unsigned(lanes()), 1}, {unsigned(resident.threads), 1, 1}, call_.launch.stream, w,
-           unsigned(resident.shared_bytes));
+    const Grid grid = {tiles, unsigned(lanes()), unsigned(resident.cluster)};
+    const unsigned threads = unsigned(resident.threads), shared_bytes = unsigned(resident.shared_bytes);
+    if (resident.cluster > 1)
+      ClusterLaunch(grid, threads, shared_bytes, call_.launch.stream).run(resident.kernel, &w);
+    else
+      launch(resident.kernel, grid, {threads, 1, 1}, call_.launch.stream, w, shared_bytes);
   }
 
   const Call& call_;

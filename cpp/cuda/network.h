@@ -133,8 +133,10 @@ struct Network::Data {
   Weights weights_at(const void* base) const;
 };
 
-// With so many rows a tile, if it fits into a block of this GPU.
-std::optional<Resident> resident_of(const Network::Data& net, int rows, Way way);
+// Of a call of so many rows: by one block where that has room, else by the smallest cluster that has, where the GPU has
+// clusters.
+std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way);
+int most_cluster(const Network::Data& net, Way way);
 // Sets the plan's `resident...` and `why...`; compiles.
 void choose_walk(const Network::Data& net, Plan::Data& plan);
 

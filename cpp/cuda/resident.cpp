@@ -28,13 +28,13 @@ constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, 
 constexpr int64_t kManyRegisters = 256;
 
 struct Sizes {
-  int64_t units, sources, columns, passes;
+  int64_t units, sources, columns, passes;  // of a block, which has all sources
 };
 
-Sizes sizes_of(const Spec& spec, int p, int64_t hidden, int64_t output, Way way) {
+Sizes sizes_of(const Spec& spec, int p, int64_t hidden, int64_t output, Way way, int cluster) {
   const auto width = [&](Dim dim) { return dim == Dim::output ? output : hidden; };
   const Phase& phase = spec.phases[p];
-  const int64_t units = width(phase.units), read = p ? width(spec.phases[p - 1].units) : output,
+  const int64_t units = shares(width(phase.units), cluster), read = p ? width(spec.phases[p - 1].units) : output,
                 made = phase.recurrent.count * units;
   if (way == Way::backward) return {units, made, made ? read : 0, 0};
   return {units, read, made, recurrent_slot(phase) * units};
@@ -56,6 +56,9 @@ int64_t spare_of(const Spec& spec, Way way) {
   return constants * kConstantRegisters;
 }
 
+// Numbers to every block of a cluster and its barrier: 0.25 microseconds at most, nobody has measured it.
+constexpr double kExchangeCycles = 425;
+
 // Cycles of a phase's step on a multiprocessor. A load brings 128 bytes in a cycle, also where all threads get the same; in
 // double every multiply-add is followed by four operations on integers that make subnormal numbers zero.
 double cycles_of(const Resident& r, const Sizes& s, int p, bool wide) {
@@ -65,12 +68,13 @@ double cycles_of(const Resident& r, const Sizes& s, int p, bool wide) {
   const double issued = sums * (wide ? 5.0 / 64 : 1.0 / 128), chained = double(s.columns ? s.sources : 0) * (wide ? 24 : 4);
   const double loaded = warps * double(s.sources * r.rows) * words + in_memory * words / 32;
   const double items = double(shares(s.units * r.rows, r.threads));
-  return std::max({issued, chained, loaded}) + (wide ? 1000 : 400) + 150 * items;
+  return std::max({issued, chained, loaded}) + (wide ? 1000 : 400) + 150 * items + (r.cluster > 1 ? kExchangeCycles : 0);
 }
 
 }  // namespace
 
-std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way) {
+std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
+                                    int cluster) {
   const int phases = spec.phases.size;
   const bool back = way == Way::backward;
   if (weight_bytes(number) < 4 || spec.phases[0].by_rows) return std::nullopt;
@@ -78,15 +82,16 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   Resident r;
   r.way = way;
   r.rows = rows;
+  r.cluster = cluster;
 
   // The kernel, for sizes that are multiples of 32.
-  const auto wide_of = [&](int p) { return sizes_of(spec, p, wide_hidden, wide_output, way); };
-  const auto own_of = [&](int p) { return sizes_of(spec, p, hidden, output, way); };
+  const auto wide_of = [&](int p) { return sizes_of(spec, p, wide_hidden, wide_output, way, cluster); };
+  const auto own_of = [&](int p) { return sizes_of(spec, p, hidden, output, way, cluster); };
   int64_t widest = 0, most_columns = 0, taken = (back ? kBackRegisters : kOwnRegisters) + (phases - 1) * kPhaseRegisters;
   if (back && words == 1) taken += (rows - 1) * kRowRegisters;
   for (int p = 0; p < phases; ++p)
     widest = std::max(widest, wide_of(p).columns || back ? wide_of(p).columns : wide_of(p).units);
-  const int64_t each = widest <= (back ? kManyRegisters : 128) ? 1 : 2;
+  const int64_t each = widest <= (back || cluster > 1 ? kManyRegisters : 128) ? 1 : 2;
   const auto threads_of = [&](const auto& sizes) {
     int64_t most = 0;
     for (int p = 0; p < phases; ++p) {
@@ -108,6 +113,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
     most_columns = std::max<int64_t>(most_columns, r.columns[p]);
     // Chains of the next step; or an item's numbers, its unit and its row.
     taken += back ? r.others[p] * (words * given_of(spec, p) + 2) : words * rows * (r.columns[p] + r.others[p]);
+    if (cluster > 1) taken += std::max(r.columns[p], r.others[p]);  // where they are among all
   }
   taken += words * rows * most_columns;
   int64_t left = registers_of(r.most_threads) - taken;
@@ -132,12 +138,13 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
     places.sources[p] = int(s.sources);
     places.source_at[p] = take(rows * rounded(s.sources, 4));
     places.weights_at[p] = take(s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
-    r.weights += s.columns * s.sources;
+    r.weights += s.columns * s.sources * cluster;
     r.cycles += cycles_of(r, s, p, words == 2);
   }
+  if (cluster > 1 && phases == 1) places.source_at[1] = take(rows * rounded(places.sources[0], 4));
   places.sums_row = int(sums);
   places.sums_at = take(rows * sums);
-  places.held_row = int(std::max(hidden, output));
+  places.held_row = int(shares(std::max(hidden, output), cluster));
   places.held_at = take(rows * places.held_row * (spec.states.size + spec.kept));
   r.shared_bytes = size_t(at) * number_bytes(number);
   return r;
@@ -153,12 +160,13 @@ Unit resident_unit(int cell, Number number, const Resident& r) {
   return cell_unit(cell, number, back ? "resident_backward.cuh" : "resident.cuh",
                    "#define RECURRA_ROWS " + std::to_string(r.rows) + "\n#define RECURRA_THREADS " +
                        std::to_string(r.most_threads) + "\n" + list("COLUMNS", r.columns) +
-                       list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held));
+                       list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held) +
+                       (back ? "" : "#define RECURRA_CLUSTER " + std::to_string(r.cluster) + "\n"));
 }
 
 namespace {
 
-// Compiles its kernel, or finds it; whether the GPU has room for a block.
+// Compiles its kernel, or finds it; whether the GPU has room for a cluster of its blocks.
 bool load(Resident& r, const Device& device, int cell, Number number) {
   const Relaxed relaxed;  // a stream may be capturing
   const Unit unit = resident_unit(cell, number, r);
@@ -169,26 +177,36 @@ bool load(Resident& r, const Device& device, int cell, Number number) {
   if (most < r.threads) return false;
   check_driver(driver().cuFuncSetAttribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, device.shared_bytes),
                "cuFuncSetAttribute");
+  if (r.cluster > 1 &&
+      !ClusterLaunch({1, 1, unsigned(r.cluster)}, unsigned(r.threads), unsigned(r.shared_bytes), nullptr).has_room(kernel))
+    return false;
   r.kernel = kernel;
   return true;
 }
 
 }  // namespace
 
-std::optional<Resident> resident_of(const Network::Data& net, int rows, Way way) {
+int most_cluster(const Network::Data& net, Way way) { return way == Way::forward && net.device.major >= 9 ? kMostCluster : 1; }
+
+std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way) {
   const NetworkConfig& c = net.config;
-  auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, rows, way);
-  return found && found->shared_bytes <= size_t(net.device.shared_bytes) ? found : std::nullopt;
+  for (int cluster = 1; cluster <= most_cluster(net, way); cluster *= 2)
+    for (const int tile : {kTileRows, 1}) {
+      if (tile > 1 && rows * net.directions() * cluster <= net.device.multiprocessors) continue;
+      auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, tile, way, cluster);
+      if (found && found->shared_bytes <= size_t(net.device.shared_bytes)) return found;
+    }
+  return std::nullopt;
 }
 
 namespace {
 
 void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resident& resident, const char*& why) {
-  std::optional<Resident> found;
-  if (plan.rows * net.directions() > net.device.multiprocessors) found = resident_of(net, kTileRows, way);
-  if (!found) found = resident_of(net, 1, way);
+  auto found = resident_of(net, plan.rows, way);
   if (!found) {
-    why = net.spec.phases[0].by_rows ? "the cell needs whole rows" : "the recurrent weights do not fit into a block";
+    why = net.spec.phases[0].by_rows    ? "the cell needs whole rows"
+          : most_cluster(net, way) == 1 ? "the recurrent weights do not fit into a block"
+                                        : "the recurrent weights do not fit into a cluster of blocks";
     return;
   }
   if (net.options.walk != Walk::resident) {
@@ -197,9 +215,12 @@ void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resi
                                                 : "a resident one is slower, by arithmetic";
     return;
   }
-  if (!load(*found, net.device, cell_number(net.config.cell), net.options.number))
+  if (load(*found, net.device, cell_number(net.config.cell), net.options.number))
+    resident = *found;
+  else if (found->cluster > 1)
+    why = "the GPU has no room for a cluster of so many blocks";
+  else
     throw Error("engine: the GPU has too few registers for a block");
-  resident = *found;
 }
 
 std::string explained(const Resident& r, const char* why) {
@@ -207,10 +228,11 @@ std::string explained(const Resident& r, const char* why) {
   const auto all = [&](const int(&of)[kMaxPhases]) {
     return std::to_string(of[0]) + (r.places.sources[1] ? " and " + std::to_string(of[1]) : "");
   };
-  return ", resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a block of " +
-         std::to_string(r.threads) + " threads, " + all(r.held) + " of " + all(r.places.sources) +
-         " weights a column in registers, " + std::to_string(r.shared_bytes) + " bytes of shared memory; " +
-         std::to_string(int64_t(r.cycles)) + " cycles a step by arithmetic, not measured";
+  return ", resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a " +
+         (r.cluster > 1 ? "cluster of " + std::to_string(r.cluster) + " blocks of " : "block of ") + std::to_string(r.threads) +
+         " threads, " + all(r.held) + " of " + all(r.places.sources) + " weights a column in registers, " +
+         std::to_string(r.shared_bytes) + " bytes of shared memory; " + std::to_string(int64_t(r.cycles)) +
+         " cycles a step by arithmetic, not measured";
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// All steps of a layer in one launch, by a block for each tile of rows: the exact engine's other walk (kernels/resident.cuh,
-// and backward kernels/resident_backward.cuh).
+// All steps of a layer in one launch, by a block or a cluster of them for each tile of rows: the exact engine's other walk
+// (kernels/resident.cuh, and backward kernels/resident_backward.cuh).
 #pragma once
 #include <optional>
 
@@ -13,21 +13,26 @@ enum class Way { forward, backward };
 
 struct Resident {
   Way way = Way::forward;
-  int rows = 0;  // of a tile
+  int rows = 0;     // of a tile
+  int cluster = 1;  // blocks that share it
   // Of a thread, in each phase: columns of weights, and how many weights of each are in registers; chains without any, or
   // backward units of rows that it fetches.
   int columns[kMaxPhases] = {}, held[kMaxPhases] = {}, others[kMaxPhases] = {};
   int most_threads = 0;  // of all sizes that the same kernel serves
   int threads = 0;
-  int64_t weights = 0;  // all of them, in numbers
-  size_t shared_bytes = 0;
-  WalkPlaces places{};  // in shared memory
-  double cycles = 0;    // of a step, by arithmetic
+  int64_t weights = 0;      // all of them, in numbers
+  size_t shared_bytes = 0;  // of a block
+  WalkPlaces places{};      // in shared memory
+  double cycles = 0;        // of a step, by arithmetic
   CUfunction kernel = nullptr;
 };
 
-// Of a cell and its sizes; nothing if a block has too few registers for it, or has no way to: phases by rows.
-std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way);
+constexpr int kMostCluster = 8;  // that every GPU with clusters has room for
+
+// Of a cell and its sizes; nothing if a block has too few registers for it, or has no way to: phases by rows. Clusters are for
+// the way forward.
+std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
+                                    int cluster = 1);
 Unit resident_unit(int cell, Number number, const Resident& resident);
 
 }  // namespace cuda

@@ -143,16 +143,18 @@ struct Steps {
 
 // Where kernels of all steps have things in shared memory, in numbers: what products read, [row][source], a multiple of 4 each;
 // weights that registers have no room for, [source][column]; chains, [row][slot * units + unit], or backward the gradient of
-// what the first of two phases returned; h, states and kept values, or their gradients, [i][row of the tile][unit].
+// what the first of two phases returned; h, states and kept values, or their gradients, [i][row of the tile][unit]. Units are
+// the block's, sources all.
 struct WalkPlaces {
   int sources[kMaxPhases];  // numbers that a recurrent product sums up
   int source_at[kMaxPhases], weights_at[kMaxPhases];
   int sums_at, sums_row, held_at, held_row;
 };
 
-// Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions). Of `phase`, `input` has
-// rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains without an input; the other
-// rows are those of step 0, or, unless they move, of every step. h_after begins with what is before step 0.
+// Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions, blocks of a cluster). Of
+// `phase`, `input` has rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains
+// without an input; the other rows are those of step 0, or, unless they move, of every step. h_after begins with what is before
+// step 0.
 struct WalkArguments : WalkPlaces {
   Steps steps;
   int64_t from, to;

@@ -1,4 +1,5 @@
-// What kernels of all steps of a layer have in common. A block has up to kRows rows and every unit, so blocks wait for nobody.
+// What kernels of all steps of a layer have in common. A block, or a cluster of them, has up to kRows rows and every unit, and
+// waits for nobody.
 // The recurrent weights stay on the chip: a thread has some columns of them, the first kHeldOf weights of each in registers,
 // the others in shared memory, and makes its columns' sums in the CPU's order, for all rows. Of one cell and one size, rounded
 // up: RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS of a thread and RECURRA_HELD.
@@ -37,14 +38,14 @@ struct Columns {
   static __forceinline__ int column(int c) { return int(threadIdx.x) + c * int(blockDim.x); }
   bool has_none() const { return !kColumns || column(0) >= columns; }
 
-  // weight(column, source), of so many sources. The zeros change no sum: +0 times -0 is -0, and whatever that is added to stays
-  // as it is.
+  // weight(c, source) of column(c), of so many sources. The zeros change no sum: +0 times -0 is -0, and whatever that is added
+  // to stays as it is.
   template <class Load>
   __forceinline__ void load(int count, const Load& weight) {
     RECURRA_UNROLL
     for (int c = 0; c < kColumns; ++c) {
       const int n = column(c);
-      const auto one = [&](int k) { return n < columns && k < count ? flushed(widened(weight(n, k))) : -Number(0); };
+      const auto one = [&](int k) { return n < columns && k < count ? flushed(widened(weight(c, k))) : -Number(0); };
       RECURRA_UNROLL
       for (int k = 0; k < kHeld; ++k) weights[c][k] = V(one(k));
       for (int k = kHeld; k < sources && n < columns; ++k) rest[(k - kHeld) * columns + n] = one(k);

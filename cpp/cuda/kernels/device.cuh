@@ -18,6 +18,19 @@ inline unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
   return shared_bytes;
 }
+
+// All threads of a cluster meet, from compute capability 9.0 on. Another block's shared memory is there from the first time
+// that they do until the last.
+inline void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// The same place in another block's shared memory.
+template <class T>
+inline T* in_block(T* mine, unsigned rank) {
+  T* there;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(mine), "r"(rank));
+  return there;
+}
 #else
 #define RECURRA_UNROLL
 #define RECURRA_UNROLL_8

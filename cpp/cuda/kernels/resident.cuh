@@ -1,13 +1,40 @@
 // All steps of a layer in one launch, forward. A thread has some columns of the recurrent weights (a column is a block of the
 // recurrent product and a unit) and sums them up; then, when the sums have met in shared memory, units are shared out and the
 // cell runs on them. As columns.cuh, and for each phase RECURRA_PASSES: chains of a thread that have no recurrent weights.
+// RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains, and what a product reads
+// is written to every block's shared memory.
 #pragma once
 #include "cuda/kernels/columns.cuh"
 
 namespace recurra {
 namespace cuda {
 
-constexpr int kPassesOf[] = {RECURRA_PASSES};
+constexpr int kPassesOf[] = {RECURRA_PASSES}, kCluster = RECURRA_CLUSTER;
+
+// Of a phase's units, those of the block.
+struct Share {
+  int first, count;
+};
+inline Share share_of(int units) {
+  if (kCluster == 1) return {0, units};
+  const int rank = int(blockIdx.z), first = units * rank / kCluster;
+  return {first, units * (rank + 1) / kCluster - first};
+}
+
+// All threads that have a tile.
+inline void meet() {
+  if (kCluster > 1)
+    cluster_sync();
+  else
+    __syncthreads();
+}
+
+// What a product of phase p reads in a step. With two phases nobody writes there before all have met since the product before;
+// with one, blocks of a cluster take turns with two places.
+inline Number* source_of(const WalkArguments& a, int p, int64_t step) {
+  const bool second = kCluster > 1 && !kLast && (step - a.from) % 2;
+  return shared_numbers(second ? a.source_at[1] : a.source_at[p]);
+}
 
 // A step, and what comes after it: where its rows begin among those of all steps, and how many of them the block has.
 struct Span {
@@ -25,6 +52,7 @@ struct ResidentUnit : ForwardUnit {
   const WalkArguments& walk;
   Number* held;   // [i]
   int64_t place;  // of the row among those of all steps
+  int step;
 
   Number& held_at(int i) const { return held[i * kRows * walk.held_row]; }
   V h() const { return V::load(&held_at(0)); }
@@ -42,14 +70,20 @@ struct ResidentUnit : ForwardUnit {
     held_at(1 + i) = v;
     put(a.states_after, walk.moves_states ? walk.steps.rows + place : at.row, i, v);
   }
+  // To every block of the cluster, for a product of phase q.
+  void give(int q, int64_t step, V v) const {
+    Number* const to = source_of(walk, q, step) + (at.row - first_row()) * padded(walk.sources[q]) + at.unit;
+    RECURRA_UNROLL
+    for (int rank = 0; rank < kCluster; ++rank) *(kCluster > 1 ? in_block(to, unsigned(rank)) : to) = v.v;
+  }
   // What the next product reads, here and for backward.
   void put_source(V v) const {
-    shared_numbers(walk.source_at[0])[(at.row - first_row()) * padded(walk.sources[0]) + at.unit] = v.v;
+    give(0, step + 1, v);
     if (a.source.data)
       row_of<Weight>(a.source, walk.moves_source ? walk.steps.rows + place : at.row, at.direction)[at.unit] = narrowed(v.v);
   }
   void put_result(V v) const {
-    shared_numbers(walk.source_at[kLast])[(at.row - first_row()) * padded(walk.sources[kLast]) + at.unit] = v.v;
+    give(kLast, step, v);
     row_of<Weight>(a.result, walk.moves_result ? place : at.row, at.direction)[at.unit] = narrowed(v.v);
   }
   void put_h(Number v) const {
@@ -57,7 +91,7 @@ struct ResidentUnit : ForwardUnit {
     put(a.h_after, walk.steps.rows + place, 0, v);
   }
 
-  void run(const V* chain, int64_t step) {
+  void run(const V* chain) {
     const V result = PhaseOf<p>::forward(chain, *this);
     if constexpr (PhaseOf<p>::phase.sets_states) {
       RECURRA_UNROLL
@@ -90,22 +124,31 @@ struct Part {
   const WalkArguments& walk;
   const PhaseArguments& a;
   Columns<kColumns, kHeld> matrix;
-  const int first, first_unit;                             // row and unit that the thread finishes first
+  const Share own;
+  const int first, first_unit;                             // row and unit of the block that the thread finishes first
   const int begin;                                         // where rows of `input` begin among those of all steps
+  int global[kColumns + kPasses + 1];                      // where its columns, or chains without weights, are among all units'
   V start[kColumns + 1][kRows], pass[kPasses + 1][kRows];  // of the next step: chains so far, and those without weights
 
   __forceinline__ Part(const WalkArguments& all, int begin)
       : walk(all),
         a(all.phase[p]),
-        matrix{kBlocks * a.units, padded(all.sources[p]), shared_numbers(all.weights_at[p]), {}},
-        first(int(threadIdx.x) / a.units),
-        first_unit(int(threadIdx.x) % a.units),
-        begin(begin) {}
+        matrix{kBlocks * share_of(a.units).count, padded(all.sources[p]), shared_numbers(all.weights_at[p]), {}},
+        own(share_of(a.units)),
+        first(own.count ? int(threadIdx.x) / own.count : kRows),
+        first_unit(own.count ? int(threadIdx.x) % own.count : 0),
+        begin(begin) {
+    RECURRA_UNROLL
+    for (int c = 0; c < kColumns || c < kPasses; ++c) {
+      const int n = column(c);
+      global[c] = kCluster == 1 || !own.count ? n : n / own.count * (a.units - own.count) + own.first + n;
+    }
+  }
 
   static __forceinline__ int column(int c) { return Columns<kColumns, kHeld>::column(c); }
 
   __forceinline__ void load() {
-    matrix.load(walk.sources[p], [&](int n, int k) { return row_of<Weight>(a.recurrent, n, int(blockIdx.y))[k]; });
+    matrix.load(walk.sources[p], [&](int c, int k) { return row_of<Weight>(a.recurrent, global[c], int(blockIdx.y))[k]; });
   }
 
   // Chains as the input product has left them, or their bias, of a step's rows.
@@ -119,11 +162,11 @@ struct Part {
       RECURRA_UNROLL
       for (int c = 0; c < kColumns; ++c)
         if (column(c) < matrix.columns)
-          start[c][r] = V::load(shared == kBlocks || column(c) < shared * a.units ? input + kFirst * a.units + column(c)
-                                                                                  : bias + column(c));
+          start[c][r] = V::load(shared == kBlocks || column(c) < shared * own.count ? input + kFirst * a.units + global[c]
+                                                                                    : bias + global[c]);
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
-        if (column(e) < kFirst * a.units) pass[e][r] = V::load(input + column(e));
+        if (column(e) < kFirst * own.count) pass[e][r] = V::load(input + global[e]);
     }
   }
 
@@ -137,25 +180,25 @@ struct Part {
       for (int c = 0; c < kColumns; ++c) now[c][r] = start[c][r];
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
-        if (column(e) < kFirst * a.units) sums[r * walk.sums_row + column(e)] = pass[e][r].v;
+        if (column(e) < kFirst * own.count) sums[r * walk.sums_row + column(e)] = pass[e][r].v;
     }
     fetch(span.next_at, span.next_count);
     if (matrix.has_none()) return;
-    matrix.add(now, shared_numbers(walk.source_at[p]));
+    matrix.add(now, source_of(walk, p, span.step));
     RECURRA_UNROLL
     for (int c = 0; c < kColumns; ++c) {
       RECURRA_UNROLL
       for (int r = 0; r < kRows; ++r)
-        if (column(c) < matrix.columns) sums[r * walk.sums_row + kFirst * a.units + column(c)] = now[c][r].v;
+        if (column(c) < matrix.columns) sums[r * walk.sums_row + kFirst * own.count + column(c)] = now[c][r].v;
     }
   }
 
-  // use(unit, row) for the units and rows that this thread finishes.
+  // use(unit of the block, row) for those that this thread finishes.
   template <class Use>
   __forceinline__ void each(int count, const Use& use) const {
     for (int row = first, unit = first_unit; row < count;) {
       use(unit, row);
-      for (unit += int(blockDim.x); unit >= a.units; unit -= a.units) ++row;
+      for (unit += int(blockDim.x); unit >= own.count; unit -= own.count) ++row;
     }
   }
 
@@ -163,14 +206,17 @@ struct Part {
     constexpr Places places = places_of(kPhase);
     each(span.count, [&](int unit, int row) {
       const int all = first_row() + row;
-      ResidentUnit<p> mine{
-          {a, here(unit, all), {}}, walk, shared_numbers(walk.held_at) + row * walk.held_row + unit, int64_t(span.at) + all};
+      ResidentUnit<p> mine{{a, here(own.first + unit, all), {}},
+                           walk,
+                           shared_numbers(walk.held_at) + row * walk.held_row + unit,
+                           int64_t(span.at) + all,
+                           span.step};
       if (a.lengths && span.step >= a.lengths[all]) return mine.rest();
       V chain[kPhase.chains];
       RECURRA_UNROLL
       for (int c = 0; c < kPhase.chains; ++c)
-        chain[c] = V(shared_numbers(walk.sums_at)[row * walk.sums_row + places.slot[c] * a.units + unit]);
-      mine.run(chain, span.step);
+        chain[c] = V(shared_numbers(walk.sums_at)[row * walk.sums_row + places.slot[c] * own.count + unit]);
+      mine.run(chain);
     });
   }
 };
@@ -180,17 +226,20 @@ inline void take_states(const WalkArguments& a, int count) {
   const Rows &h = a.phase[kLast].h_after, &states = a.phase[kLast].states_after, &source = a.phase[kLast].source;
   Number *const held = shared_numbers(a.held_at), *const sources = shared_numbers(a.source_at[0]);
   const int row = padded(a.sources[0]);
-  take<Number>(h, before, count, 0, int(h.row), held, a.held_row);
+  const Share own = share_of(int(h.row));
+  take<Number>(h, before, count, own.first, own.count, held, a.held_row);
   for (int i = 0; i < kStates; ++i) {
     const int width = int(states.row) / (kStates + !kStates);
-    take<Number>(states, a.moves_states ? before : first_row(), count, i * width, width, held + (1 + i) * kRows * a.held_row,
-                 a.held_row);
+    const Share part = share_of(width);
+    take<Number>(states, a.moves_states ? before : first_row(), count, i * width + part.first, part.count,
+                 held + (1 + i) * kRows * a.held_row, a.held_row);
   }
   if (source.data)
     take<Weight, true>(source, a.moves_source ? before : first_row(), count, 0, int(source.row), sources, row);
   else
     take<Number, true>(h, before, count, 0, int(h.row), sources, row);
-  if (kLast) take<Weight>(a.phase[0].result, 0, 0, 0, 0, shared_numbers(a.source_at[kLast]), padded(a.sources[kLast]));
+  if (kLast || kCluster > 1)
+    take<Weight>(a.phase[0].result, 0, 0, 0, 0, shared_numbers(a.source_at[1]), padded(a.sources[kLast]));
 }
 
 template <int p>
@@ -198,7 +247,7 @@ __forceinline__ void run_phase(Part<p>& part, const Span& span) {
   part.sum(span);
   __syncthreads();  // until all sums are there
   part.finish(span);
-  __syncthreads();  // until they have been read, and what the next product reads is there
+  meet();  // until they have been read, and what the next product reads is there
 }
 
 RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
@@ -217,7 +266,7 @@ RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
   second.fetch(begin, span.count);
 #endif
   take_states(a, span.count);
-  __syncthreads();  // until states and weights are there
+  meet();  // until states and weights are there
   while (span.count > 0) {
     const int coming = at_step(a, span.step + 3);
     span.next_count = rows_of_block(span.next_at, then);

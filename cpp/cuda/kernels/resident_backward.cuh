@@ -112,7 +112,8 @@ struct PartBack {
     const int sources = walk.sources[p];
     Number* const source = shared_numbers(walk.source_at[p]);
     if (kBlocks) {
-      matrix.load(sources, [&](int n, int k) { return row_of<Weight>(walk.recurrent[p], k, int(blockIdx.y))[n]; });
+      matrix.load(sources,
+                  [&](int c, int k) { return row_of<Weight>(walk.recurrent[p], k, int(blockIdx.y))[matrix.column(c)]; });
       for (int r = 0; r < kRows; ++r)
         for (int k = sources + int(threadIdx.x); k < matrix.sources; k += int(blockDim.x)) source[r * matrix.sources + k] = 0;
     }

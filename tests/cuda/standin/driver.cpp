@@ -15,7 +15,7 @@ namespace standin {
 namespace {
 
 constexpr int max_devices = 8;
-constexpr int shared_bytes = 48 << 10, most_shared_bytes = 227 << 10;  // of a block; and of one whose function asks for it
+constexpr int shared_bytes = 48 << 10;  // of a block
 
 struct Context {
   int ordinal;
@@ -48,6 +48,11 @@ static int setting(const char* name, int otherwise) {
   const char* const value = std::getenv(name);
   return value ? std::atoi(value) : otherwise;
 }
+
+// Of a block whose function asks for it.
+static int most_shared_bytes() { return setting("RECURRA_STANDIN_SHARED_BYTES", 227 << 10); }
+static int capability() { return setting("RECURRA_STANDIN_CAPABILITY", 90); }
+static int multiprocessors() { return setting("RECURRA_STANDIN_MULTIPROCESSORS", 132); }
 
 int device_count() { return std::min(setting("RECURRA_STANDIN_GPUS", 1), max_devices); }
 
@@ -111,10 +116,10 @@ STANDIN_EXPORT int cuDeviceGetName(char* name, int size, CUdevice device) {
 STANDIN_EXPORT int cuDeviceGetAttribute(int* value, int attribute, CUdevice device) {
   const Lock lock;
   switch (attribute) {
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = setting("RECURRA_STANDIN_MULTIPROCESSORS", 132); break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = most_shared_bytes; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 9; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = multiprocessors(); break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = most_shared_bytes(); break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = capability() / 10; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = capability() % 10; break;
     default: return fail(CUDA_ERROR_INVALID_VALUE, "cuDeviceGetAttribute: attribute " + std::to_string(attribute));
   }
   return check_device("cuDeviceGetAttribute", device);
@@ -157,7 +162,7 @@ STANDIN_EXPORT int cuModuleLoadData(CUmodule* module, const void* image) {
     return fail(CUDA_ERROR_INVALID_IMAGE, "cuModuleLoadData: no image of the stand-in's NVRTC");
   if (std::strcmp(header.build, STANDIN_BUILD))
     return fail(CUDA_ERROR_INVALID_IMAGE, "cuModuleLoadData: the image is of another build of the stand-in");
-  if (header.architecture != 90)
+  if (header.architecture != capability())
     return fail(CUDA_ERROR_NO_BINARY_FOR_GPU, "cuModuleLoadData: the image is for sm_" + std::to_string(header.architecture));
 
   const int file = memfd_create("kernel", MFD_CLOEXEC);
@@ -193,14 +198,14 @@ STANDIN_EXPORT int cuFuncGetAttribute(int* value, int attribute, CUfunction func
 STANDIN_EXPORT int cuFuncSetAttribute(CUfunction function, int attribute, int value) {
   const Lock lock;
   if (!state().functions.count(function)) return fail(CUDA_ERROR_INVALID_HANDLE, "cuFuncSetAttribute: no function");
-  if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > most_shared_bytes)
+  if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > most_shared_bytes())
     return fail(CUDA_ERROR_INVALID_VALUE, "cuFuncSetAttribute: attribute " + std::to_string(attribute));
   reinterpret_cast<Function*>(function)->shared_bytes = value;
   return CUDA_SUCCESS;
 }
 
 // ---- launches ---------------------------------------------------------------------------------------------------------------
-CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work) {
+CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work, Index cluster) {
   if (!state().functions.count(p.func)) return fail(CUDA_ERROR_INVALID_HANDLE, "a launch of no function");
   const Function& function = *reinterpret_cast<Function*>(p.func);
   if (function.module->ordinal != ordinal)
@@ -213,6 +218,10 @@ CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work) 
                                               std::to_string(p.gridDimY) + " x " + std::to_string(p.gridDimZ) + ", block of " +
                                               std::to_string(threads) + " threads, " + std::to_string(p.sharedMemBytes) +
                                               " bytes of shared memory, or no arguments");
+  const uint64_t blocks = uint64_t(cluster.x) * cluster.y * cluster.z;
+  if (!blocks || blocks > 8 || p.gridDimX % cluster.x || p.gridDimY % cluster.y || p.gridDimZ % cluster.z ||
+      (blocks > 1 && capability() < 90))
+    return fail(CUDA_ERROR_INVALID_CLUSTER_SIZE, function.name + ": clusters of " + std::to_string(blocks) + " blocks");
   const size_t words = (function.kernel->argument_bytes + 7) / 8;
   auto arguments = std::make_shared<std::vector<uint64_t>>(words + 8);  // the launch's own copy, aligned to 64 bytes
   const size_t first = (64 - reinterpret_cast<uintptr_t>(arguments->data()) % 64) % 64 / 8;
@@ -226,6 +235,7 @@ CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work) 
                       arguments->data() + first,
                       {p.gridDimX, p.gridDimY, p.gridDimZ},
                       {p.blockDimX, p.blockDimY, p.blockDimZ},
+                      cluster,
                       p.sharedMemBytes,
                       function.module->flush};
   work.run = [launch, arguments, name = function.name] {
@@ -235,18 +245,53 @@ CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work) 
   return CUDA_SUCCESS;
 }
 
+static CUresult launch(const CUDA_KERNEL_NODE_PARAMS& all, CUstream handle, Index cluster) {
+  Stream* stream;
+  if (const CUresult error = find_stream_for_work(handle, stream)) return error;
+  Work work;
+  if (const CUresult error = kernel_work(all, stream->ordinal, work, cluster)) return error;
+  ++state().launches;
+  return submit(*stream, std::move(work));
+}
+
 STANDIN_EXPORT int cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                                   unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream handle, void** parameters,
                                   void** extra) {
   const Lock lock;
-  Stream* stream;
-  if (const CUresult error = find_stream_for_work(handle, stream)) return error;
-  Work work;
   const CUDA_KERNEL_NODE_PARAMS all = {function, grid_x,       grid_y,     grid_z, block_x, block_y,
                                        block_z,  shared_bytes, parameters, extra,  nullptr, nullptr};
-  if (const CUresult error = kernel_work(all, stream->ordinal, work)) return error;
-  ++state().launches;
-  return submit(*stream, std::move(work));
+  return launch(all, handle, {1, 1, 1});
+}
+
+static CUresult cluster_of(const CUlaunchConfig& config, Index& cluster) {
+  cluster = {1, 1, 1};
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    if (config.attrs[i].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
+      return fail(CUDA_ERROR_INVALID_VALUE, "a launch's attribute " + std::to_string(config.attrs[i].id));
+    const auto& size = config.attrs[i].value.clusterDim;
+    cluster = {size.x, size.y, size.z};
+  }
+  return CUDA_SUCCESS;
+}
+
+STANDIN_EXPORT int cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** parameters, void** extra) {
+  const Lock lock;
+  Index cluster;
+  if (const CUresult error = cluster_of(*c, cluster)) return error;
+  const CUDA_KERNEL_NODE_PARAMS all = {function,     c->gridDimX,       c->gridDimY, c->gridDimZ, c->blockDimX, c->blockDimY,
+                                       c->blockDimZ, c->sharedMemBytes, parameters,  extra,       nullptr,      nullptr};
+  return launch(all, c->hStream, cluster);
+}
+
+// As if a multiprocessor had room for one block.
+STANDIN_EXPORT int cuOccupancyMaxActiveClusters(int* clusters, CUfunction function, const CUlaunchConfig* config) {
+  const Lock lock;
+  Index cluster;
+  if (const CUresult error = cluster_of(*config, cluster)) return error;
+  if (!state().functions.count(function)) return fail(CUDA_ERROR_INVALID_HANDLE, "cuOccupancyMaxActiveClusters: no function");
+  if (config->sharedMemBytes > unsigned(reinterpret_cast<Function*>(function)->shared_bytes))
+    return fail(CUDA_ERROR_INVALID_VALUE, "cuOccupancyMaxActiveClusters: more shared memory than the function has asked for");
+  return *clusters = multiprocessors() / int(cluster.x * cluster.y * cluster.z), CUDA_SUCCESS;
 }
 
 // ---- counters, for tests ----------------------------------------------------------------------------------------------------

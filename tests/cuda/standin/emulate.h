@@ -1,5 +1,5 @@
 // What CUDA gives to a kernel, for g++: included before the source of every kernel that the stand-in compiles. Shared memory is
-// dynamic and begins as NaN; atomics, clusters and tensor cores are not there.
+// dynamic and begins as NaN; atomics and tensor cores are not there.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -34,6 +34,12 @@ extern "C" __attribute__((visibility("default"))) standin::Machine* recurra_mach
 inline unsigned char* shared_memory() { return recurra_machine->self->shared; }
 
 inline void __syncthreads() { recurra_machine->sync_block(); }
+inline void cluster_sync() { recurra_machine->sync_cluster(); }
+template <class T>
+T* in_block(T* mine, unsigned rank) {
+  const auto at = reinterpret_cast<unsigned char*>(mine) - shared_memory();
+  return reinterpret_cast<T*>(recurra_machine->shared_of(rank) + at);
+}
 inline void __syncwarp(unsigned mask = ~0u) { recurra_machine->sync_warp(mask); }
 
 template <class T>

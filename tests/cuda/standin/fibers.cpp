@@ -28,10 +28,10 @@ constexpr bool thread_sanitizer = false;
 namespace standin {
 namespace {
 
-constexpr unsigned max_threads = 1024;  // of a block
+constexpr unsigned max_blocks = 8;  // of a cluster
 // ThreadSanitizer has a thread for each of several blocks, so that they race, and keeps them for later launches: to make one
 // takes half a millisecond. Each has a stack of its own, which no other thread ever touches.
-constexpr unsigned max_fibers = thread_sanitizer ? 2 * max_threads : max_threads;
+constexpr unsigned max_fibers = thread_sanitizer ? 2048 : 4096;
 constexpr size_t stack_bytes = 128 << 10, guard_bytes = 4096;
 
 struct Fiber;
@@ -52,6 +52,7 @@ struct Warp {
 struct Fiber : Thread {
   void* stack_pointer;
   unsigned number;
+  Barrier* block_barrier;
   Warp* warp;
   Fiber* next;
   void* sanitizer;
@@ -59,10 +60,12 @@ struct Fiber : Thread {
 
 struct {
   Launch launch;
-  Fiber fibers[max_threads];
-  Warp warps[max_threads / 32];
-  Barrier block;
-  Fiber* ready[max_threads];
+  Fiber fibers[max_fibers];
+  Warp warps[max_fibers / 32 + max_blocks];
+  Barrier blocks[max_blocks], cluster;
+  unsigned char* shared[max_blocks];
+  unsigned blocks_count, warps_count;
+  Fiber* ready[max_fibers];
   unsigned ready_count, live;
   uint64_t seed, random;
   char* stacks;
@@ -126,7 +129,19 @@ void check_may_meet() {
 
 void sync_block() {
   check_may_meet();
-  wait_for_memory(state.block);
+  wait_for_memory(*self().block_barrier);
+}
+void sync_cluster() {
+  check_may_meet();
+  wait_for_memory(state.cluster);
+}
+// Another block may not have begun, or have ended, where nothing holds the cluster together.
+unsigned char* shared_of(unsigned rank) {
+  if (rank >= state.blocks_count)
+    state.problem = "a block that the cluster has not";
+  else if (rank != self().rank && (!state.cluster.phase || !state.blocks[rank].expected))
+    state.problem = "shared memory of a block that may not have begun, or has ended";
+  return state.shared[rank < state.blocks_count ? rank : 0];
 }
 void sync_warp(unsigned mask) {
   check_may_meet();
@@ -154,12 +169,16 @@ unsigned ballot(unsigned mask, bool mine) {
 }
 
 // Barriers wait for threads that have not ended.
+void leave(Barrier& barrier) {
+  --barrier.expected;
+  if (barrier.arrived) open_if_full(barrier);
+}
 void end_thread() {
   Fiber& fiber = self();
   --state.live;
-  --state.block.expected;
   fiber.warp->live &= ~(1u << fiber.lane);
-  if (state.block.arrived) open_if_full(state.block);
+  leave(*fiber.block_barrier);
+  leave(state.cluster);
   for (Barrier& barrier : fiber.warp->barriers) {
     barrier.expected = unsigned(__builtin_popcount(barrier.mask & fiber.warp->live));
     if (barrier.arrived) open_if_full(barrier);
@@ -175,6 +194,7 @@ void enter() {
 
 Index at(unsigned i, Index size) { return {i % size.x, i / size.x % size.y, i / size.x / size.y}; }
 unsigned count(Index size) { return size.x * size.y * size.z; }
+Index sum(Index a, Index b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
 
 void map_stacks() {
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -192,9 +212,10 @@ std::string deadlock() {
     text += " " + std::to_string(barrier.arrived) + " of " + std::to_string(barrier.expected) + " at " + barrier.name +
             ", thread " + std::to_string(barrier.waiting->number) + " among them;";
   };
-  tell(state.block);
-  for (const Warp& warp : state.warps)
-    for (const Barrier& barrier : warp.barriers) tell(barrier);
+  tell(state.cluster);
+  for (unsigned b = 0; b < state.blocks_count; ++b) tell(state.blocks[b]);
+  for (unsigned w = 0; w < state.warps_count; ++w)
+    for (const Barrier& barrier : state.warps[w].barriers) tell(barrier);
   // They are given up as they are.
   ASAN(__asan_unpoison_memory_region(state.stacks, max_fibers * stack_bytes);)
   TSAN(for (void*& fiber : state.sanitizers) {
@@ -205,20 +226,26 @@ std::string deadlock() {
   return text;
 }
 
-// In the fibers from `first` on.
-std::string run_fibers(unsigned first, unsigned threads, Index block, unsigned char* shared) {
+// The blocks of a cluster from block `origin` on, in the fibers from `first` on.
+std::string run_fibers(unsigned first, unsigned threads, Index origin) {
   if (!state.stacks) map_stacks();
-  std::memset(state.warps, 0, sizeof(state.warps));
-  state.block = {"__syncthreads", 0, threads, 0, nullptr, 0, {}};
-  state.live = threads, state.ready_count = 0;
-  for (unsigned t = 0; t < threads; ++t) {
-    Fiber& fiber = state.fibers[t];
-    static_cast<Thread&>(fiber) = {at(t, state.launch.block), block, t % 32, shared};
-    void** top = reinterpret_cast<void**>(state.stacks + (first + t + 1) * stack_bytes);
+  const unsigned warps = (threads + 31) / 32;
+  state.warps_count = state.blocks_count * warps;
+  std::memset(state.warps, 0, state.warps_count * sizeof(Warp));
+  state.live = state.blocks_count * threads, state.ready_count = 0;
+  state.cluster = {"a cluster's barrier", 0, state.live, 0, nullptr, 0, {}};
+  for (unsigned i = 0; i < state.live; ++i) {
+    const unsigned rank = i / threads, t = i % threads;
+    if (!t) state.blocks[rank] = {"__syncthreads", 0, threads, 0, nullptr, 0, {}};
+    Fiber& fiber = state.fibers[i];
+    static_cast<Thread&>(fiber) = {at(t, state.launch.block), sum(origin, at(rank, state.launch.cluster)), t % 32,
+                                   state.shared[rank], rank};
+    void** top = reinterpret_cast<void**>(state.stacks + (first + i + 1) * stack_bytes);
     top[-1] = nullptr, top[-2] = reinterpret_cast<void*>(&enter);
-    fiber.stack_pointer = top - 8, fiber.number = t, fiber.warp = &state.warps[t / 32];
+    fiber.stack_pointer = top - 8, fiber.number = t, fiber.block_barrier = &state.blocks[rank];
+    fiber.warp = &state.warps[rank * warps + t / 32];
     fiber.warp->live |= 1u << t % 32;
-    TSAN(void*& sanitizer = state.sanitizers[first + t]; if (!sanitizer) sanitizer = __tsan_create_fiber(0);
+    TSAN(void*& sanitizer = state.sanitizers[first + i]; if (!sanitizer) sanitizer = __tsan_create_fiber(0);
          fiber.sanitizer = sanitizer;)
     make_ready(&fiber);
   }
@@ -241,7 +268,7 @@ void run_calls(unsigned threads, Index block, unsigned char* shared) {
   const bool backwards = state.seed && draw() % 2;
   for (unsigned t = 0; t < threads; ++t) {
     const unsigned number = backwards ? threads - 1 - t : t;
-    thread = {at(number, state.launch.block), block, number % 32, shared};
+    thread = {at(number, state.launch.block), block, number % 32, shared, 0};
     state.launch.kernel->call(state.launch.arguments);
   }
 }
@@ -275,9 +302,10 @@ class Shared {
 
 }  // namespace
 
-Machine machine = {nullptr, {}, {}, sync_block, sync_warp, exchange, ballot};
+Machine machine = {nullptr, {}, {}, sync_block, sync_warp, exchange, ballot, sync_cluster, shared_of};
 
 std::string run(const Launch& launch) {
+  if (count(launch.cluster) * count(launch.block) > max_fibers) return "a cluster of more threads than the stand-in has";
   static uint64_t launches = 0;
   const char* const seed = std::getenv("RECURRA_STANDIN_SEED");
   state.seed = seed ? std::strtoull(seed, nullptr, 10) : 1;
@@ -288,19 +316,24 @@ std::string run(const Launch& launch) {
   const unsigned csr = _mm_getcsr();
   if (launch.flush) _mm_setcsr(csr | 0x8040);  // FTZ, DAZ
 
-  const unsigned blocks = count(launch.grid), threads = count(launch.block);
-  const unsigned first = state.seed ? unsigned(draw()) % blocks : 0;
+  const Index c = launch.cluster, clusters = {launch.grid.x / c.x, launch.grid.y / c.y, launch.grid.z / c.z};
+  const unsigned threads = count(launch.block), fibers = count(c) * threads;
+  const unsigned first = state.seed ? unsigned(draw()) % count(clusters) : 0;
+  state.blocks_count = count(c);
   std::vector<Shared> shared;  // to ThreadSanitizer, memory that is freed has been written
   std::string problem;
-  for (unsigned i = 0; i < blocks && problem.empty(); ++i) {
-    const Index block = at((first + i) % blocks, launch.grid);
+  for (unsigned i = 0; i < count(clusters) && problem.empty(); ++i) {
+    const Index cluster = at((first + i) % count(clusters), clusters),
+                origin = {cluster.x * c.x, cluster.y * c.y, cluster.z * c.z};
     if (!thread_sanitizer) shared.clear();
-    shared.emplace_back(launch.shared_bytes);
-    if (launch.kernel->meets || thread_sanitizer)
-      problem = run_fibers(thread_sanitizer ? i % (max_fibers / threads) * threads : 0, threads, block, shared.back().data());
+    for (unsigned rank = 0; rank < state.blocks_count; ++rank)
+      state.shared[rank] = shared.emplace_back(launch.shared_bytes).data();
+    if (launch.kernel->meets || thread_sanitizer || state.blocks_count > 1)
+      problem = run_fibers(thread_sanitizer ? i % (max_fibers / fibers) * fibers : 0, threads, origin);
     else
-      run_calls(threads, block, shared.back().data());
-    if (problem.empty() && shared.back().overrun()) problem = "shared memory was written past its end";
+      run_calls(threads, origin, state.shared[0]);
+    for (auto own = shared.end() - state.blocks_count; own != shared.end(); ++own)
+      if (own->overrun() && problem.empty()) problem = "shared memory was written past its end";
     if (problem.empty() && state.problem) problem = state.problem;
   }
   _mm_setcsr(csr);

@@ -14,6 +14,7 @@ struct Thread {
   Index index, block;
   unsigned lane;
   unsigned char* shared;
+  unsigned rank;  // of the block in its cluster
 };
 
 struct Machine {
@@ -23,6 +24,8 @@ struct Machine {
   void (*sync_warp)(unsigned mask);
   uint64_t (*exchange)(unsigned mask, uint64_t mine, unsigned from);  // what lane `from` gave
   unsigned (*ballot)(unsigned mask, bool mine);
+  void (*sync_cluster)();
+  unsigned char* (*shared_of)(unsigned rank);  // of a block of the cluster
 };
 
 struct Kernel {

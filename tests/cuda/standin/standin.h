@@ -38,6 +38,7 @@ RECURRA_CUBLAS_CALLS(STANDIN_DECLARE)
   ERROR(NOT_FOUND, 500, "named symbol not found")                                                         \
   ERROR(ILLEGAL_ADDRESS, 700, "an illegal memory access was encountered")                                 \
   ERROR(LAUNCH_FAILED, 719, "unspecified launch failure")                                                 \
+  ERROR(INVALID_CLUSTER_SIZE, 912, "invalid cluster size")                                                \
   ERROR(STREAM_CAPTURE_UNSUPPORTED, 900, "operation not permitted when stream is capturing")              \
   ERROR(STREAM_CAPTURE_INVALIDATED, 901, "operation failed due to a previous error during capture")       \
   ERROR(STREAM_CAPTURE_MERGE, 902, "operation would result in a merge of separate capture sequences")     \
@@ -156,7 +157,7 @@ CUresult find_stream(CUstream handle, Stream*& stream);
 CUresult find_stream_for_work(CUstream handle, Stream*& stream);
 void begin_work(Stream& stream);  // as ordered by the host and by the legacy stream
 CUresult submit(Stream& stream, Work work);
-CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& parameters, int ordinal, Work& work);
+CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& parameters, int ordinal, Work& work, Index cluster = {1, 1, 1});
 // While this thread captures, or another one globally: invalidates that, and returns the error. Not of a relaxed thread.
 CUresult refuse_while_capturing(const char* call);
 

@@ -104,6 +104,53 @@ void test_warps() {
   }
 }
 
+// Each block of a cluster writes to the next one's shared memory.
+const std::string passed_around = R"(
+struct Words { const unsigned* x; unsigned* y; };
+RECURRA_BLOCK_KERNEL(run, Words) {
+  unsigned* const place = reinterpret_cast<unsigned*>(shared_memory()) + threadIdx.x;
+  const unsigned at = (blockIdx.x * gridDim.z + blockIdx.z) * blockDim.x + threadIdx.x;
+  BEGIN
+  *in_block(place, (blockIdx.z + 1) % gridDim.z) = a.x[at];
+  END
+  a.y[at] = *place;
+}
+)";
+const std::vector<std::string> meet_twice = {"-DBEGIN=cluster_sync();", "-DEND=cluster_sync();"};
+
+// Two clusters of as many blocks, with 40 threads each.
+std::pair<int, std::vector<unsigned>> passed(const std::vector<std::string>& options, unsigned blocks) {
+  std::vector<unsigned> x(2 * blocks * 40);
+  for (unsigned i = 0; i < x.size(); ++i) x[i] = i;
+  const Array<unsigned> in(x), out(x.size());
+  const Words words{in.data(), out.data()};
+  void* parameters[] = {const_cast<Words*>(&words)};
+  CUlaunchAttribute cluster{CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, 0, {}};
+  cluster.value.clusterDim = {1, 1, blocks};
+  const CUlaunchConfig config = {2, 1, blocks, 40, 1, 1, 160, nullptr, &cluster, 1};
+  const CUfunction function = kernel(passed_around, "run", options);
+  int clusters = 0;
+  CHECK_IS(cuOccupancyMaxActiveClusters(&clusters, function, &config), 0);
+  CHECK_IS(clusters, int(132 / blocks));
+  const int status = cuLaunchKernelEx(&config, function, parameters, nullptr);
+  return {status, out.values()};
+}
+
+void test_clusters() {
+  for (const unsigned blocks : {1u, 2u, 8u}) {
+    const auto [status, y] = passed(meet_twice, blocks);
+    CHECK_IS(status, 0);
+    for (unsigned i = 0; i < y.size(); ++i) {
+      const unsigned cluster = i / (40 * blocks), rank = i / 40 % blocks;
+      CHECK_IS(y[i], (cluster * blocks + (rank + blocks - 1) % blocks) * 40 + i % 40);
+    }
+  }
+#ifndef STANDIN_THREAD_SANITIZER  // which reports it: run_fault
+  CHECK_IS(passed({"-DBEGIN=", "-DEND=cluster_sync();"}, 2).first, 719);
+#endif
+  CHECK_IS(passed(meet_twice, 16).first, 912);  // more than every GPU has room for
+}
+
 struct Out {
   float* y;
 };
@@ -169,6 +216,7 @@ void test_arithmetic() {
 void test_kernels() {
   test_barriers();
   test_warps();
+  test_clusters();
   test_shared_memory();
   test_deadlock();
   test_arithmetic();
@@ -239,6 +287,8 @@ void run_fault(const std::string& name) {
   const Array<float> out(4);
   if (name == "barrier" || name == "no_barrier") {
     sums(name == "barrier" ? barrier : no_barrier, "0");
+  } else if (name == "cluster" || name == "no_cluster") {
+    CHECK_IS(passed({meet_twice[0], name == "cluster" ? meet_twice[1] : "-DEND=__syncthreads();"}, 4).first, 0);
   } else if (name == "blocks" || name == "no_blocks") {  // two blocks write to one place, or to two
     const CUfunction function = kernel(R"(
       struct Out { float* y; };
