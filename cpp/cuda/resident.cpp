@@ -51,7 +51,7 @@ int64_t given_of(const Spec& spec, int p) {
 // Registers that are no weights', and without which weights are read from memory instead.
 int64_t spare_of(const Spec& spec, Way way) {
   int64_t constants = spec.constants.size;
-  if (way != Way::backward) return constants ? kChoiceRegisters : 0;
+  if (way != Way::backward) return constants > 1 ? kChoiceRegisters : 0;  // one alone is a clip
   for (int p = 0; p < spec.phases.size; ++p) constants += spec.phases[p].vector_count;
   return constants * kConstantRegisters;
 }
