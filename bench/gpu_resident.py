@@ -134,7 +134,7 @@ def main() -> None:
                     print(line(cell, dtype, hidden, way, args.architecture), flush=True)
     for way in args.ways.split(","):
         for most in CLUSTERS if way == "forward" else (1,):
-            print(f"\n| H up to, {way}, {most} blocks | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
+            print(f"\n| H up to, {way}, blocks: {most} | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
             for dtype in ("float32", "float64"):
                 print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way, most)) for cell in cells)} |")
 

@@ -204,6 +204,22 @@ def test_backward_is_one_launch_too(bidirectional: bool) -> None:
     assert launches[0] - launches[1] in (2 * 12 - 1, 0)  # both directions are
 
 
+def test_where_forward_does_not_fit_it_goes_by_steps(
+    other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = other_gpu(2, CAPABILITY=80)  # without clusters
+    monkeypatch.setenv("RECURRA_STANDIN_CAPABILITY", "80")  # for kernels, too
+    layer, x = recurra.GRU(2, 163, seed=0), data(3, 2, 2)
+    there = layer.to(gpu, engine="exact-resident")
+    told = plan_of(there, 3, 2, training=True)
+    assert told.startswith("exact: a product and a pointwise kernel for each phase of a step; " + TOO_LARGE)
+    assert "; backward, resident: one launch for all steps of a layer; 1 rows a block of " in told
+    want, _, tape = layer.forward(x)
+    y, _, there_tape = there.forward(upload(x, device=2))
+    assert_same_bits(download(y), want)
+    assert_same_bits(download(tuple(there_tape.backward(y))), tuple(tape.backward(want)))
+
+
 def test_where_backward_does_not_fit_it_goes_by_steps() -> None:
     layer = recurra.LSTM(2, 100, seed=0, dtype="float64")
     there = layer.to("cuda", engine="exact-resident")

@@ -74,8 +74,10 @@ inline void define_cuda_try(py::module_& m) {
       [](const std::string& cell, const std::string& dtype, int64_t hidden, int64_t output, int rows, bool backward,
          int cluster) {
         const int number = cell_number(cell);
+        if (cluster < 1 || cluster > (backward ? 1 : cuda::kMostCluster))
+          throw py::value_error("cluster: expected 1 to 8 blocks, backward 1");
         const auto found = cuda::resident_of(spec_of(number), number_of(dtype), hidden, output, rows,
-                                             backward ? cuda::Way::backward : cuda::Way::forward, backward ? 1 : cluster);
+                                             backward ? cuda::Way::backward : cuda::Way::forward, cluster);
         if (!found) throw py::value_error("hidden: expected one that fits into a block, of a cell that does");
         const cuda::Unit unit = cuda::resident_unit(number, number_of(dtype), *found);
         const int* const sources = found->places.sources;

@@ -49,9 +49,10 @@ int64_t given_of(const Spec& spec, int p) {
 }
 
 // Registers that are no weights', and without which weights are read from memory instead.
-int64_t spare_of(const Spec& spec, Way way) {
+int64_t spare_of(const Spec& spec, Way way, int cluster) {
   int64_t constants = spec.constants.size;
-  if (way != Way::backward) return constants > 1 ? kChoiceRegisters : 0;  // one alone is a clip
+  // One alone is a clip, which costs registers where a thread has to know where its columns are among all, too.
+  if (way != Way::backward) return constants > (cluster > 1 ? 0 : 1) ? kChoiceRegisters : 0;
   for (int p = 0; p < spec.phases.size; ++p) constants += spec.phases[p].vector_count;
   return constants * kConstantRegisters;
 }
@@ -118,7 +119,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   taken += words * rows * most_columns;
   int64_t left = registers_of(r.most_threads) - taken;
   if (left < 0) return std::nullopt;
-  left = std::max<int64_t>(left - (words == 1 ? spare_of(spec, way) : 0), 0);
+  left = std::max<int64_t>(left - (words == 1 ? spare_of(spec, way, cluster) : 0), 0);
   for (int p = 0; p < phases; ++p) {
     if (!r.columns[p]) continue;
     r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, wide_of(p).sources));

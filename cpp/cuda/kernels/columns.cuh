@@ -1,8 +1,7 @@
 // What kernels of all steps of a layer have in common. A block, or a cluster of them, has up to kRows rows and every unit, and
-// waits for nobody.
-// The recurrent weights stay on the chip: a thread has some columns of them, the first kHeldOf weights of each in registers,
-// the others in shared memory, and makes its columns' sums in the CPU's order, for all rows. Of one cell and one size, rounded
-// up: RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS of a thread and RECURRA_HELD.
+// waits for nobody. The recurrent weights stay on the chip: a thread has some columns of them, the first kHeldOf weights of
+// each in registers, the others in shared memory, and makes its columns' sums in the CPU's order, for all rows. Of one cell and
+// one size, rounded up: RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS of a thread and RECURRA_HELD.
 #pragma once
 #include "cuda/kernels/cell.cuh"
 
