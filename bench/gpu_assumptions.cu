@@ -94,11 +94,6 @@ RECURRA_KERNEL(grid_flag, Arguments) {
   }
 }
 
-inline void cluster_sync() {
-  __syncwarp();
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // Every block writes 4 bytes to each block of its cluster, and all meet.
 inline void exchange(const Arguments& a) {
   unsigned size;

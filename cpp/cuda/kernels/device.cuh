@@ -20,8 +20,9 @@ inline unsigned char* shared_memory() {
 }
 
 // All threads of a cluster meet, from compute capability 9.0 on. Another block's shared memory is there from the first time
-// that they do until the last.
+// that they do until the last. The barrier asks that threads of a warp come to it together.
 inline void cluster_sync() {
+  __syncwarp();
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 // The same place in another block's shared memory.
