@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -388,6 +388,7 @@ DISAGREES = {
 }
 
 
+Values = Callable[[str], Iterable[str]]  # labels of values, for a parameter
 FUNCTIONS = {"loss", "optimiser", "schedule"}  # any one, for what it does with its arguments
 
 
@@ -418,17 +419,16 @@ def fault(t: Target, parameter: str, label: str, make: Make, right: set[tuple[st
     return None
 
 
-def faults(found: list[Target]) -> tuple[list[str], set[tuple[str, str]]]:
-    """All faults, and the values that were taken as right."""
-    right: set[tuple[str, str]] = set()
+def faults(found: list[Target], right: set[tuple[str, str]], given: Values = lambda parameter: WRONG) -> list[str]:
+    """All faults of the values given to each parameter; adds those taken as right."""
     answers = (
-        fault(t, parameter, label, make, right)
+        fault(t, parameter, label, WRONG[label], right)
         for t in found
         for parameter in t.parameters
-        for label, make in WRONG.items()
-        if not (parameter in FUNCTIONS and callable(make()))
+        for label in given(parameter)
+        if not (parameter in FUNCTIONS and callable(WRONG[label]()))
     )
-    return [answer for answer in answers if answer], right
+    return [answer for answer in answers if answer]
 
 
 EVERYTHING = [
@@ -456,11 +456,12 @@ EVERYTHING = [
 @pytest.mark.parametrize("t", EVERYTHING, ids=[t.name for t in EVERYTHING])
 def test_right_values_are_taken_and_wrong_ones_refused_by_name(t: Target, restore_threads: None) -> None:
     t.get()(**valid(t.name, t.required))
-    assert not faults([t])[0]
+    assert not faults([t], set())
 
 
 def test_no_value_is_called_right_that_none_takes(restore_threads: None) -> None:
-    _, right = faults(EVERYTHING)
+    right: set[tuple[str, str]] = set()
+    assert not faults(EVERYTHING, right, lambda parameter: RIGHT.get(parameter, ()))
     assert {(parameter, label) for parameter, labels in RIGHT.items() for label in labels} == right
 
 
@@ -514,7 +515,7 @@ def careless(x: Any, k1: int = 1, dropout: float = 0.0) -> Any:
 
 def test_a_careless_function_is_caught() -> None:
     with np.errstate(invalid="ignore"):
-        found, _ = faults([target("careless", lambda: careless)])
+        found = faults([target("careless", lambda: careless)], set())
     for wanted in (
         r"careless\(x=None\): TypeError names no x",
         r"careless\(x=list of floats\): taken",

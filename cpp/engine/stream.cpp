@@ -147,6 +147,11 @@ void Stream<T>::step(const T* x, T* y) {
 }
 
 template <class T>
+void Stream<T>::run(Sequence<const T> x, Sequence<T> y) {
+  run(x, y, {});
+}
+
+template <class T>
 void Stream<T>::run(Sequence<const T> x, Sequence<T> y, const Stop& stop) {
   detail::check_alike(x, y);
   expect(x.rows == live_->plan.rows, "x: expected the rows of the stream");

@@ -22,6 +22,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "recurra/nonblocking.h"
+
 #define RECURRA_VERSION_MAJOR 0
 #define RECURRA_VERSION_MINOR 2
 #define RECURRA_VERSION_PATCH 0
@@ -84,17 +86,18 @@ RECURRA_API void recurra_stream_close(recurra_stream* stream); /* null: nothing 
 /* x [rows, inputs] to y [rows, outputs]. *made: whether a frame came out, which a model that strides over time does not do at
  * every step; may be null. Counts are those of the arrays' numbers. */
 RECURRA_API recurra_status recurra_stream_step(recurra_stream* stream, const float* x, size_t x_count, float* y, size_t y_count,
-                                               int* made);
+                                               int* made) RECURRA_NONBLOCKING;
 /* Several: x [steps, rows, inputs], y with room for as many steps as come out, *made. */
 RECURRA_API recurra_status recurra_stream_run(recurra_stream* stream, const float* x, size_t x_count, int64_t steps, float* y,
-                                              size_t y_count, int64_t* made);
+                                              size_t y_count, int64_t* made) RECURRA_NONBLOCKING;
 
 /* To where it began: row `row`, or with -1 all. */
-RECURRA_API recurra_status recurra_stream_reset(recurra_stream* stream, int64_t row);
+RECURRA_API recurra_status recurra_stream_reset(recurra_stream* stream, int64_t row) RECURRA_NONBLOCKING;
 /* All that a stream remembers, as bytes: for one of the same model and rows, on a machine of the same byte order. */
 RECURRA_API recurra_status recurra_stream_state_size(const recurra_stream* stream, size_t* bytes);
-RECURRA_API recurra_status recurra_stream_get_state(recurra_stream* stream, void* state, size_t bytes);
-RECURRA_API recurra_status recurra_stream_set_state(recurra_stream* stream, const void* state, size_t bytes);
+RECURRA_API recurra_status recurra_stream_get_state(recurra_stream* stream, void* state, size_t bytes) RECURRA_NONBLOCKING;
+RECURRA_API recurra_status recurra_stream_set_state(recurra_stream* stream, const void* state,
+                                                    size_t bytes) RECURRA_NONBLOCKING;
 
 #ifdef __cplusplus
 }

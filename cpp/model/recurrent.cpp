@@ -212,6 +212,7 @@ class Recurrent<T>::Live : public StreamNode<T> {
       new_.emplace_back(size_t(node.lanes_ * rows_ * width));
     }
     old_states_ = pointers<T>(old_), new_states_ = pointers<T>(new_);
+    for (const auto& state : node.learned_) start_.push_back(state.data());
     from_new_ = pointers<const T>(new_);
   }
 
@@ -231,10 +232,7 @@ class Recurrent<T>::Live : public StreamNode<T> {
   }
 
   void reset(const int64_t* rows, int64_t count) override {
-    if (node_.learned_.empty()) return stream_.reset(rows, count);
-    std::vector<const T*> start;
-    for (const auto& state : node_.learned_) start.push_back(state.data());
-    stream_.reset(rows, count, start.data(), true);
+    start_.empty() ? stream_.reset(rows, count) : stream_.reset(rows, count, start_.data(), true);
   }
   Stream<T>* stream() override { return &stream_; }
 
@@ -279,7 +277,7 @@ class Recurrent<T>::Live : public StreamNode<T> {
   Stream<T> stream_;
   std::vector<std::vector<T>> old_, new_;
   std::vector<T*> old_states_, new_states_;
-  std::vector<const T*> from_new_;
+  std::vector<const T*> from_new_, start_;  // start_: what was learned
 };
 
 template <class T>

@@ -357,6 +357,11 @@ bool ModelStream<T>::steps_alone() const {
 }
 
 template <class T>
+void ModelStream<T>::run(int64_t steps, const std::vector<ModelInput<T>>& inputs, const std::vector<Sequence<T>>& outputs) {
+  run(steps, inputs, outputs, {});
+}
+
+template <class T>
 void ModelStream<T>::run(int64_t steps, const std::vector<ModelInput<T>>& inputs, const std::vector<Sequence<T>>& outputs,
                          const Stop& stop) {
   Live& live = *live_;

@@ -112,24 +112,26 @@ class ModelStream {
 
   // Of a model with one input, which has time, and one output: x [rows, size], y [rows, size]. Whether a frame came out: a
   // stride may wait for more steps.
-  bool step(const T* x, T* y);
-  bool step(const int64_t* x, T* y);  // x [rows], where the input holds integers
-  bool steps_alone() const;           // whether it is such a model; its output is none of its inputs
+  bool step(const T* x, T* y) RECURRA_NONBLOCKING;
+  bool step(const int64_t* x, T* y) RECURRA_NONBLOCKING;  // x [rows], where the input holds integers
+  bool steps_alone() const;                               // whether it is such a model; its output is none of its inputs
   // Any inputs, of so many steps, and outputs with room for frames(output, steps); one without time has a step for each here.
+  void run(int64_t steps, const std::vector<ModelInput<T>>& inputs,
+           const std::vector<Sequence<T>>& outputs) RECURRA_NONBLOCKING;
   void run(int64_t steps, const std::vector<ModelInput<T>>& inputs, const std::vector<Sequence<T>>& outputs,
-           const Stop& stop = {});                     // a stopped one leaves the states as they were
+           const Stop& stop);                          // a stopped one leaves the states as they were, copied before
   int64_t frames(size_t output, int64_t steps) const;  // that come out of the next so many steps
 
   // Some rows (null: all, in order) to where they began: zeros, or what was learned.
-  void reset(const int64_t* rows, int64_t count);
+  void reset(const int64_t* rows, int64_t count) RECURRA_NONBLOCKING;
   // A recurrent node's, by its number in Model::recurrent(), as of Stream.
-  void get_state(size_t node, T* const* states) const;
-  void set_state(size_t node, const T* const* states);
-  void reset_state(size_t node, const int64_t* rows, int64_t count, const T* const* states, bool alike);
+  void get_state(size_t node, T* const* states) const RECURRA_NONBLOCKING;
+  void set_state(size_t node, const T* const* states) RECURRA_NONBLOCKING;
+  void reset_state(size_t node, const int64_t* rows, int64_t count, const T* const* states, bool alike) RECURRA_NONBLOCKING;
   // All others', in this order.
   const std::vector<ModelState>& states() const;
-  void get_state(size_t state, void* to) const;
-  void set_state(size_t state, const void* from);
+  void get_state(size_t state, void* to) const RECURRA_NONBLOCKING;
+  void set_state(size_t state, const void* from) RECURRA_NONBLOCKING;
 
  private:
   struct Live;

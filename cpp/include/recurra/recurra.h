@@ -34,6 +34,8 @@
 #include <string>
 #include <vector>
 
+#include "recurra/nonblocking.h"
+
 namespace recurra {
 
 // ---- what there is
@@ -289,13 +291,15 @@ class Stream {
   ~Stream();
   Stream(Stream&&) noexcept;
 
-  void step(const T* x, T* y);                                          // x [rows, input_size], y [rows, output_size]
-  void run(Sequence<const T> x, Sequence<T> y, const Stop& stop = {});  // a stopped one leaves the states as they were
-  void get_state(T* const* states) const;                               // [layers, rows, width], one array per state
-  void set_state(const T* const* states);
-  void reset();  // all rows to zero
+  void step(const T* x, T* y) RECURRA_NONBLOCKING;  // x [rows, input_size], y [rows, output_size]
+  void run(Sequence<const T> x, Sequence<T> y) RECURRA_NONBLOCKING;
+  void run(Sequence<const T> x, Sequence<T> y,
+           const Stop& stop);                                  // a stopped one leaves the states as they were, copied before
+  void get_state(T* const* states) const RECURRA_NONBLOCKING;  // [layers, rows, width], one array per state
+  void set_state(const T* const* states) RECURRA_NONBLOCKING;
+  void reset() RECURRA_NONBLOCKING;  // all rows to zero
   // Some rows (null: all, in order) to zero; or to states [layers, count, width], or with `alike` all to [layers, 1, width].
-  void reset(const int64_t* rows, int64_t count, const T* const* states = nullptr, bool alike = false);
+  void reset(const int64_t* rows, int64_t count, const T* const* states = nullptr, bool alike = false) RECURRA_NONBLOCKING;
 
  private:
   struct Live;
