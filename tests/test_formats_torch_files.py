@@ -203,6 +203,37 @@ def test_a_pickle_that_announces_more_than_there_is(announced: bytes, message: s
         load_torch(path)
 
 
+def test_a_part_that_cannot_be_decompressed(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.pt", tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(3, 4))), whole)
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as damaged:
+        for name in archive.namelist():
+            damaged.writestr(name, archive.read(name))
+        entry = damaged.getinfo(next(name for name in archive.namelist() if "/code/" in name))
+    data = bytearray(path.read_bytes())
+    start = entry.header_offset + 30 + len(entry.filename)
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    with pytest.raises(UnsupportedModel, match="a damaged zip archive: Error -3"):
+        load_torch(path)
+
+
+@pytest.mark.parametrize("written", ["self[]", "(((((self", "'\0'", "-" * 100_000 + "self"])
+def test_code_that_no_parser_takes(written: str, tmp_path: Path) -> None:
+    """The first one ends a process in torch.jit.load."""
+    whole, path = tmp_path / "whole.pt", tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(3, 4))), whole)
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as damaged:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if name.endswith("container.py"):
+                assert b"    return " in data
+                data = data.replace(b"    return ", b"    y = " + written.encode() + b"\n    return ")
+            damaged.writestr(name, data)
+    with pytest.raises(UnsupportedModel, match=r"container\.py: a damaged file of TorchScript: ."):
+        load_torch(path)
+
+
 SCRIPTED = [
     "Tagger", "PackedTagger", "PackedClassifier", "Encoder", "Decoder", "OldDecoder", "LSTMDecoder", "Seq2Seq",
     "Denoiser", "MixedStack", "TiedGenerator", "ManualState", "LearnedState", "Attributes", "LastOfPacked", "Wav",

@@ -50,12 +50,14 @@ struct Dealer {
   }
 };
 
+// Aligned as numbers are, at least, which GCC 10 forgets of a type inside of a template.
+typedef char Line __attribute__((vector_size(64), aligned(4), may_alias));
+
 // Copies a row into the blocks it belongs to, whole blocks line by line: GCC turns a memcpy this short into a `rep movsq`,
 // which took more than twice as long (bench/NOTES.md). Always inline: files that are compiled for size have copies of their
 // own.
 template <class T>
 __attribute__((always_inline)) inline void copy_row(const Blocks<T>& to, int64_t row, const T* from, int64_t size) {
-  typedef char Line __attribute__((vector_size(64), aligned(4), may_alias));  // as T is, at least
   constexpr int64_t width = Blocks<T>::width, lines = width * int64_t(sizeof(T)) / 64;
   int64_t at = 0;
   for (; at + width <= size; at += width) {

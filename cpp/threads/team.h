@@ -18,7 +18,7 @@ class Barrier {
     std::atomic<unsigned> round{0};
   };
   const int size_;
-  const std::unique_ptr<Worker[]> workers_;
+  std::unique_ptr<Worker[]> workers_;  // not const: GCC 10 wants to move it
 };
 
 class TeamLease {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from typing import TYPE_CHECKING, Any
 
+from .archive import read_parts
 from .json_text import parse
 from .safetensors import read_metadata
 from .unsupported import UnsupportedModel
@@ -50,10 +50,9 @@ def format_of(file: Path) -> str:
 
 def _zip(file: Path) -> str:
     try:
-        with zipfile.ZipFile(file) as archive:
-            names = set(archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeError, OSError) as error:
-        raise ValueError(f"{file}: a damaged zip archive: {error}") from None
+        names = read_parts(file, lambda name: False)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     if "config.json" in names:
         return "keras"
     if any(name.endswith(("/data.pkl", "/constants.pkl", "/version")) for name in names):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from ...model import Model
@@ -17,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_keras"]
 
-# What reading something damaged may raise, here, in zipfile or in h5py.
+# What reading something damaged may raise, here or in h5py.
 _WRONG = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError)
-_DAMAGE = (*_WRONG, ValueError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (*_WRONG, ValueError)
 
 
 def load_keras(source: str | os.PathLike[str] | Any) -> Model:

@@ -8,7 +8,6 @@ import math
 import mmap
 import re
 import sys
-import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..archive import read_parts
 from ..json_text import parse
 from ..unsupported import UnsupportedModel
 from .layers import LAYERS
@@ -126,21 +126,20 @@ def read(source: str | os.PathLike[str] | Any) -> Source:
 
 def _keras(path: Path) -> Source:
     """A .keras file: a zip archive of config.json, metadata.json and model.weights.h5."""
-    with zipfile.ZipFile(path) as archive:
-        names = set(archive.namelist())
+    wanted = ("config.json", "metadata.json", "model.weights.h5")
+    parts = read_parts(path, lambda name: name in wanted)
 
-        def content(name: str) -> bytes:
-            if name not in names:
-                raise ValueError(f"expected {name} in it, got {sorted(names)[:8]}")
-            return archive.read(name)
+    def content(name: str) -> bytes:
+        if (found := parts.get(name)) is None:
+            raise ValueError(f"expected {name} in it, got {sorted(parts)[:8]}")
+        return found
 
-        config = parse(content("config.json"), "config.json")
-        version = _version(parse(content("metadata.json"), "metadata.json").get("keras_version"))
-        if "model.weights.json" in names or "model.weights.npz" in names:
-            raise UnsupportedModel(f"Keras: {path}: expected weights in model.weights.h5, got them in another format")
-        weights = content("model.weights.h5")
+    config = parse(content("config.json"), "config.json")
+    version = _version(parse(content("metadata.json"), "metadata.json").get("keras_version"))
+    if "model.weights.json" in parts or "model.weights.npz" in parts:
+        raise UnsupportedModel(f"Keras: {path}: expected weights in model.weights.h5, got them in another format")
     model = _layer(config)
-    with _opened(io.BytesIO(weights)) as file:
+    with _opened(io.BytesIO(content("model.weights.h5"))) as file:
         _fill_by_path(model, file, "")
     return Source(model, version)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import os
 import pickletools
 import re
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from .. import safetensors
+from ..archive import read_parts
 from ..unsupported import UnsupportedModel
 from .check import check as check_model
 from .load import follow
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from ...model import Model
 
 __all__ = ["load_torch"]
-
-_EXPANSION = 32  # how much smaller than its parts an archive may be, of which only code is compressed
 
 # In TorchScript: what runs while it is read, what reaches other files, and operators that are not torch's own.
 _MORE_THAN_COMPUTES = re.compile(rb"\b(__setstate__|from_file|torch\.save)\b|\bops\.(?!prim\.|aten\.)\w+")
@@ -128,30 +128,39 @@ def _read(path: Path) -> Any:
 def _is_script(path: Path) -> bool:
     """Whether an archive is one of TorchScript; code that does more than compute is refused unread."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if not any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                return False
-            if sum(entry.file_size for entry in entries) > _EXPANSION * path.stat().st_size + (1 << 20):
-                raise UnsupportedModel(f"torch: {path}: its parts are far larger than the file")
-            for entry in entries:
-                if "/code/" in entry.filename and (found := _MORE_THAN_COMPUTES.search(archive.read(entry))):
-                    what = f"has {found.group().decode()}, which does more than compute"
-                    raise UnsupportedModel(f"torch: {path}: {entry.filename}: {what}")
-                if entry.filename.endswith(".pkl"):
-                    _check_pickle(archive.read(entry))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        if isinstance(error, UnsupportedModel):
-            raise
-        raise UnsupportedModel(f"torch: {path}: a damaged archive: {error}") from None
+        parts = read_parts(path, lambda name: name.endswith((".py", ".pkl")))
+        if not any(name.endswith("/constants.pkl") for name in parts):
+            return False
+        for name, content in parts.items():
+            if content is not None and name.endswith(".py"):
+                _check_code(name, content)
+            elif content is not None and name.endswith(".pkl"):
+                _check_pickle(content)
+    except ValueError as error:
+        raise UnsupportedModel(f"torch: {path}: {error}") from None
     return True
+
+
+def _check_code(name: str, code: bytes) -> None:
+    """TorchScript has the grammar of Python, and its own parser crashes on some of what has not, `x[]` for one."""
+    if found := _MORE_THAN_COMPUTES.search(code):
+        raise ValueError(f"{name}: has {found.group().decode()}, which does more than compute")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in texts
+            ast.parse(code)
+    except Exception as error:  # of syntax, null bytes, depth
+        raise ValueError(f"{name}: a damaged file of TorchScript: {str(error) or type(error).__name__}") from None
 
 
 def _check_pickle(data: bytes) -> None:
     """TorchScript makes room for all that a pickle announces before it looks whether it is there."""
-    for operation, argument, _ in pickletools.genops(data):
-        if operation.name.endswith("BINPUT") and argument is not None and argument >= len(data):
-            raise ValueError(f"a pickle of {len(data)} bytes numbers an object {argument}")
+    try:
+        for operation, argument, _ in pickletools.genops(data):
+            if operation.name.endswith("BINPUT") and argument is not None and argument >= len(data):
+                raise ValueError(f"a pickle of {len(data)} bytes numbers an object {argument}")
+    except Exception as error:  # of what an opcode's argument is parsed by
+        raise ValueError(f"a damaged archive: {error}") from None
 
 
 def _with_parameters(module: torch.nn.Module, found: Mapping[str, Any]) -> torch.nn.Module:
