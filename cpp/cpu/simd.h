@@ -177,6 +177,17 @@ RECURRA_FN Vec<T> sqrt(Vec<T> a) {
 
 RECURRA_FN Vec<float> to_float(Vec<float>::Bits integers) { return __builtin_convertvector(integers, Vec<float>::Raw); }
 
+// The lowest byte of each.
+RECURRA_FN void lowest_bytes(int8_t (&out)[Vec<float>::lanes], Vec<float>::Bits integers) {
+#if defined(__aarch64__)  // which GCC takes from the vector one by one
+  const int16x8_t halves = vuzp1q_s16((int16x8_t)integers, (int16x8_t)integers);
+  const int8x16_t bytes = vuzp1q_s8((int8x16_t)halves, (int8x16_t)halves);
+  __builtin_memcpy(out, &bytes, sizeof out);
+#else
+  for (int lane = 0; lane < Vec<float>::lanes; ++lane) out[lane] = int8_t(integers[lane]);
+#endif
+}
+
 // Four int8 numbers of a row, to be multiplied with the four weights in each word of a vector and added to `sum`.
 #if defined(__AVX512VNNI__)
 struct FourBytes {
