@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "../engine/backend.h"
 #include "recurra/recurra.h"
@@ -86,6 +87,7 @@ std::vector<Candidate> candidates() {
                           __builtin_cpu_supports("avx512vnni");
   all.push_back({&avx512::table_bf16, has_avx512 && __builtin_cpu_supports("avx512bf16")});
   all.push_back({&avx512::table, has_avx512});
+  if (__builtin_cpu_is("intel")) std::swap(all[0], all[1]);  // whose vdpbf16ps is slow (bench/NOTES.md); the bits are the same
 #endif
 #if defined(RECURRA_WITH_avx2)
   all.push_back({&avx2::table, has_avx2});
