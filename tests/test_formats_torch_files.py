@@ -23,6 +23,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch_models import made  # noqa: E402
 
 from recurra.formats.torch import load_torch  # noqa: E402
+from recurra.formats.torch.load import _combinations  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections"),
@@ -218,20 +219,41 @@ def test_a_part_that_cannot_be_decompressed(tmp_path: Path) -> None:
         load_torch(path)
 
 
-@pytest.mark.parametrize("written", ["self[]", "(((((self", "'\0'", "-" * 100_000 + "self"])
-def test_code_that_no_parser_takes(written: str, tmp_path: Path) -> None:
-    """The first one ends a process in torch.jit.load."""
-    whole, path = tmp_path / "whole.pt", tmp_path / "script.pt"
-    torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(3, 4))), whole)
-    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as damaged:
+def rewritten(folder: Path, old: bytes, new: bytes) -> Path:
+    """A file of TorchScript whose code has been changed."""
+    torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(3, 4))), folder / "whole.pt")
+    with zipfile.ZipFile(folder / "whole.pt") as archive, zipfile.ZipFile(folder / "script.pt", "w") as damaged:
         for name in archive.namelist():
             data = archive.read(name)
             if name.endswith("container.py"):
-                assert b"    return " in data
-                data = data.replace(b"    return ", b"    y = " + written.encode() + b"\n    return ")
+                assert old in data
+                data = data.replace(old, new)
             damaged.writestr(name, data)
+    return folder / "script.pt"
+
+
+@pytest.mark.parametrize("written", ["self[]", "(((((self", "'\0'", "-" * 100_000 + "self"])
+def test_code_that_no_parser_takes(written: str, tmp_path: Path) -> None:
+    """The first one ends a process in torch.jit.load."""
+    path = rewritten(tmp_path, b"    return ", b"    y = " + written.encode() + b"\n    return ")
     with pytest.raises(UnsupportedModel, match=r"container\.py: a damaged file of TorchScript: ."):
         load_torch(path)
+
+
+def test_inputs_of_one_name(tmp_path: Path) -> None:
+    path = rewritten(tmp_path, b"input: Tensor", b"other,\n    other,\n    input: Tensor")
+    with pytest.raises(UnsupportedModel, match="forward has two inputs of one name"):
+        load_torch(path)
+
+
+def test_what_the_first_inputs_rule_out_is_not_put_together() -> None:
+    failed: list[dict[str, Any]] = []
+    inputs: Any = [(name, range(20)) for name in "abcdefgh"]
+    seen = []
+    for chosen in _combinations(inputs, {}, failed):
+        seen.append(tuple(chosen.values()))
+        failed.append({name: chosen[name] for name in ("a" if chosen["a"] % 2 else "ab")})
+    assert seen == [(a, b) + (0,) * 6 for a in range(20) for b in (range(1) if a % 2 else range(20))]
 
 
 SCRIPTED = [

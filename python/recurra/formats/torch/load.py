@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,10 +63,7 @@ def follow(module: torch.nn.Module, example: tuple[Any, ...] | None) -> Followed
     failed: list[dict[str, Layout]] = []
     best: tuple[tuple[int, bool, int], UnsupportedModel] | None = None
     with evaluated(module):
-        for combination in itertools.product(*choices):
-            chosen = dict(zip(names, combination, strict=True))
-            if any(bad.items() <= chosen.items() for bad in failed):
-                continue
+        for chosen in _combinations(list(zip(names, choices, strict=True)), {}, failed):
             if len(failed) == _TRIES:
                 assert best is not None
                 why = f"no meaning of {', '.join(names)} fits so far, for example: {best[1]}; give example="
@@ -80,6 +76,21 @@ def follow(module: torch.nn.Module, example: tuple[Any, ...] | None) -> Followed
                     best = failure.reached, failure.error
     assert best is not None
     raise best[1]
+
+
+def _combinations(
+    inputs: Sequence[tuple[str, Sequence[Layout]]], chosen: dict[str, Layout], failed: list[dict[str, Layout]]
+) -> Iterator[dict[str, Layout]]:
+    """What the inputs may mean, together with what is chosen, but for what holds a combination that has failed, of
+    which there may be more by then: nothing is put together that its first inputs rule out."""
+    if any(bad.items() <= chosen.items() for bad in failed):
+        return
+    if not inputs:
+        yield chosen
+        return
+    (name, meanings), *others = inputs
+    for meaning in meanings:
+        yield from _combinations(others, chosen | {name: meaning}, failed)
 
 
 class Open(UnsupportedModel):
@@ -115,6 +126,8 @@ def _inputs(module: torch.nn.Module, example: tuple[Any, ...] | None) -> list[st
         found = [name for name, _ in arguments[: len(example)]]
     if not found:
         raise UnsupportedModel(f"torch: {type(module).__name__}: forward names no input; wrap it in a module that does")
+    if len(set(found)) < len(found):  # in a damaged script
+        raise UnsupportedModel(f"torch: {type(module).__name__}: forward has two inputs of one name")
     return [name.replace(".", "_") for name in found]
 
 
