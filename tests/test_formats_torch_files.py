@@ -249,8 +249,9 @@ def test_inputs_of_one_name(tmp_path: Path) -> None:
 def test_what_the_first_inputs_rule_out_is_not_put_together() -> None:
     failed: list[dict[str, Any]] = []
     inputs: Any = [(name, range(20)) for name in "abcdefgh"]
-    seen = []
-    for chosen in _combinations(inputs, {}, failed):
+    seen: list[tuple[Any, ...]] = []
+    combinations: Any = _combinations(inputs, {}, failed)
+    for chosen in combinations:
         seen.append(tuple(chosen.values()))
         failed.append({name: chosen[name] for name in ("a" if chosen["a"] % 2 else "ab")})
     assert seen == [(a, b) + (0,) * 6 for a in range(20) for b in (range(1) if a % 2 else range(20))]
