@@ -26,9 +26,7 @@ TOLERANCE = {"float16": 2**-10, "bfloat16": 2**-7}
 KINDS = {
     "gru": "float16",
     "gru_reset_before": "bfloat16",
-    "lstm": "bfloat16",
     "lstm_peephole_projected": "float16",
-    "multiplicative_lstm": "bfloat16",
     "slstm": "float16",
     "sru": "bfloat16",
 }

@@ -160,13 +160,14 @@ struct Part {
 
   __forceinline__ void load() {
     matrix.load(walk.sources[p], [&](int c, int k) { return row_of<Weight>(a.recurrent, global[c], int(blockIdx.y))[k]; });
-    if (!kNarrow) return;
-    RECURRA_UNROLL
-    for (int c = 0; c < kColumns; ++c)
-      if (column(c) < matrix.columns) bias[c] = V::load(biases() + kFirst * a.units + global[c]);
-    RECURRA_UNROLL
-    for (int e = 0; e < kPasses; ++e)
-      if (column(e) < kFirst * own.count) pass_bias[e] = V::load(biases() + global[e]);
+    if constexpr (kNarrow) {
+      RECURRA_UNROLL
+      for (int c = 0; c < kColumns; ++c)
+        if (column(c) < matrix.columns) bias[c] = V::load(biases() + kFirst * a.units + global[c]);
+      RECURRA_UNROLL
+      for (int e = 0; e < kPasses; ++e)
+        if (column(e) < kFirst * own.count) pass_bias[e] = V::load(biases() + global[e]);
+    }
   }
 
   // Chains as the input product has left them, or their bias, of a step's rows.
