@@ -16,6 +16,7 @@ from reference import CELLS
 from strategies import Problem
 
 import recurra
+from recurra import _core
 
 require_gpu()
 
@@ -87,6 +88,15 @@ def test_more_weights_than_registers_hold(cell: str, number: str, hidden: int, b
     assert int(found[1]) < hidden
 
 
+@pytest.mark.parametrize(
+    ("cell", "hidden", "blocks"), (("lstm", 160, 1), ("gru", 192, 1), ("lstm", 512, 8), ("gru", 640, 8))
+)
+def test_the_largest_that_fit_are_those_of_the_readme(cell: str, hidden: int, blocks: int) -> None:
+    most = 227 << 10  # bytes of shared memory that a block of an H100 may have
+    fits = [_core.cuda.resident_unit(cell, "float16", n, n, 1, False, blocks)[3] <= most for n in (hidden, hidden + 1)]
+    assert fits == [True, False]
+
+
 @pytest.mark.parametrize("cell", ("gru", "gru_reset_before", "lstm_peephole_projected", "slstm"))
 def test_clusters_of_blocks(cell: str, other_gpu: Callable[..., str]) -> None:
     """Where blocks have little shared memory, small layers are a cluster's; some blocks then have no unit."""
@@ -106,7 +116,7 @@ def test_clusters_of_blocks(cell: str, other_gpu: Callable[..., str]) -> None:
 
 @ALL_KINDS
 def test_a_tape_is_recorded_in_one_launch_and_read_by_steps(cell: str, number: str) -> None:
-    rates = {"dropout": 0.3, "zoneout": 0.3, "recurrent_dropout": 0.3}
+    rates: dict[str, Any] = {"dropout": 0.3, "zoneout": 0.3, "recurrent_dropout": 0.3}
     case = case_of(cell, lengths=(4, 0, 2), rng=7, **rates)
     layer = case.layer().to("cuda", dtype=number, engine=RESIDENT)
     told = plan_of(layer, 4, 3, training=True)

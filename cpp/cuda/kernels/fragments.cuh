@@ -62,6 +62,7 @@ struct Fragments {
 
   // sum[c][r] += row(r) of `source` times column(c).
   __forceinline__ void add(V (&sum)[kColumns + 1][kOwnRows], const Weight* source) const {
+    __syncwarp();  // the tensor cores ask that threads of a warp come to them together
     float made[kTiles + 1][kChains][4] = {};
     const Weight* const from = source + lane() / 4 * source_row(sources) + lane() % 4 * 8;
     const auto numbers = [&](int slab) { return *reinterpret_cast<const Words*>(from + kSlab * slab); };
