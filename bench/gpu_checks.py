@@ -99,13 +99,15 @@ def sanitizer() -> str | None:
 
 
 def sanitized_cases(tool: str) -> list[Case]:
-    """Small ones; racecheck looks at shared memory, which engine "exact" uses however it walks, and layer norm."""
+    """Small ones; racecheck looks at shared memory, which engine "exact" uses however it walks, all resident ones,
+    and layer norm."""
     lengths, found = (7, 3, 0, 5, 1), []
     for cell in ("lstm", "gru_reset_before", "lstm_peephole_projected"):
         proj = 20 if "projected" in cell else 0
         found.append(Case(cell, "float32", "exact", 7, 5, 6, 33, proj, 2, True, lengths=lengths, recompute=True))
         found.append(Case(cell, "float64", "exact", 3, 70, 33, 65, proj))
         found.append(Case(cell, "float32", "exact-resident", 7, 5, 6, 33, proj, 2, True, lengths=lengths))
+        found.append(Case(cell, "bfloat16", "cublas-resident", 7, 5, 6, 33, proj, 2, True, lengths=lengths))
         if tool == "memcheck":
             found += [
                 Case(cell, dtype, "cublas", 7, 5, 6, 33, proj, 2, True, rates=(0.3, 0.2, 0.1), lengths=lengths, seed=1)
@@ -114,6 +116,7 @@ def sanitized_cases(tool: str) -> list[Case]:
     found.append(Case("lstm_layer_norm", "float32", "exact", 7, 5, 6, 33, 0, 2, True, lengths=lengths))
     if has_clusters():
         found.append(Case("lstm", "float32", "exact-resident", 7, 5, 6, 200, lengths=lengths))
+        found.append(Case("lstm", "float16", "cublas-resident", 7, 5, 6, 300, lengths=lengths))
     return found
 
 

@@ -1,11 +1,11 @@
 """Kernels of all steps at once: what NVRTC and arithmetic say of them, without a GPU.
 
-    python bench/gpu_resident.py [--ways forward,backward] [--cells gru,lstm] [--sizes 32,64]
+    python bench/gpu_resident.py [--ways forward,backward] [--cells gru,lstm] [--sizes 32,64] [--dtypes float32,float64]
 
-The tables of cpp/cuda/NOTES.md, for tiles of 1 and of 4 rows side by side: blocks that share a tile, threads of a
-block, registers of a thread, weights of a column in them, shared memory, bytes that are spilled, the time of a step as
-cpp/cuda/resident.cpp predicts it, and that of the walk by steps as cpp/cuda/choice.h does. Then the largest sizes that
-fit, by one block and by a cluster. Nothing here is measured.
+The tables of cpp/cuda/NOTES.md, for tiles of 1 and of 4 rows side by side, or in 16 bits for 1 row and for 8: blocks
+that share a tile, threads of a block, registers of a thread, weights of a column in them, shared memory, bytes that are
+spilled, the time of a step as cpp/cuda/resident.cpp predicts it, and that of the walk by steps as cpp/cuda/choice.h
+does. Then the largest sizes that fit, by one block and by a cluster. Nothing here is measured.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from recurra import _core
 from recurra.cuda import _libraries
 
 CLOCK_MHZ = 1700  # as in cpp/cuda/choice.h
-LAUNCH, SLICE = 1.5, 0.5  # there too: microseconds of a kernel, and of 16 numbers of a product
+LAUNCH, SLICE, CUBLAS = 1.5, 0.5, 4  # there too: microseconds of a kernel, of 16 numbers of a product, of one by cuBLAS
 SHARED_BYTES = 227 << 10  # that a block may have on an H100 or H200
-ROWS = (1, 4)
 CLUSTERS = (1, 2, 4, 8)
 
 
@@ -42,11 +41,17 @@ class Kernel(NamedTuple):
     def defined(self, name: str) -> str:
         return str(re.findall(rf"#define RECURRA_{name} (.*)", self.source)[0])
 
-    def by_steps(self) -> float:
+    def by_steps(self, narrow: bool) -> float:
         """Microseconds of a step whose phases are kernels of their own, for few rows."""
         columns = map(int, self.defined("COLUMNS").split(","))
-        sums = [LAUNCH + SLICE * ((n + 15) // 16) if c else 0 for n, c in zip(self.sources, columns, strict=False)]
+        products = [CUBLAS if narrow else LAUNCH + SLICE * ((n + 15) // 16) for n in self.sources]
+        sums = [product if c else 0 for product, c in zip(products, columns, strict=False)]
         return sum(LAUNCH + one for one in sums)
+
+
+def is_narrow(dtype: str) -> bool:
+    """Whether the tensor cores make its products."""
+    return dtype in ("float16", "bfloat16")
 
 
 def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = CLUSTERS[-1]) -> Kernel:
@@ -67,7 +72,7 @@ def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = 
 
 def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str:
     """A row of a table."""
-    both = [kernel(cell, dtype, hidden, rows, way) for rows in ROWS]
+    both = [kernel(cell, dtype, hidden, rows, way) for rows in (1, 8 if is_narrow(dtype) else 4)]
     logs = [_core.cuda.compile(one.source, one.options, architecture)[1] for one in both]
 
     def beside(*values: Any, between: str = ", ") -> str:
@@ -86,13 +91,13 @@ def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str
         beside(*(f"{one.shared / 1024:.0f}" for one in both)),
         beside(*(re.findall(r"(\d+) bytes spill stores", log)[0] for log in logs)),
         ", ".join(times) if any(fits) else "does not fit",
-        f"{both[0].by_steps():.1f}",
+        f"{both[0].by_steps(is_narrow(dtype)):.1f}",
     ]
     return " | ".join(["", *map(str, values), ""]).strip()
 
 
 def largest(cell: str, dtype: str, way: str, most: int) -> int:
-    """The largest H up to 1024 that fits, with one row a tile, and up to `most` blocks."""
+    """The largest H up to 2048 that fits, with one row a tile, and up to `most` blocks."""
 
     def fits(hidden: int) -> bool:
         try:
@@ -100,7 +105,7 @@ def largest(cell: str, dtype: str, way: str, most: int) -> int:
         except ValueError:
             return False
 
-    return max(filter(fits, range(2, 1025)), default=0)
+    return max(filter(fits, range(2, 2049)), default=0)
 
 
 def main() -> None:
@@ -109,10 +114,11 @@ def main() -> None:
     parser.add_argument("--ways", default="forward,backward")
     parser.add_argument("--cells", default="rnn_tanh,gru,gru_reset_before,lstm")
     parser.add_argument("--sizes", default="32,64,96,128")
+    parser.add_argument("--dtypes", default="float32,float64")
     parser.add_argument("--architecture", default="sm_90a")
     args = parser.parse_args()
     _libraries.locate()
-    cells = args.cells.split(",")
+    cells, dtypes = args.cells.split(","), args.dtypes.split(",")
     titles = [
         "cell",
         "numbers",
@@ -129,13 +135,13 @@ def main() -> None:
     for way in args.ways.split(","):
         print(f"\n{way}\n\n| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
         for cell in cells:
-            for dtype in ("float32", "float64"):
+            for dtype in dtypes:
                 for hidden in map(int, args.sizes.split(",")):
                     print(line(cell, dtype, hidden, way, args.architecture), flush=True)
     for way in args.ways.split(","):
         for most in CLUSTERS if way == "forward" else (1,):
             print(f"\n| H up to, {way}, blocks: {most} | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
-            for dtype in ("float32", "float64"):
+            for dtype in dtypes:
                 print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way, most)) for cell in cells)} |")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,3 +37,24 @@ def restore_threads() -> Iterator[None]:
     before = recurra.get_num_threads()
     yield
     recurra.set_num_threads(before)
+
+
+@pytest.fixture
+def other_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """GPUs of the stand-in that are unlike the first: what one is when it is first used, it remains."""
+    from cuda_arrays import counted
+
+    from recurra import _core
+
+    counted("errors")  # or skip
+
+    def make(number: int, **settings: int) -> str:
+        monkeypatch.setenv("RECURRA_STANDIN_GPUS", "4")
+        for name, value in settings.items():
+            monkeypatch.setenv(f"RECURRA_STANDIN_{name}", str(value))
+        _core.cuda.device(number)
+        for name in settings:
+            monkeypatch.delenv(f"RECURRA_STANDIN_{name}")
+        return f"cuda:{number}"
+
+    return make

@@ -162,6 +162,12 @@ def oracle(case: Case, number: str) -> Any:
         return reference.run(problem.cell, x, params, initial, problem.lengths, problem.constants)
 
 
+def plan_of(layer: Any, steps: int, rows: int, training: bool = False) -> str:
+    """What a layer's plan tells of such a call."""
+    text: str = layer._packed.plan(steps, rows, training=training).explain()
+    return text
+
+
 def in_float64(case: Case) -> Case:
     """The same with parameters in float64."""
     return replace(case, problem=replace(case.problem, dtype="float64"))

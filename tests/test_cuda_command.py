@@ -143,6 +143,8 @@ def test_the_self_test_takes_every_cell_engine_and_dtype() -> None:
         ("cublas", "float64"),
         ("cublas", "float16"),
         ("cublas", "bfloat16"),
+        ("cublas-resident", "float16"),
+        ("cublas-resident", "bfloat16"),
     }
 
 

@@ -67,9 +67,14 @@ def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int, backw
         ("lstm", "float32", 384, 4, 8, "sm_100a"),
         ("lstm_peephole_projected", "float32", 200, 4, 4, "sm_120"),
         ("gru_reset_before", "float64", 200, 4, 8, "sm_90a"),
+        # By the tensor cores, in a block and in a cluster.
+        ("lstm", "bfloat16", 128, 8, 1, "sm_80"),
+        ("gru_reset_before", "float16", 128, 8, 1, "sm_120"),
+        ("gru", "bfloat16", 640, 8, 8, "sm_100a"),
+        ("lstm", "float16", 512, 8, 8, "sm_90a"),
     ),
 )
-def test_no_kernel_of_a_cluster_spills(
+def test_no_kernel_of_a_cluster_or_of_16_bits_spills(
     cell: str, dtype: str, hidden: int, rows: int, blocks: int, architecture: str
 ) -> None:
     source, options, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, False, blocks)

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from checks import Array, assert_close, assert_same_bits, states
 from cuda_arrays import LIBRARY, begin, counted, download, end, new_stream, require_gpu, synchronize, upload
-from cuda_problems import Case, called, oracle, trained, trained_on_cpu, trained_with_cells
+from cuda_problems import Case, called, oracle, plan_of, trained, trained_on_cpu, trained_with_cells
 from reference import CELLS
 from strategies import Problem
 
 import recurra
-from recurra import _core
 
 require_gpu()
 
@@ -26,11 +25,6 @@ TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 
 def data(*shape: int, dtype: str = "float32") -> Array:
     return np.random.default_rng(0).normal(0, 1, shape).astype(dtype)
-
-
-def plan_of(layer: Any, steps: int, rows: int, training: bool = False) -> str:
-    text: str = layer._packed.plan(steps, rows, training=training).explain()
-    return text
 
 
 def case_of(cell: str, **options: Any) -> Case:
@@ -97,23 +91,6 @@ def test_more_than_48_kilobytes_of_shared_memory() -> None:
     y, _, there_tape = there.forward(upload(x))
     assert_same_bits(download(y), want)
     assert_same_bits(download(tuple(there_tape.backward(y))), tuple(tape.backward(want)))
-
-
-@pytest.fixture
-def other_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """GPUs of the stand-in that are unlike the first: what one is when it is first used, it remains."""
-    counted("errors")  # or skip
-
-    def make(number: int, **settings: int) -> str:
-        monkeypatch.setenv("RECURRA_STANDIN_GPUS", "4")
-        for name, value in settings.items():
-            monkeypatch.setenv(f"RECURRA_STANDIN_{name}", str(value))
-        _core.cuda.device(number)
-        for name in settings:
-            monkeypatch.delenv(f"RECURRA_STANDIN_{name}")
-        return f"cuda:{number}"
-
-    return make
 
 
 @pytest.mark.parametrize("cell", KINDS)

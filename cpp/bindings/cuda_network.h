@@ -146,9 +146,10 @@ inline cuda::Options cuda_options(const std::string& dtype, int device, const st
   cuda::Options options;
   options.device = device;
   options.number = number_of(dtype);
-  const int found = find_name("engine", engine, {"auto", "exact", "cublas", "exact-steps", "exact-resident"});
-  options.engine = found < 3 ? cuda::Engine(found) : cuda::Engine::exact;
-  if (found >= 3) options.walk = cuda::Walk(found - 2);
+  const int found =
+      find_name("engine", engine, {"auto", "exact", "cublas", "exact-steps", "exact-resident", "cublas-resident"});
+  options.engine = found < 3 ? cuda::Engine(found) : found < 5 ? cuda::Engine::exact : cuda::Engine::cublas;
+  if (found >= 3) options.walk = found == 3 ? cuda::Walk::steps : cuda::Walk::resident;
   options.allow_tf32 = allow_tf32;
   return options;
 }

@@ -32,12 +32,14 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
   recurra::detail::check_config(config, info);
   if (config.precision != Precision::full) refuse("precision: expected full, the number type says what weights are rounded to");
   if (options.engine == Engine::exact && weight_size == 2) refuse("engine: exact is for float32 and float64");
-  if (options.walk != Walk::automatic && options.engine != Engine::exact)
-    refuse("walk: expected automatic but for the exact engine");
+  if (options.walk != Walk::automatic && options.engine != Engine::exact &&
+      !(options.walk == Walk::resident && options.engine == Engine::cublas && weight_size == 2))
+    refuse("walk: expected automatic but for the exact engine, or for f16 and bf16 with cublas resident");
   if (options.walk == Walk::resident && !resident_of(*this, 1, Way::forward) && !resident_of(*this, 1, Way::backward))
     refuse("engine: expected one that is not resident, for " + config.cell + " of hidden_size " +
            std::to_string(config.hidden_size) +
            (spec.phases[0].by_rows                   ? " needs whole rows"
+            : !has_products(*this)                   ? " needs a GPU of compute capability 8.0 or more"
             : most_cluster(*this, Way::forward) == 1 ? " does not fit into a block of threads"
                                                      : " does not fit into a cluster of blocks"));
   if (options.allow_tf32 && options.number != Number::f32) refuse("allow_tf32: expected a float32 network");

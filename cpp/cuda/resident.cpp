@@ -1,6 +1,7 @@
 #include "resident.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <stdexcept>
 #include <utility>
 
@@ -60,54 +61,30 @@ int64_t spare_of(const Spec& spec, Way way, int cluster) {
 // Numbers to every block of a cluster and its barrier: 0.25 microseconds at most, nobody has measured it.
 constexpr double kExchangeCycles = 425;
 
-// Cycles of a phase's step on a multiprocessor. A load brings 128 bytes in a cycle, also where all threads get the same; in
-// double every multiply-add is followed by four operations on integers that make subnormal numbers zero.
-double cycles_of(const Resident& r, const Sizes& s, int p, bool wide) {
-  const double words = wide ? 2 : 1, sums = double(s.columns * s.sources * r.rows);
-  const double warps = double(shares(std::min<int64_t>(s.columns, r.threads), 32));
-  const double in_memory = double(s.columns * std::max<int64_t>(s.sources - r.held[p], 0));
-  const double issued = sums * (wide ? 5.0 / 64 : 1.0 / 128), chained = double(s.columns ? s.sources : 0) * (wide ? 24 : 4);
-  const double loaded = warps * double(s.sources * r.rows) * words + in_memory * words / 32;
-  const double items = double(shares(s.units * r.rows, r.threads));
-  return std::max({issued, chained, loaded}) + (wide ? 1000 : 400) + 150 * items + (r.cluster > 1 ? kExchangeCycles : 0);
-}
-
-}  // namespace
-
-std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
-                                    int cluster) {
-  const int phases = spec.phases.size;
-  const bool back = way == Way::backward;
-  if (weight_bytes(number) < 4 || spec.phases[0].by_rows) return std::nullopt;
-  const int64_t words = int64_t(number_bytes(number) / 4), wide_hidden = rounded(hidden, 32), wide_output = rounded(output, 32);
-  Resident r;
-  r.way = way;
-  r.rows = rows;
-  r.cluster = cluster;
-
-  // The kernel, for sizes that are multiples of 32.
-  const auto wide_of = [&](int p) { return sizes_of(spec, p, wide_hidden, wide_output, way, cluster); };
-  const auto own_of = [&](int p) { return sizes_of(spec, p, hidden, output, way, cluster); };
+// What threads and registers have of the columns of a phase's weights; whether that suffices.
+bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes* wide, const Sizes* own) {
+  const int phases = spec.phases.size, rows = r.rows, cluster = r.cluster;
+  const bool back = r.way == Way::backward;
+  const int64_t words = int64_t(number_bytes(number) / 4);
   int64_t widest = 0, most_columns = 0, taken = (back ? kBackRegisters : kOwnRegisters) + (phases - 1) * kPhaseRegisters;
   if (back && words == 1) taken += (rows - 1) * kRowRegisters;
-  for (int p = 0; p < phases; ++p)
-    widest = std::max(widest, wide_of(p).columns || back ? wide_of(p).columns : wide_of(p).units);
+  for (int p = 0; p < phases; ++p) widest = std::max(widest, wide[p].columns || back ? wide[p].columns : wide[p].units);
   const int64_t each = widest <= (back || cluster > 1 ? kManyRegisters : 128) ? 1 : 2;
-  const auto threads_of = [&](const auto& sizes) {
+  const auto threads_of = [&](const Sizes* sizes) {
     int64_t most = 0;
     for (int p = 0; p < phases; ++p) {
-      const Sizes s = sizes(p);
+      const Sizes& s = sizes[p];
       most = std::max(most, shares(s.columns || back ? s.columns : s.units, each));
       if (back) most = std::max(most, std::min(s.units * rows, kManyRegisters));
     }
     return rounded(most, 32);
   };
-  if (threads_of(wide_of) > kMostThreads) return std::nullopt;
-  r.most_threads = int(threads_of(wide_of));
-  r.threads = int(threads_of(own_of));
+  if (threads_of(wide) > kMostThreads) return false;
+  r.most_threads = int(threads_of(wide));
+  r.threads = int(threads_of(own));
   for (int p = 0; p < phases; ++p) {
     const auto of_thread = [&](const auto& count) {
-      return int(std::max(shares(count(wide_of(p)), r.most_threads), shares(count(own_of(p)), r.threads)));
+      return int(std::max(shares(count(wide[p]), r.most_threads), shares(count(own[p]), r.threads)));
     };
     r.columns[p] = of_thread([](const Sizes& s) { return s.columns; });
     r.others[p] = of_thread([&](const Sizes& s) { return back ? s.units * rows : s.passes; });
@@ -118,35 +95,126 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   }
   taken += words * rows * most_columns;
   int64_t left = registers_of(r.most_threads) - taken;
-  if (left < 0) return std::nullopt;
-  left = std::max<int64_t>(left - (words == 1 ? spare_of(spec, way, cluster) : 0), 0);
+  if (left < 0) return false;
+  left = std::max<int64_t>(left - (words == 1 ? spare_of(spec, r.way, cluster) : 0), 0);
   for (int p = 0; p < phases; ++p) {
     if (!r.columns[p]) continue;
-    r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, wide_of(p).sources));
+    r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, wide[p].sources));
     left -= words * r.columns[p] * r.held[p];
   }
+  return true;
+}
+
+// Tiles of 16-bit weights (kernels/fragments.cuh) are shared out among so many warps, whose threads have 255 registers each. Of
+// these a thread needs some of its own, found by compiling, and for each column the next step's two numbers, a bias and where
+// it is among all; more where there are very many.
+constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40;
+
+// Sizes of a phase in tiles and slabs.
+struct Tiles {
+  int64_t count, slabs, in_memory, warps;
+};
+Tiles tiles_of(const Resident& r, const Sizes& s, int p) {
+  const int64_t count = shares(s.columns, kTileColumns), slabs = shares(s.sources, kSlab);
+  return {count, slabs, count * std::max<int64_t>(slabs - r.held[p] / kSlab, 0), std::min<int64_t>(count, r.threads / 32)};
+}
+
+// What threads and registers have of it; whether that suffices.
+bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
+  const int phases = spec.phases.size;
+  int64_t warps = 1, taken = kFragmentRegisters + (phases - 1) * kPhaseRegisters, most = 0;
+  for (int p = 0; p < phases; ++p)
+    warps = std::max({warps, shares(sizes[p].columns, kTileColumns), shares(sizes[p].units * kFragmentRows, 32)});
+  warps = std::min(warps, kMostWarps);
+  r.threads = r.most_threads = int(warps * 32);
+  const auto of_thread = [&](int64_t columns) { return 2 * shares(shares(columns, kTileColumns), warps); };
+  for (int p = 0; p < phases; ++p) {
+    taken += kOfColumn * (of_thread(sizes[p].columns) + of_thread(sizes[p].passes));
+    most = std::max(most, of_thread(sizes[p].columns));
+  }
+  taken += 2 * most * (most == 2 ? 2 : 1) + (most > 10 ? kPastTen : 0);  // sums
+  int64_t left = registers_of(r.threads) - taken;
+  if (left < 0) return false;
+  left = std::max<int64_t>(left - phases * spare_of(spec, r.way, 1), 0);
+  for (int p = 0; p < phases; ++p) {
+    r.columns[p] = int(of_thread(sizes[p].columns));
+    r.others[p] = int(of_thread(sizes[p].passes));
+    if (!r.columns[p]) continue;
+    r.held[p] = int(std::min(left / (4 * r.columns[p]), sizes[p].sources / kSlab) * kSlab);
+    left -= 4 * r.columns[p] * (r.held[p] / kSlab);
+  }
+  return true;
+}
+
+// Cycles of a product by the tensor cores: a quarter of a multiprocessor begins one of 16 x 8 x 16 every 8 cycles, as it is
+// known of sm_80, and the next that adds to the same sums 33 after it. Weights of a slab in shared memory come in 8 cycles.
+double product_cycles(const Resident& r, const Sizes& s, int p) {
+  const Tiles t = tiles_of(r, s, p);
+  const double products = double(2 * t.slabs);
+  const double issued = 8 * products * double(r.columns[p] / 2 * shares(t.warps, 4));
+  return std::max({issued, 33 * products / (r.columns[p] == 2 ? 2 : 1), double(4 * t.warps * t.slabs + 8 * t.in_memory)});
+}
+
+// Cycles of a phase's step on a multiprocessor. A load brings 128 bytes in a cycle, also where all threads get the same; in
+// double every multiply-add is followed by four operations on integers that make subnormal numbers zero.
+double cycles_of(const Resident& r, const Sizes& s, int p, Number number, int rows) {
+  const bool wide = number == Number::f64;
+  const double words = wide ? 2 : 1, sums = double(s.columns * s.sources * rows);
+  const double warps = double(shares(std::min<int64_t>(s.columns, r.threads), 32));
+  const double in_memory = double(s.columns * std::max<int64_t>(s.sources - r.held[p], 0));
+  const double issued = sums * (wide ? 5.0 / 64 : 1.0 / 128), chained = double(s.columns ? s.sources : 0) * (wide ? 24 : 4);
+  const double loaded = warps * double(s.sources * rows) * words + in_memory * words / 32;
+  const double items = double(shares(s.units * rows, r.threads));
+  return (weight_bytes(number) == 2 ? product_cycles(r, s, p) : std::max({issued, chained, loaded})) + (wide ? 1000 : 400) +
+         150 * items + (r.cluster > 1 ? kExchangeCycles : 0);
+}
+
+}  // namespace
+
+std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
+                                    int cluster) {
+  const int phases = spec.phases.size;
+  const bool back = way == Way::backward, narrow = weight_bytes(number) == 2;
+  if (spec.phases[0].by_rows || (back && narrow)) return std::nullopt;
+  Resident r;
+  r.way = way;
+  r.rows = narrow ? kFragmentRows : rows;
+  r.cluster = cluster;
+
+  // The kernel, for sizes that are multiples of 32.
+  Sizes wide[kMaxPhases], own[kMaxPhases];
+  for (int p = 0; p < phases; ++p) {
+    wide[p] = sizes_of(spec, p, rounded(hidden, 32), rounded(output, 32), way, cluster);
+    own[p] = sizes_of(spec, p, hidden, output, way, cluster);
+  }
+  if (!(narrow ? share_out_tiles(r, spec, wide) : share_out_columns(r, spec, number, wide, own))) return std::nullopt;
 
   // The launch.
   int64_t at = 0, sums = 0;
   const auto take = [&](int64_t count) { return int(std::exchange(at, at + rounded(count, 4))); };
+  const auto take_sources = [&](int64_t count) {
+    return take(r.rows * (narrow ? (shares(count, kSlab) | 1) * kSlab / 2 : rounded(count, 4)));
+  };
   WalkPlaces& places = r.places;
   for (int p = 0; p < phases; ++p) {
-    const Sizes s = own_of(p);
+    const Sizes& s = own[p];
     if (back)
       sums = p ? sums : phases > 1 ? s.units : 0;
     else
       sums = std::max(sums, s.units * spec.phases[p].chains);
     places.sources[p] = int(s.sources);
-    places.source_at[p] = take(rows * rounded(s.sources, 4));
-    places.weights_at[p] = take(s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
+    places.source_at[p] = take_sources(s.sources);
+    places.weights_at[p] = take(narrow ? tiles_of(r, s, p).in_memory * kTileColumns * kSlab / 2
+                                       : s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
     r.weights += s.columns * s.sources * cluster;
-    r.cycles += cycles_of(r, s, p, words == 2);
+    r.cycles += cycles_of(r, s, p, number, std::min(rows, r.rows));
   }
-  if (cluster > 1 && phases == 1) places.source_at[1] = take(rows * rounded(places.sources[0], 4));
-  places.sums_row = int(sums);
-  places.sums_at = take(rows * sums);
+  if (cluster > 1 && phases == 1) places.source_at[1] = take_sources(places.sources[0]);
+  // Of fragments, the columns of two rows further on lie 8 banks further on.
+  places.sums_row = int(narrow ? rounded(sums, 8) + 4 : sums);
+  places.sums_at = take(r.rows * places.sums_row);
   places.held_row = int(shares(std::max(hidden, output), cluster));
-  places.held_at = take(rows * places.held_row * (spec.states.size + spec.kept));
+  places.held_at = take(r.rows * places.held_row * (spec.states.size + spec.kept));
   r.shared_bytes = size_t(at) * number_bytes(number);
   return r;
 }
@@ -187,13 +255,18 @@ bool load(Resident& r, const Device& device, int cell, Number number) {
 
 }  // namespace
 
+bool has_products(const Network::Data& net) { return net.weight_size > 2 || net.device.major >= 8; }
+
 int most_cluster(const Network::Data& net, Way way) { return way == Way::forward && net.device.major >= 9 ? kMostCluster : 1; }
 
 std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way) {
   const NetworkConfig& c = net.config;
+  const bool narrow = net.weight_size == 2;
+  if (!has_products(net)) return std::nullopt;
+  const int fewest = narrow ? int(std::clamp<int64_t>(rows, 1, kFragmentRows)) : 1;
   for (int cluster = 1; cluster <= most_cluster(net, way); cluster *= 2)
-    for (const int tile : {kTileRows, 1}) {
-      if (tile > 1 && rows * net.directions() * cluster <= net.device.multiprocessors) continue;
+    for (const int tile : {kTileRows, fewest}) {
+      if (tile != fewest && (narrow || rows * net.directions() * cluster <= net.device.multiprocessors)) continue;
       auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, tile, way, cluster);
       if (found && found->shared_bytes <= size_t(net.device.shared_bytes)) return found;
     }
@@ -205,9 +278,11 @@ namespace {
 void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resident& resident, const char*& why) {
   auto found = resident_of(net, plan.rows, way);
   if (!found) {
-    why = net.spec.phases[0].by_rows    ? "the cell needs whole rows"
-          : most_cluster(net, way) == 1 ? "the recurrent weights do not fit into a block"
-                                        : "the recurrent weights do not fit into a cluster of blocks";
+    why = net.spec.phases[0].by_rows                     ? "the cell needs whole rows"
+          : net.weight_size == 2 && way == Way::backward ? "of 16-bit numbers only forward is one launch"
+          : !has_products(net)                           ? "the GPU is older than compute capability 8.0"
+          : most_cluster(net, way) == 1                  ? "the recurrent weights do not fit into a block"
+                                                         : "the recurrent weights do not fit into a cluster of blocks";
     return;
   }
   if (net.options.walk != Walk::resident) {
@@ -229,11 +304,13 @@ std::string explained(const Resident& r, const char* why) {
   const auto all = [&](const int(&of)[kMaxPhases]) {
     return std::to_string(of[0]) + (r.places.sources[1] ? " and " + std::to_string(of[1]) : "");
   };
+  char shown[32];
+  std::snprintf(shown, sizeof shown, "%.2f", r.cycles / kCyclesOfMicrosecond);
   return ", resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a " +
          (r.cluster > 1 ? "cluster of " + std::to_string(r.cluster) + " blocks of " : "block of ") + std::to_string(r.threads) +
          " threads, " + all(r.held) + " of " + all(r.places.sources) + " weights a column in registers, " +
-         std::to_string(r.shared_bytes) + " bytes of shared memory; " + std::to_string(int64_t(r.cycles)) +
-         " cycles a step by arithmetic, not measured";
+         std::to_string(r.shared_bytes) + " bytes of shared memory; " + std::to_string(int64_t(r.cycles)) + " cycles (" +
+         shown + " us) a step by arithmetic, not measured";
 }
 
 }  // namespace
@@ -241,15 +318,14 @@ std::string explained(const Resident& r, const char* why) {
 void choose_walk(const Network::Data& net, Plan::Data& plan) {
   plan.resident = plan.resident_back = {};
   plan.why = plan.why_back = "";
-  if (plan.engine != Engine::exact || net.options.walk == Walk::steps || !plan.total) return;
+  if (net.options.walk == Walk::steps || !plan.total || (plan.engine == Engine::cublas && net.weight_size > 2)) return;
   choose_walk(net, plan, Way::forward, plan.resident, plan.why);
   if (plan.options.training) choose_walk(net, plan, Way::backward, plan.resident_back, plan.why_back);
 }
 
 std::string Plan::explain() const {
   const Data& plan = *data_;
-  if (plan.engine == Engine::cublas) return "cublas: a product and a pointwise kernel for each phase of a step";
-  return "exact" + explained(plan.resident, plan.why) +
+  return (plan.engine == Engine::cublas ? "cublas" : "exact") + explained(plan.resident, plan.why) +
          (plan.options.training ? "; backward" + explained(plan.resident_back, plan.why_back) : "");
 }
 

@@ -27,7 +27,8 @@ struct Resident {
   CUfunction kernel = nullptr;
 };
 
-constexpr int kMostCluster = 8;  // that every GPU with clusters has room for
+constexpr int kMostCluster = 8;   // that every GPU with clusters has room for
+constexpr int kFragmentRows = 8;  // of a tile, where the tensor cores make the sums
 
 // Of a cell and its sizes; nothing if a block has too few registers for it, or has no way to: phases by rows. Clusters are for
 // the way forward.

@@ -139,7 +139,7 @@ def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = F
     """The options of a layer about where it runs, checked."""
     gpu, tf32 = _gpu("device", device), flag("allow_tf32", allow_tf32)
     exact = ("exact", "exact-steps", "exact-resident")
-    engine = choice("engine", engine, {name: name for name in ("auto", *exact, "cublas")})
+    engine = choice("engine", engine, {name: name for name in ("auto", *exact, "cublas", "cublas-resident")})
     number = _number(dtype)
     if gpu is None:
         if number in _NUMBERS[2:]:
@@ -147,7 +147,9 @@ def placement(device: Any, dtype: Any, engine: Any = "auto", allow_tf32: Any = F
         number = FLOAT_DTYPES[float_dtype("dtype", dtype)]
     elif number not in _NUMBERS:
         raise TypeError(f"dtype: expected float32, float64, float16 or bfloat16, got {shown(dtype)}")
-    engines = ("auto",) if gpu is None else ("auto", "cublas") if number in _NUMBERS[2:] else ("auto", *exact, "cublas")
+    engines: tuple[str, ...] = ("auto", *exact, "cublas")
+    if gpu is None or number in _NUMBERS[2:]:
+        engines = ("auto",) if gpu is None else ("auto", "cublas", "cublas-resident")
     where = f"for {number} on {'the CPU' if gpu is None else 'a GPU'}"
     if engine not in engines:
         raise ValueError(f"engine: expected {' or '.join(map(repr, engines))} {where}, got {engine!r}")

@@ -147,7 +147,7 @@ class Linear(_Head):
         in_features: I. out_features: O. Parameters are weight [O, I] and bias [O].
         bias: whether there is one.
         dtype, device, engine, allow_tf32: as of `Recurrent`. There are no steps, so "exact-steps" and "exact-resident"
-            are "exact".
+            are "exact", and "cublas-resident" is "cublas".
         seed: for numpy.random.default_rng; parameters start uniform in +-1/sqrt(I).
 
     Raises:

@@ -20,6 +20,12 @@ inline Number* shared_numbers(int at) { return reinterpret_cast<Number*>(shared_
 
 inline int padded(int n) { return (n + 3) / 4 * 4; }
 
+// Weights of fewer bits than sums are for the tensor cores, which go through sources in slabs.
+constexpr bool kNarrow = sizeof(Weight) < sizeof(Number);
+constexpr int kSlab = 32;
+// From row to row of what a product reads. An odd number of slabs: 8 lanes find 8 x 16 bytes in different banks.
+inline int source_row(int n) { return kNarrow ? ((n + kSlab - 1) / kSlab | 1) * kSlab : padded(n); }
+
 inline Here here(int unit, int row) { return {unit, row, int(blockIdx.y)}; }
 inline int first_row() { return int(blockIdx.x) * kRows; }
 // Of a step's rows, those of the block.
@@ -28,13 +34,14 @@ inline int rows_of_block(int begin, int end) { return end - begin - first_row() 
 // A thread's columns of a matrix.
 template <int per_thread, int held>
 struct Columns {
-  static constexpr int kColumns = per_thread, kHeld = held;
+  static constexpr int kColumns = per_thread, kHeld = held, kOwnRows = kRows;
 
   const int columns, sources;  // of the block; numbers of a column, with zeros
   Number* const rest;          // weights that registers have no room for, [source][column]
   V weights[kColumns + 1][kHeld + 1];
 
   static __forceinline__ int column(int c) { return int(threadIdx.x) + c * int(blockDim.x); }
+  static __forceinline__ int row(int r) { return r; }
   bool has_none() const { return !kColumns || column(0) >= columns; }
 
   // weight(c, source) of column(c), of so many sources. The zeros change no sum: +0 times -0 is -0, and whatever that is added
@@ -84,13 +91,13 @@ struct Columns {
 
 // Rows that a step or a launch before has left, to shared memory: to[row * to_row + i], with zeros up to i = to_row. Products
 // read subnormal numbers as zero.
-template <class T, bool for_product = false>
-inline void take(const Rows& rows, int64_t first, int count, int column, int size, Number* to, int to_row) {
+template <class T, bool for_product = false, class To>
+inline void take(const Rows& rows, int64_t first, int count, int column, int size, To* to, int to_row) {
   for (int row = 0; row < kRows; ++row)
     for (int i = int(threadIdx.x); i < to_row; i += int(blockDim.x)) {
       const bool there = row < count && i < size;
       const Number v = there ? widened(row_of<T>(rows, first + row, int(blockIdx.y))[column + i]) : Number(0);
-      to[row * to_row + i] = for_product ? flushed(v) : v;
+      to[row * to_row + i] = Narrowed<To>::of(for_product ? flushed(v) : v);
     }
 }
 

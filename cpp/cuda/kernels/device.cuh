@@ -13,6 +13,7 @@
 
 #define RECURRA_UNROLL _Pragma("unroll")
 #define RECURRA_UNROLL_8 _Pragma("unroll 8")
+#define RECURRA_ROLLED _Pragma("unroll 1")
 
 inline unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
@@ -32,7 +33,23 @@ inline T* in_block(T* mine, unsigned rank) {
   asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(mine), "r"(rank));
   return there;
 }
+
+// sum += a b, of a warp: fragments of mma.m16n8k16, of IEEE's numbers of 16 bits or of bfloat16. From compute capability 8.0
+// on.
+template <bool is_half>
+inline void multiply_fragments(float (&sum)[4], const uint32_t* a, uint32_t b0, uint32_t b1) {
+#define RECURRA_MMA(type)                                                                                                 \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                                            \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  if constexpr (is_half)
+    RECURRA_MMA("f16");
+  else
+    RECURRA_MMA("bf16");
+#undef RECURRA_MMA
+}
 #else
 #define RECURRA_UNROLL
 #define RECURRA_UNROLL_8
+#define RECURRA_ROLLED
 #endif

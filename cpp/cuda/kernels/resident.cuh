@@ -1,10 +1,11 @@
 // All steps of a layer in one launch, forward. A thread has some columns of the recurrent weights (a column is a block of the
 // recurrent product and a unit) and sums them up; then, when the sums have met in shared memory, units are shared out and the
 // cell runs on them. As columns.cuh, and for each phase RECURRA_PASSES: chains of a thread that have no recurrent weights.
+// Of 16-bit weights the tensor cores make the sums (fragments.cuh), to which the bias is added: the input product has none.
 // RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains, and what a product reads
 // is written to every block's shared memory.
 #pragma once
-#include "cuda/kernels/columns.cuh"
+#include "cuda/kernels/fragments.cuh"
 
 namespace recurra {
 namespace cuda {
@@ -29,11 +30,13 @@ inline void meet() {
     __syncthreads();
 }
 
+inline Weight* shared_weights(int at) { return reinterpret_cast<Weight*>(shared_numbers(at)); }
+
 // What a product of phase p reads in a step. With two phases nobody writes there before all have met since the product before;
 // with one, blocks of a cluster take turns with two places.
-inline Number* source_of(const WalkArguments& a, int p, int64_t step) {
+inline Weight* source_of(const WalkArguments& a, int p, int64_t step) {
   const bool second = kCluster > 1 && !kLast && (step - a.from) % 2;
-  return shared_numbers(second ? a.source_at[1] : a.source_at[p]);
+  return shared_weights(second ? a.source_at[1] : a.source_at[p]);
 }
 
 // A step, and what comes after it: where its rows begin among those of all steps, and how many of them the block has.
@@ -72,9 +75,9 @@ struct ResidentUnit : ForwardUnit {
   }
   // To every block of the cluster, for a product of phase q.
   void give(int q, int64_t step, V v) const {
-    Number* const to = source_of(walk, q, step) + (at.row - first_row()) * padded(walk.sources[q]) + at.unit;
+    Weight* const to = source_of(walk, q, step) + (at.row - first_row()) * source_row(walk.sources[q]) + at.unit;
     RECURRA_UNROLL
-    for (int rank = 0; rank < kCluster; ++rank) *(kCluster > 1 ? in_block(to, unsigned(rank)) : to) = v.v;
+    for (int rank = 0; rank < kCluster; ++rank) *(kCluster > 1 ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
   }
   // What the next product reads, here and for backward.
   void put_source(V v) const {
@@ -121,19 +124,26 @@ struct Part {
   static constexpr int kBlocks = kPhase.recurrent.count, kFirst = recurrent_slot(kPhase), kHeld = kBlocks ? kHeldOf[p] : 0;
   static constexpr int kColumns = kBlocks ? kColumnsOf[p] : 0, kPasses = kFirst ? kPassesOf[p] : 0;
 
+  using Matrix = MatrixOf<kNarrow>::type<kColumns, kHeld>;
+  static constexpr int kOwnRows = Matrix::kOwnRows;
+
   const WalkArguments& walk;
   const PhaseArguments& a;
-  Columns<kColumns, kHeld> matrix;
+  Matrix matrix;
   const Share own;
-  const int first, first_unit;                             // row and unit of the block that the thread finishes first
-  const int begin;                                         // where rows of `input` begin among those of all steps
-  int global[kColumns + kPasses + 1];                      // where its columns, or chains without weights, are among all units'
-  V start[kColumns + 1][kRows], pass[kPasses + 1][kRows];  // of the next step: chains so far, and those without weights
+  const int first, first_unit;         // row and unit of the block that the thread finishes first
+  const int begin;                     // where rows of `input` begin among those of all steps
+  int global[kColumns + kPasses + 1];  // where its columns, or chains without weights, are among all units'
+  V start[kColumns + 1][kOwnRows], pass[kPasses + 1][kOwnRows];  // of the next step: chains so far, and those without weights
+  V bias[kColumns + 1], pass_bias[kPasses + 1];                  // narrow: what is yet to be added to both
 
   __forceinline__ Part(const WalkArguments& all, int begin)
       : walk(all),
         a(all.phase[p]),
-        matrix{kBlocks * share_of(a.units).count, padded(all.sources[p]), shared_numbers(all.weights_at[p]), {}},
+        matrix{kBlocks * share_of(a.units).count,
+               kNarrow ? all.sources[p] : padded(all.sources[p]),
+               shared_numbers(all.weights_at[p]),
+               {}},
         own(share_of(a.units)),
         first(own.count ? int(threadIdx.x) / own.count : kRows),
         first_unit(own.count ? int(threadIdx.x) % own.count : 0),
@@ -145,25 +155,37 @@ struct Part {
     }
   }
 
-  static __forceinline__ int column(int c) { return Columns<kColumns, kHeld>::column(c); }
+  static __forceinline__ int column(int c) { return Matrix::column(c); }
+  const Number* biases() const { return static_cast<const Number*>(a.bias) + blockIdx.y * a.sums_direction; }
 
   __forceinline__ void load() {
     matrix.load(walk.sources[p], [&](int c, int k) { return row_of<Weight>(a.recurrent, global[c], int(blockIdx.y))[k]; });
+    if constexpr (kNarrow) {
+      RECURRA_UNROLL
+      for (int c = 0; c < kColumns; ++c)
+        if (column(c) < matrix.columns) bias[c] = V::load(biases() + kFirst * a.units + global[c]);
+      RECURRA_UNROLL
+      for (int e = 0; e < kPasses; ++e)
+        if (column(e) < kFirst * own.count) pass_bias[e] = V::load(biases() + global[e]);
+    }
   }
 
   // Chains as the input product has left them, or their bias, of a step's rows.
   __forceinline__ void fetch(int place, int count) {
     constexpr int shared = shared_slots(kPhase);
-    const Number* const bias = static_cast<const Number*>(a.bias) + blockIdx.y * a.sums_direction + kFirst * a.units;
     RECURRA_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      if (r >= count) continue;
-      const Number* const input = row_of<Number>(a.input, place - begin + first_row() + r, int(blockIdx.y));
+    for (int r = 0; r < kOwnRows; ++r) {
+      const int row = Matrix::row(r);
+      if (row >= count) continue;
+      const Number* const input = row_of<Number>(a.input, place - begin + first_row() + row, int(blockIdx.y));
       RECURRA_UNROLL
-      for (int c = 0; c < kColumns; ++c)
-        if (column(c) < matrix.columns)
-          start[c][r] = V::load(shared == kBlocks || column(c) < shared * own.count ? input + kFirst * a.units + global[c]
-                                                                                    : bias + global[c]);
+      for (int c = 0; c < kColumns; ++c) {
+        if (column(c) >= matrix.columns) continue;
+        if (shared == kBlocks || column(c) < shared * own.count)
+          start[c][r] = V::load(input + kFirst * a.units + global[c]);
+        else
+          start[c][r] = kNarrow ? V(0) : V::load(biases() + kFirst * a.units + global[c]);
+      }
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
         if (column(e) < kFirst * own.count) pass[e][r] = V::load(input + global[e]);
@@ -173,14 +195,15 @@ struct Part {
   // The step's sums, to shared memory; meanwhile the next step's begin to arrive.
   __forceinline__ void sum(const Span& span) {
     Number* const sums = shared_numbers(walk.sums_at);
-    V now[kColumns + 1][kRows];
+    V now[kColumns + 1][kOwnRows];
     RECURRA_UNROLL
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kOwnRows; ++r) {
       RECURRA_UNROLL
-      for (int c = 0; c < kColumns; ++c) now[c][r] = start[c][r];
+      for (int c = 0; c < kColumns; ++c) now[c][r] = kNarrow ? bias[c] + start[c][r] : start[c][r];
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
-        if (column(e) < kFirst * own.count) sums[r * walk.sums_row + column(e)] = pass[e][r].v;
+        if (column(e) < kFirst * own.count)
+          sums[Matrix::row(r) * walk.sums_row + column(e)] = (kNarrow ? pass_bias[e] + pass[e][r] : pass[e][r]).v;
     }
     fetch(span.next_at, span.next_count);
     if (matrix.has_none()) return;
@@ -188,8 +211,8 @@ struct Part {
     RECURRA_UNROLL
     for (int c = 0; c < kColumns; ++c) {
       RECURRA_UNROLL
-      for (int r = 0; r < kRows; ++r)
-        if (column(c) < matrix.columns) sums[r * walk.sums_row + kFirst * own.count + column(c)] = now[c][r].v;
+      for (int r = 0; r < kOwnRows; ++r)
+        if (column(c) < matrix.columns) sums[Matrix::row(r) * walk.sums_row + kFirst * own.count + column(c)] = now[c][r].v;
     }
   }
 
@@ -224,8 +247,9 @@ struct Part {
 inline void take_states(const WalkArguments& a, int count) {
   const int64_t before = (a.from ? a.steps.rows + at_step(a, int(a.from) - 1) : 0) + first_row();
   const Rows &h = a.phase[kLast].h_after, &states = a.phase[kLast].states_after, &source = a.phase[kLast].source;
-  Number *const held = shared_numbers(a.held_at), *const sources = shared_numbers(a.source_at[0]);
-  const int row = padded(a.sources[0]);
+  Number* const held = shared_numbers(a.held_at);
+  Weight* const sources = shared_weights(a.source_at[0]);
+  const int row = source_row(a.sources[0]);
   const Share own = share_of(int(h.row));
   take<Number>(h, before, count, own.first, own.count, held, a.held_row);
   for (int i = 0; i < kStates; ++i) {
@@ -239,7 +263,7 @@ inline void take_states(const WalkArguments& a, int count) {
   else
     take<Number, true>(h, before, count, 0, int(h.row), sources, row);
   if (kLast || kCluster > 1)
-    take<Weight>(a.phase[0].result, 0, 0, 0, 0, shared_numbers(a.source_at[1]), padded(a.sources[kLast]));
+    take<Weight>(a.phase[0].result, 0, 0, 0, 0, shared_weights(a.source_at[1]), source_row(a.sources[kLast]));
 }
 
 template <int p>

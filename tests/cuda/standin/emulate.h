@@ -1,5 +1,5 @@
 // What CUDA gives to a kernel, for g++: included before the source of every kernel that the stand-in compiles. Shared memory is
-// dynamic and begins as NaN; atomics and tensor cores are not there.
+// dynamic and begins as NaN; atomics are not there, and of the tensor cores one product.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -78,6 +78,27 @@ To bits_as(From from) {
   return to;
 }
 }  // namespace standin
+
+// sum += a b, 16 x 16 by 16 x 8, fragments as PTX has them for mma.m16n8k16: of a lane, rows lane / 4 and 8 more of a, column
+// lane / 4 of b, each at k = lane % 4 * 2 and the next one and 8 more. Summed in double, for the hardware's order is its own.
+template <bool is_half>
+void multiply_fragments(float (&sum)[4], const uint32_t* a, uint32_t b0, uint32_t b1) {
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  const uint32_t(*const all)[6] = recurra_machine->collect(mine);
+  const auto number = [&](unsigned row, unsigned k, unsigned word) -> double {
+    const uint32_t two = all[row % 8 * 4 + k % 8 / 2][word];
+    const uint16_t bits = uint16_t(k % 2 ? two >> 16 : two);
+    if (is_half) return standin::bits_as<_Float16>(bits);
+    return standin::bits_as<float>(uint32_t(bits) << 16);
+  };
+  const unsigned lane = recurra_machine->self->lane;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    double exact = sum[i];
+    for (unsigned k = 0; k < 16; ++k) exact += number(row, k, row / 8 + k / 8 * 2) * number(column, k, 4 + k / 8);
+    sum[i] = float(exact);
+  }
+}
 
 inline int __float_as_int(float v) { return standin::bits_as<int>(v); }
 inline unsigned __float_as_uint(float v) { return standin::bits_as<unsigned>(v); }

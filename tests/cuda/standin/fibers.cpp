@@ -32,6 +32,7 @@ constexpr unsigned max_blocks = 8;  // of a cluster
 // ThreadSanitizer has a thread for each of several blocks, so that they race, and keeps them for later launches: to make one
 // takes half a millisecond. Each has a stack of its own, which no other thread ever touches.
 constexpr unsigned max_fibers = thread_sanitizer ? 2048 : 4096;
+constexpr unsigned max_warps = max_fibers / 32 + max_blocks;
 constexpr size_t stack_bytes = 128 << 10, guard_bytes = 4096;
 
 struct Fiber;
@@ -61,7 +62,10 @@ struct Fiber : Thread {
 struct {
   Launch launch;
   Fiber fibers[max_fibers];
-  Warp warps[max_fibers / 32 + max_blocks];
+  Warp warps[max_warps];
+  // Words of a warp's lanes, at even and odd meetings: who goes on may reach the next one first. Kernels read them, so that
+  // nothing that ThreadSanitizer sees may write them.
+  uint32_t collected[max_warps][2][32][6];
   Barrier blocks[max_blocks], cluster;
   unsigned char* shared[max_blocks];
   unsigned blocks_count, warps_count;
@@ -156,6 +160,16 @@ uint64_t exchange(unsigned mask, uint64_t mine, unsigned from) {
   const uint64_t given = mask & warp.live & 1u << from ? warp.given[from] : ~uint64_t(0);  // of others it is undefined
   wait(warp_barrier(mask));
   return given;
+}
+const uint32_t (*collect(const uint32_t* mine))[6] {
+  check_may_meet();
+  Warp& warp = *self().warp;
+  if (warp.live != ~0u) state.problem = "a product of fragments by less than a warp";
+  Barrier& barrier = warp_barrier(~0u);
+  uint32_t(*const all)[6] = state.collected[&warp - state.warps][barrier.phase % 2];
+  for (int i = 0; i < 6; ++i) all[self().lane][i] = mine[i];
+  wait(barrier);
+  return all;
 }
 unsigned ballot(unsigned mask, bool mine) {
   check_may_meet();
@@ -302,7 +316,7 @@ class Shared {
 
 }  // namespace
 
-Machine machine = {nullptr, {}, {}, sync_block, sync_warp, exchange, ballot, sync_cluster, shared_of};
+Machine machine = {nullptr, {}, {}, sync_block, sync_warp, exchange, ballot, sync_cluster, shared_of, collect};
 
 std::string run(const Launch& launch) {
   if (count(launch.cluster) * count(launch.block) > max_fibers) return "a cluster of more threads than the stand-in has";

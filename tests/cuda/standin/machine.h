@@ -25,7 +25,8 @@ struct Machine {
   uint64_t (*exchange)(unsigned mask, uint64_t mine, unsigned from);  // what lane `from` gave
   unsigned (*ballot)(unsigned mask, bool mine);
   void (*sync_cluster)();
-  unsigned char* (*shared_of)(unsigned rank);  // of a block of the cluster
+  unsigned char* (*shared_of)(unsigned rank);             // of a block of the cluster
+  const uint32_t (*(*collect)(const uint32_t* mine))[6];  // six words of each lane of a whole warp, until it meets again
 };
 
 struct Kernel {

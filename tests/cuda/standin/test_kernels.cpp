@@ -104,6 +104,51 @@ void test_warps() {
   }
 }
 
+// A product of two warps: a [16][16] and b [8][16], in words of two numbers, as the PTX manual lays fragments out.
+void test_fragments() {
+  const std::string source = R"(
+    struct Words { const unsigned* x; unsigned* y; };
+    RECURRA_BLOCK_KERNEL(run, Words) {
+      const unsigned lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
+      const unsigned* const a_words = a.x + threadIdx.x / 32 * 192, *const b = a_words + 128;
+      const unsigned mine[4] = {a_words[group * 8 + pair], a_words[(group + 8) * 8 + pair],
+                                a_words[group * 8 + pair + 4], a_words[(group + 8) * 8 + pair + 4]};
+      float sum[4] = {100, 200, 300, 400};
+      for (int again = 0; again < 2; ++again)
+        multiply_fragments<HALF>(sum, mine, b[group * 8 + pair], b[group * 8 + pair + 4]);
+      for (int i = 0; i < 4; ++i)
+        a.y[threadIdx.x / 32 * 128 + (group + i / 2 * 8) * 8 + pair * 2 + i % 2] = __float_as_uint(sum[i]);
+    })";
+  for (const bool half : {true, false}) {
+    std::vector<unsigned> words(2 * 192);
+    std::vector<int> numbers(2 * words.size());
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      numbers[i] = int(i * 7919 % 23) - 11;
+      const _Float16 near = _Float16(numbers[i]);
+      const float wide = float(numbers[i]);
+      uint16_t bits;
+      uint32_t wide_bits;
+      std::memcpy(&bits, &near, 2), std::memcpy(&wide_bits, &wide, 4);
+      words[i / 2] |= (half ? bits : wide_bits >> 16) << 16 * (i % 2);
+    }
+    const Array<unsigned> in(words), out(2 * 128);
+    CHECK_IS(
+        launch(kernel(source, "run", {half ? "-DHALF=true" : "-DHALF=false"}), {1, 64}, nullptr, Words{in.data(), out.data()}),
+        0);
+    const std::vector<unsigned> y = out.values();
+    for (unsigned i = 0; i < y.size(); ++i) {
+      const unsigned row = i / 8 % 16, column = i % 8;
+      const int* const a = numbers.data() + i / 128 * 384 + row * 16;
+      const int* const b = numbers.data() + i / 128 * 384 + 256 + column * 16;
+      int sum = (1 + column % 2 + row / 8 * 2) * 100;
+      for (int k = 0; k < 16; ++k) sum += 2 * a[k] * b[k];
+      float got;
+      std::memcpy(&got, &y[i], 4);
+      CHECK(got == float(sum));
+    }
+  }
+}
+
 // Each block of a cluster writes to the next one's shared memory.
 const std::string passed_around = R"(
 struct Words { const unsigned* x; unsigned* y; };
@@ -216,6 +261,7 @@ void test_arithmetic() {
 void test_kernels() {
   test_barriers();
   test_warps();
+  test_fragments();
   test_clusters();
   test_shared_memory();
   test_deadlock();

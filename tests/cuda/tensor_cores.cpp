@@ -1,0 +1,169 @@
+// Random networks of 16-bit numbers on a GPU, or its stand-in: all steps of a layer in one launch by the tensor cores beside
+// the same network step by step. tensor_cores [trials] [cells]: food for the sanitizers. Where the stand-in gives a block
+// little shared memory (RECURRA_STANDIN_SHARED_BYTES), clusters walk.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/device.h"
+#include "engine/model.h"
+#include "recurra/cuda.h"
+
+namespace cuda = recurra::cuda;
+
+namespace {
+
+int failures = 0, clusters = 0;
+const bool little_memory = std::getenv("RECURRA_STANDIN_SHARED_BYTES");
+std::mt19937_64 generator(7);
+
+int64_t draw(int64_t least, int64_t most) { return least + int64_t(generator() % uint64_t(most - least + 1)); }
+
+template <class To, class From>
+To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+uint32_t bits_of(float value, cuda::Number number) {
+  if (number == cuda::Number::f16) return bits_as<uint16_t>(_Float16(value));
+  return number == cuda::Number::bf16 ? bits_as<uint32_t>(value) >> 16 : bits_as<uint32_t>(value);
+}
+float value_of(uint32_t bits, cuda::Number number) {
+  if (number == cuda::Number::f16) return float(bits_as<_Float16>(uint16_t(bits)));
+  return bits_as<float>(number == cuda::Number::bf16 ? bits << 16 : bits);
+}
+
+// Random numbers in device memory: floats, or of 16 bits.
+class Numbers {
+ public:
+  Numbers(int64_t count, cuda::Number number, double scale) : number_(number), count_(size_t(count)) {
+    std::vector<char> all(count_ * size());
+    for (size_t i = 0; i < count_; ++i) {
+      const uint32_t bits = bits_of(float((double(generator() >> 11) * 0x1p-52 - 1) * scale), number);
+      std::memcpy(all.data() + i * size(), &bits, size());  // the low bytes of it
+    }
+    memory_ = cuda::Memory(cuda::Device::of(0), std::max<size_t>(all.size(), 1));
+    cuda::write(cuda::Device::of(0), all.data(), memory_.data(), all.size());
+  }
+  void* data() const { return memory_.data(); }
+  std::vector<float> read() const {
+    std::vector<char> all(count_ * size());
+    cuda::read(cuda::Device::of(0), memory_.data(), all.data(), all.size());
+    std::vector<float> values(count_);
+    for (size_t i = 0; i < count_; ++i) {
+      uint32_t bits = 0;
+      std::memcpy(&bits, all.data() + i * size(), size());
+      values[i] = value_of(bits, number_);
+    }
+    return values;
+  }
+
+ private:
+  size_t size() const { return number_ == cuda::Number::f32 ? 4 : 2; }
+  cuda::Number number_;
+  size_t count_;
+  cuda::Memory memory_;
+};
+
+void trial(const recurra::CellInfo& cell, cuda::Number number, bool wide) {
+  recurra::NetworkConfig config;
+  config.cell = cell.name;
+  config.input_size = draw(1, 9);
+  config.hidden_size = wide ? draw(130, 150) : draw(2, 40);  // more weights than registers hold
+  config.output_size = cell.projected ? draw(1, config.hidden_size - 1) : config.hidden_size;
+  config.layers = int(draw(1, 2));
+  config.directions = int(draw(1, 2));
+  for (const auto& [name, value] : cell.constants) config.constants.push_back(value);
+  if (draw(0, 1)) config.regularization = {0.3, 0.2, {0.1, 0.2, 0.2, 0.3}};
+  const int64_t steps = wide ? 2 : draw(0, 5), rows = draw(1, wide ? 9 : 18), outputs = config.directions * config.output_size;
+  const uint64_t seed = 5;
+  std::vector<int64_t> lengths;
+  for (int64_t r = 0; r < rows && steps % 2; ++r) lengths.push_back(draw(0, steps));
+  const bool training = draw(0, 1);
+
+  const auto width = [&](const std::string& axis, int layer) {
+    if (axis == "input") return layer ? outputs : config.input_size;
+    return axis == "one" ? 1 : axis == "hidden" ? config.hidden_size : config.output_size;
+  };
+  std::vector<Numbers> params, initial, ends;
+  std::vector<std::vector<const void*>> given;
+  params.reserve(size_t(config.layers * config.directions) * cell.params.size());
+  for (int lane = 0; lane < config.layers * config.directions; ++lane) {
+    given.emplace_back();
+    for (const auto& param : cell.params) {
+      const int64_t columns = width(param.cols, lane / config.directions);
+      params.emplace_back(param.blocks * width(param.rows, 0) * columns, cuda::Number::f32,
+                          std::min(0.7, 1.5 / std::sqrt(double(columns))));
+      given.back().push_back(params.back().data());
+    }
+  }
+  const Numbers x(steps * rows * config.input_size, number, 1), y(steps * rows * outputs, number, 1);
+  std::vector<cuda::Array> from, to;
+  for (const auto& [name, axis] : cell.states) {
+    const int64_t size = width(axis, 0), count = config.layers * config.directions * rows * size;
+    initial.emplace_back(count, number, 1), ends.emplace_back(count, number, 1);
+    from.push_back({initial.back().data(), rows * size, size}), to.push_back({ends.back().data(), rows * size, size});
+  }
+
+  std::vector<float> found[2];
+  for (const bool resident : {false, true}) {
+    cuda::Options options;
+    options.number = number;
+    options.engine = cuda::Engine::cublas;
+    options.walk = resident ? cuda::Walk::resident : cuda::Walk::automatic;
+    cuda::Network network(config, options);
+    network.set_parameters(given, nullptr);
+    const cuda::Plan plan = network.plan(steps, rows, {lengths.empty() ? nullptr : lengths.data(), false, training});
+    const bool some = lengths.empty() ? steps > 0 : *std::max_element(lengths.begin(), lengths.end()) > 0;
+    clusters += plan.explain().find("rows a cluster") != std::string::npos;
+    if ((plan.explain().find("cublas, resident") != std::string::npos) != (resident && some)) {
+      ++failures;
+      std::printf("FAILED %s: %s\n", config.cell.c_str(), plan.explain().c_str());
+    }
+    const Numbers workspace(int64_t(plan.workspace_bytes() / 4 + 1), cuda::Number::f32, 1e30),
+        tape(int64_t(plan.tape_bytes() / 4 + 1), cuda::Number::f32, 1e30);
+    network.forward(plan, {x.data(), rows * config.input_size, config.input_size}, from.data(), nullptr,
+                    {y.data(), rows * outputs, outputs}, to.data(), training ? &seed : nullptr,
+                    training ? tape.data() : nullptr, workspace.data(), nullptr);
+    found[resident] = y.read();
+    for (const Numbers& each : ends) {
+      const std::vector<float> one = each.read();
+      found[resident].insert(found[resident].end(), one.begin(), one.end());
+    }
+  }
+  double worst = 0;
+  for (size_t i = 0; i < found[0].size(); ++i) {
+    const double off = std::fabs(double(found[1][i]) - double(found[0][i])) / (1 + std::fabs(double(found[0][i])));
+    worst = off <= worst ? worst : off;  // NaN counts
+  }
+  if (worst <= (number == cuda::Number::f16 ? 0x1p-10 : 0x1p-7)) return;
+  ++failures;
+  std::printf("FAILED %s: off by %g (T=%ld B=%ld I=%ld H=%ld L=%d D=%d)\n", config.cell.c_str(), worst, long(steps), long(rows),
+              long(config.input_size), long(config.hidden_size), config.layers, config.directions);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int trials = count > 1 ? std::atoi(arguments[1]) : 3;
+  const std::vector<std::string> names(arguments + std::min(count, 2), arguments + count);
+  const int enough = std::getenv("RECURRA_STANDIN_FAULT") ? 1 : 20;  // failures
+  int done = 0;
+  for (const recurra::CellInfo& cell : recurra::cells()) {
+    if (std::find(names.begin(), names.end(), cell.name) == names.end()) continue;
+    for (int i = 0; i < trials && failures < enough; ++i, ++done)
+      trial(cell, cell.projected ? cuda::Number::bf16 : cuda::Number::f16, !little_memory && i % 8 == 1);
+  }
+  if (little_memory && !clusters) ++failures, std::printf("no cluster\n");
+  std::printf("%s: %d trials, %d failed\n", cuda::Device::of(0).name.c_str(), done, failures);
+  return failures != 0;
+}

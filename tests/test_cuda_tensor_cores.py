@@ -1,0 +1,189 @@
+"""All steps of a 16-bit layer in one launch, by the tensor cores: beside the oracle and the cublas engine's steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import Array, assert_close, assert_same_bits, states
+from cuda_arrays import counted, download, require_gpu, upload
+from cuda_problems import Case, called, oracle, plan_of, trained
+from reference import CELLS
+from strategies import Problem
+
+import recurra
+from recurra import _core
+
+require_gpu()
+
+RESIDENT = "cublas-resident"
+# As in test_cuda_layers.py: twice the rounding of the type; gradients have more roundings on their way.
+TOLERANCE = {"float16": 2**-10, "bfloat16": 2**-7}
+# One of each kind: a product a step and two, chains that have none, projected, states beside h, without a product.
+KINDS = {
+    "gru": "float16",
+    "gru_reset_before": "bfloat16",
+    "lstm_peephole_projected": "float16",
+    "slstm": "float16",
+    "sru": "bfloat16",
+}
+ALL_KINDS = pytest.mark.parametrize(("cell", "number"), KINDS.items())
+
+
+def case_of(cell: str, hidden: int = 19, **options: Any) -> Case:
+    sizes: dict[str, Any] = {"input_size": 3, "steps": 4, "batch": 3, "directions": 2, "with_state": True}
+    sizes |= {"dtype": "float32", "seed": 3, "proj_size": 7 if CELLS[cell].projected else 0}
+    rates = {name: options.pop(name) for name in ("dropout", "recurrent_dropout", "zoneout", "rng") if name in options}
+    on_device = options.pop("on_device", False)
+    return Case(Problem(cell, hidden_size=hidden, **(sizes | options)), on_device=on_device, **rates)
+
+
+def check(case: Case, number: str, device: str = "cuda") -> Any:
+    """A call beside the oracle and beside the walk by steps; returns the layer."""
+    layer = case.layer().to(device, dtype=number, engine=RESIDENT)
+    y, final = called(case, layer)
+    want_y, want_final = oracle(case, number)
+    assert_close([y, *states(final)], [want_y, *want_final], TOLERANCE[number])
+    assert_close((y, final), called(case, layer.to(device, engine="cublas")), TOLERANCE[number])
+    assert_same_bits(called(case, layer), (y, final))
+    return layer
+
+
+SHAPES: tuple[dict[str, Any], ...] = (
+    {"batch": 1},
+    {"batch": 3, "steps": 5, "lengths": (5, 0, 2)},
+    {"batch": 8, "steps": 1, "directions": 1, "reverse": True},
+    {"batch": 9, "steps": 3, "layers": 1, "with_state": False},
+    {"batch": 17, "steps": 3, "lengths": (3, 1, 0) * 5 + (2, 3), "on_device": True},
+    {"batch": 2, "steps": 0},
+)
+
+
+@ALL_KINDS
+def test_every_kind_of_cell_is_its_oracle(cell: str, number: str) -> None:
+    for shape in SHAPES:
+        layer = check(case_of(cell, **shape), number)
+        told = plan_of(layer, 12, shape["batch"])
+        assert told.startswith("cublas, resident: one launch for all steps of a layer; 8 rows a block of "), told
+
+
+@pytest.mark.parametrize(
+    ("cell", "number", "hidden", "batch", "blocks"),
+    (
+        ("lstm", "float16", 128, 9, "a block of 256"),
+        ("gru", "bfloat16", 161, 3, "a block of 256"),
+        ("gru_reset_before", "float16", 150, 1, "a block of 256"),
+        ("lstm", "bfloat16", 257, 2, "a cluster of 4 blocks of 256"),
+    ),
+)
+def test_more_weights_than_registers_hold(cell: str, number: str, hidden: int, batch: int, blocks: str) -> None:
+    case = case_of(cell, hidden, batch=batch, steps=2, directions=1)
+    told = plan_of(check(case, number), 2, batch)
+    found = re.search(f"; 8 rows {blocks} threads, (\\d+).* of {hidden}.* weights a column in registers, ", told)
+    assert found, told
+    assert int(found[1]) < hidden
+
+
+@pytest.mark.parametrize(
+    ("cell", "hidden", "blocks"), (("lstm", 160, 1), ("gru", 192, 1), ("lstm", 512, 8), ("gru", 640, 8))
+)
+def test_the_largest_that_fit_are_those_of_the_readme(cell: str, hidden: int, blocks: int) -> None:
+    most = 227 << 10  # bytes of shared memory that a block of an H100 may have
+    fits = [_core.cuda.resident_unit(cell, "float16", n, n, 1, False, blocks)[3] <= most for n in (hidden, hidden + 1)]
+    assert fits == [True, False]
+
+
+@pytest.mark.parametrize("cell", ("gru", "gru_reset_before", "lstm_peephole_projected", "slstm"))
+def test_clusters_of_blocks(cell: str, other_gpu: Callable[..., str]) -> None:
+    """Where blocks have little shared memory, small layers are a cluster's; some blocks then have no unit."""
+    gpu = other_gpu(1, SHARED_BYTES=2500)
+    number = KINDS[cell]
+    case = case_of(cell, batch=9, lengths=(4, 0, 2, 4, 1, 3, 4, 4, 2))
+    layer = case.layer()
+    there, by_steps = (layer.to(gpu, dtype=number, engine=engine) for engine in (RESIDENT, "cublas"))
+    assert " rows a cluster of " in plan_of(there, 4, 9)
+    problem = case.problem
+    given = upload(problem.x(), number, device=1), upload(problem.state(), number, device=1)
+    y, final = download(there(*given, lengths=problem.lengths))
+    want_y, want_final = oracle(case, number)
+    assert_close([y, *states(final)], [want_y, *want_final], TOLERANCE[number])
+    assert_close((y, final), download(by_steps(*given, lengths=problem.lengths)), TOLERANCE[number])
+
+
+@ALL_KINDS
+def test_a_tape_is_recorded_in_one_launch_and_read_by_steps(cell: str, number: str) -> None:
+    rates: dict[str, Any] = {"dropout": 0.3, "zoneout": 0.3, "recurrent_dropout": 0.3}
+    case = case_of(cell, lengths=(4, 0, 2), rng=7, **rates)
+    layer = case.layer().to("cuda", dtype=number, engine=RESIDENT)
+    told = plan_of(layer, 4, 3, training=True)
+    assert told.startswith("cublas, resident: ")
+    assert told.endswith("a step; of 16-bit numbers only forward is one launch")
+    outputs, gradients = trained(case, layer)
+    want, want_gradients = trained(case, layer.to("cuda", engine="cublas"))
+    assert_close(outputs, want, TOLERANCE[number])
+    assert_close(gradients[0], want_gradients[0], 6 * TOLERANCE[number])
+    for name, gradient in want_gradients[2].items():
+        assert_close(gradients[2][name], gradient, 6 * TOLERANCE[number])
+    quiet = replace(case, rng=None)
+    assert_same_bits(trained(quiet, layer)[0], called(quiet, layer))
+
+
+def test_stacks_and_graphs() -> None:
+    """The third call with the same memory is replayed; a stack goes layer after layer."""
+    case = case_of("gru", layers=2, lengths=(4, 1, 3))
+    layer = case.layer().to("cuda", dtype="float16", engine=RESIDENT)
+    first = called(case, layer)
+    assert_close(first, called(case, layer.to("cuda", engine="cublas")), TOLERANCE["float16"])
+    plain = case_of("gru", layers=2)
+    results = [called(plain, layer) for _ in range(4)]
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
+
+
+def data(*shape: int) -> Array:
+    return np.random.default_rng(0).normal(0, 1, shape).astype("float32")
+
+
+def test_all_steps_are_one_launch() -> None:
+    launches = []
+    for engine in ("cublas", RESIDENT):
+        there = recurra.GRU(3, 20, seed=0, device="cuda", dtype="float16", engine=engine)
+        before = counted("launches", 0) + counted("products", 0)
+        there(upload(data(12, 2, 3), "float16"))
+        launches.append(counted("launches", 0) + counted("products", 0) - before)
+    assert launches[0] - launches[1] in (2 * 12 - 1, 0)  # a GPU counts nothing
+
+
+def test_a_plan_tells_what_was_chosen_and_why(other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = recurra.LSTM(3, 20, seed=0, device="cuda", dtype="float16")
+    by_steps = "cublas: a product and a pointwise kernel for each phase of a step"
+    assert plan_of(layer, 12, 2) == by_steps + "; a resident one should be faster, by arithmetic that no GPU has shown"
+    assert plan_of(layer, 3, 2) == by_steps + "; a short sequence"
+    assert plan_of(recurra.LSTM(3, 20, device="cuda", engine="cublas"), 12, 2) == by_steps
+    assert plan_of(layer.to("cuda", engine=RESIDENT), 12, 2).endswith(" us) a step by arithmetic, not measured")
+    wide, x = recurra.LSTM(2, 257, seed=0), data(3, 2, 2)
+    there = wide.to("cuda", dtype="float16", engine=RESIDENT)
+    monkeypatch.setenv("RECURRA_STANDIN_MULTIPROCESSORS", "1")
+    assert plan_of(there, 3, 2) == by_steps + "; the GPU has no room for a cluster of so many blocks"
+    assert_close(download(there(upload(x, "float16"))), wide(x), TOLERANCE["float16"])
+    old = other_gpu(2, CAPABILITY=75)
+    with pytest.raises(ValueError, match="lstm of hidden_size 20 needs a GPU of compute capability 8"):
+        recurra.LSTM(3, 20, device=old, dtype="float16", engine=RESIDENT)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    (
+        (lambda **o: recurra.LSTM(3, 20, **o), "engine: expected .* for float32 on a GPU, got 'cublas-resident'"),
+        (lambda **o: recurra.LSTM(3, 20, **(o | {"device": "cpu"})), "engine: expected 'auto' for float32 on the CPU"),
+        (lambda **o: recurra.LSTM(3, 900, dtype="float16", **o), "lstm of hidden_size 900 does not fit into a cluster"),
+        (lambda **o: recurra.GRU(3, 20, layer_norm=True, dtype="bfloat16", **o), "hidden_size 20 needs whole rows"),
+    ),
+)
+def test_what_cannot_be_is_refused(make: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make(device="cuda", engine=RESIDENT)
