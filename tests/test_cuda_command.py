@@ -200,6 +200,14 @@ def test_a_case_says_what_is_special_about_it() -> None:
     assert str(SMALL._replace(layers=2, lengths=(1, 2, 4))) == "gru float32 exact T=4 B=3 I=5 H=6 layers=2 lengths"
 
 
+def test_the_self_test_leaves_out_what_a_gpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_tensor_cores = SMALL._replace(engine="cublas-resident", dtype="float16")
+    assert selftest.runs_on(SMALL, (7, 5)) and selftest.runs_on(on_tensor_cores, (8, 0))
+    assert not selftest.runs_on(on_tensor_cores, (7, 5))
+    monkeypatch.setattr(selftest, "runs_on", lambda case, capability: case.engine == "exact")
+    assert selftest.run([on_tensor_cores, SMALL], 1000.0) == (1, 0, [])
+
+
 def test_the_self_test_ends_in_time_and_reports_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert selftest.run([SMALL] * 3, -1.0) == (0, 3, [])
 
