@@ -240,6 +240,13 @@ def test_code_that_no_parser_takes(written: str, tmp_path: Path) -> None:
         load_torch(path)
 
 
+def test_a_list_without_a_type(tmp_path: Path) -> None:
+    """It too has ended a process in torch.jit.load."""
+    path = rewritten(tmp_path, b"    return ", b"    return []\n    return ")
+    with pytest.raises(UnsupportedModel, match=r"an empty list without a type in line \d+"):
+        load_torch(path)
+
+
 def test_inputs_of_one_name(tmp_path: Path) -> None:
     path = rewritten(tmp_path, b"input: Tensor", b"other,\n    other,\n    input: Tensor")
     with pytest.raises(UnsupportedModel, match="forward has two inputs of one name"):

@@ -142,13 +142,17 @@ def _is_script(path: Path) -> bool:
 
 
 def _check_code(name: str, code: bytes) -> None:
-    """TorchScript has the grammar of Python, and its own parser crashes on some of what has not, `x[]` for one."""
+    """TorchScript has the grammar of Python, and PyTorch crashes on some of what has not, `x[]` for one; and where a
+    function returns an empty list whose type it does not say, as `annotate(List[int], [])` does."""
     if found := _MORE_THAN_COMPUTES.search(code):
         raise ValueError(f"{name}: has {found.group().decode()}, which does more than compute")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about escapes in texts
-            ast.parse(code)
+            tree = ast.parse(code)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.List) and not node.value.elts:
+                raise ValueError(f"an empty list without a type in line {node.lineno}")
     except Exception as error:  # of syntax, null bytes, depth
         raise ValueError(f"{name}: a damaged file of TorchScript: {str(error) or type(error).__name__}") from None
 
