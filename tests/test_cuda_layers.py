@@ -356,7 +356,7 @@ def refusals() -> dict[str, tuple[Any, type[Exception], str]]:
         "16 bits exact": (
             lambda: recurra.GRU(3, 5, device="cuda", dtype="float16", engine="exact"),
             ValueError,
-            "engine: expected 'auto' or 'cublas' for float16",
+            "engine: expected 'auto' or 'cublas' or 'cublas-resident' for float16",
         ),
         "engine on the CPU": (lambda: recurra.RNN(3, 5, engine="exact"), ValueError, "engine: expected 'auto'"),
         "TF32 on the CPU": (lambda: recurra.GRU(3, 5, allow_tf32=True), ValueError, "allow_tf32: expected False"),

@@ -76,7 +76,7 @@ def test_autocast_leaves_float64_and_refuses_what_it_cannot_keep(gpu: Gpu) -> No
     with gpu.autocast(torch.bfloat16):
         assert module("gru")(make_input(""))[0].dtype == F64
         assert module("gru", dtype=torch.float32, allow_tf32=True)(make_input("").float())[0].dtype == torch.bfloat16
-        with pytest.raises(ValueError, match=r"^engine: expected 'auto' or 'cublas' for bfloat16"):
+        with pytest.raises(ValueError, match=r"^engine: expected 'auto' or 'cublas' or 'cublas-resident' for bfloat16"):
             module("gru", dtype=torch.float32, engine="exact")(make_input("").float())
 
 
@@ -241,7 +241,7 @@ def wrong_calls(gpu: Gpu) -> dict[str, tuple[Callable[[], Any], type[Exception],
             ValueError,
             "^input: expected batch_sizes that fall to 1 or more and sum to 12",
         ),
-        "engine": (lambda: half(x.half()), ValueError, "^engine: expected 'auto' or 'cublas' for float16"),
+        "engine": (lambda: half(x.half()), ValueError, "^engine: expected 'auto' or 'cublas' or 'cublas-resident' for float16"),
         "16 bits on the host": (
             lambda: half_on_host(gpu.host(x.half())),
             TypeError,
