@@ -103,7 +103,7 @@ def times(found: Found, run: Found) -> Iterator[str]:
     limits = limits_of(run)
     yield "Microseconds a step, medians; forward+backward to the gradients of input and parameters; I=H, T=100."
     yield ""
-    columns = ["recurra", "recurra graph", "recurra exact", "cuDNN", "cuDNN graph"]
+    columns = ["recurra", "recurra graph", "recurra exact", "recurra resident", "cuDNN", "cuDNN graph"]
     yield f"| call | {' | '.join(columns)} | cuDNN / recurra | graphs | floor | % of floor |"
     yield "| --- |" + " --- |" * (len(columns) + 4)
     for row in found["rows"]:
@@ -152,7 +152,7 @@ def remarks(found: Found) -> Iterator[str]:
     said: dict[tuple[str, str], int] = defaultdict(int)
     for row in found["rows"]:
         for name, text in row["said"].items():
-            if name != "error" or text.startswith("WRONG"):
+            if name != "plan" and (name != "error" or text.startswith("WRONG")):
                 said[name, text] += 1
     yield from (f"- {name}, {count} rows: {text}" for (name, text), count in said.items())
     if found["left_out"]:
@@ -161,10 +161,12 @@ def remarks(found: Found) -> Iterator[str]:
 
 def tune(found: Found, run: Found) -> Iterator[str]:
     """Part 6."""
-    yield "| call | exact | cublas | exact / cublas |"
-    yield "| --- | --- | --- | --- |"
+    yield "| call | exact | cublas | resident | exact / cublas | faster of both / resident |"
+    yield "| --- |" + " --- |" * 5
     for row in found["rows"]:
-        cells = [number(step_us(row, "exact")), number(step_us(row, "cublas")), number(ratio(row, "exact", "cublas"))]
+        steps = [step_us(row, name) for name in ("exact", "cublas", "recurra resident")]
+        best = min(ratio(row, name, "recurra resident") or math.inf for name in ("exact", "cublas"))
+        cells = [*map(number, steps), number(ratio(row, "exact", "cublas")), number(best if best < math.inf else None)]
         yield f"| {Shape(**row['shape'])} | {' | '.join(cells)} |"
     yield ""
     for dtype in dict.fromkeys(row["shape"]["dtype"] for row in found["rows"]):

@@ -27,6 +27,9 @@ Call = Callable[[], Any]
 WARM_UPS, LEAST, MOST = 3, 3, 30
 EXACT_UP_TO = 64 * 1024  # B * H; beyond, engine "exact" only takes time
 ROW_SECONDS = 0.5
+# All steps of a layer in one launch, where they fit.
+RESIDENT = dict.fromkeys(("float32", "float64"), "exact-resident")
+RESIDENT |= dict.fromkeys(("float16", "bfloat16"), "cublas-resident")
 # Of ||ours - cuDNN's|| / ||cuDNN's||: rounding in both.
 TOLERANCES = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 8e-2}
 
@@ -196,6 +199,8 @@ def contestants(shape: Shape) -> Iterator[tuple[str, Call | str]]:
         yield "recurra padded", lambda: ours.run(None)
     if shape.dtype == "float32" and shape.rows * shape.hidden <= EXACT_UP_TO:
         yield "recurra exact", Ours(shape, "exact")
+    if shape.dtype in RESIDENT:
+        yield from resident(shape)
     if not has_torch():
         return
     calls: list[tuple[str, Call]] = [("recurra graph", ours)]
@@ -212,6 +217,16 @@ def contestants(shape: Shape) -> Iterator[tuple[str, Call | str]]:
             with contextlib.suppress(RuntimeError):
                 torch.cuda.synchronize()
             yield name, f"cannot be captured: {str(error).splitlines()[0][:120]}"
+
+
+def resident(shape: Shape) -> Iterator[tuple[str, Call | str]]:
+    """One launch for all steps, and what the arithmetic says of it."""
+    try:
+        ours = Ours(shape, RESIDENT[shape.dtype])
+        yield "plan", recurra.cuda.explain(ours.layer, shape.steps, shape.rows, training=shape.training)
+        yield "recurra resident", ours
+    except ValueError as error:  # what fits nowhere is refused
+        yield "recurra resident", str(error)[:120]
 
 
 def difference(ours: Call, theirs: Call) -> float:
@@ -274,7 +289,7 @@ def run(task: Task) -> dict[str, Any]:
 
 
 def run_tune(task: Task) -> dict[str, Any]:
-    """Engine "exact" beside "cublas"."""
+    """Engine "exact" beside "cublas", and all steps in one launch."""
     shapes = [
         Shape("LSTM", dtype, rows, hidden, training=training)
         for hidden in ((64, 128, 256) if task.quick else (32, 64, 96, 128, 192, 256, 384, 512))
@@ -284,7 +299,8 @@ def run_tune(task: Task) -> dict[str, Any]:
     ]
 
     def one(shape: Shape) -> dict[str, Any]:
-        calls = {engine: Ours(shape, engine) for engine in ("exact", "cublas")}
+        calls: dict[str, Call] = {engine: Ours(shape, engine) for engine in ("exact", "cublas")}
+        calls |= {name: call for name, call in resident(shape) if not isinstance(call, str)}
         return {"shape": shape._asdict(), "times": in_turns(calls, ROW_SECONDS / 3), "said": {}}
 
     return rows(task, shapes, one)

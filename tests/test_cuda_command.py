@@ -83,6 +83,30 @@ def test_what_cannot_be_compiled_is_named(arguments: dict[str, Any], complaint: 
         recurra.cuda.precompile(**arguments)
 
 
+# ---- plans
+
+
+def test_a_plan_is_explained() -> None:
+    runs_as_documented(recurra.cuda.explain)
+    layer = recurra.GRU(2, 3, device="cuda", engine="exact-steps")
+    assert recurra.cuda.explain(layer, 5, 2).startswith("exact")
+    assert "backward" in recurra.cuda.explain(layer, 5, 2, training=True)
+    for wrong, complaint in (
+        ((recurra.GRU(2, 3), 5, 2), "layer: expected a layer of sequences on a GPU, got GRU on the CPU"),
+        ((recurra.Linear(2, 3, device="cuda"), 5, 2), "layer: expected a layer of sequences on a GPU, got Linear$"),
+        (("gru", 5, 2), "layer: expected a layer of sequences on a GPU, got str"),
+        ((layer, 2.5, 2), "steps: expected an integer"),
+        ((layer, 5, True), "batch: expected an integer"),
+    ):
+        with pytest.raises(TypeError, match=f"^{complaint}"):
+            recurra.cuda.explain(*wrong)
+    for steps, batch, name in ((0, 2, "steps"), (5, -1, "batch")):
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            recurra.cuda.explain(layer, steps, batch)
+    with pytest.raises(TypeError, match=r"^training: "):
+        recurra.cuda.explain(layer, 5, 2, training=1)  # type: ignore[arg-type]
+
+
 # ---- buffers
 
 
@@ -281,6 +305,7 @@ def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
     for part in ("self-test", "assumptions", "times", "tune"):
         assert f"## {part}: done" in done.stdout
     assert "none wrong" in done.stdout
+    assert "| cublas | resident | exact / cublas | faster of both / resident |" in done.stdout
     assert "no GPU: not timed" in done.stdout
     assert "kExactSources = " in done.stdout
     assert done.stdout.endswith("all is right\n")

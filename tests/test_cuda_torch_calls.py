@@ -241,7 +241,11 @@ def wrong_calls(gpu: Gpu) -> dict[str, tuple[Callable[[], Any], type[Exception],
             ValueError,
             "^input: expected batch_sizes that fall to 1 or more and sum to 12",
         ),
-        "engine": (lambda: half(x.half()), ValueError, "^engine: expected 'auto' or 'cublas' or 'cublas-resident' for float16"),
+        "engine": (
+            lambda: half(x.half()),
+            ValueError,
+            "^engine: expected 'auto' or 'cublas' or 'cublas-resident' for float16",
+        ),
         "16 bits on the host": (
             lambda: half_on_host(gpu.host(x.half())),
             TypeError,
