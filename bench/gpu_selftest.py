@@ -97,7 +97,8 @@ def run(task: Task) -> dict[str, Any]:
     }
     task.write(found)
     by: Counter[str] = Counter()
-    for number, case in enumerate(cases(small)):
+    capability = tuple(_core.cuda.device(0)["capability"])
+    for number, case in enumerate(case for case in cases(small) if selftest.runs_on(case, capability)):
         if task.left < 0 or (task.quick and number >= 80):
             break
         kind = f"{case.engine} {case.dtype}"

@@ -9,23 +9,18 @@
 #include <cstring>
 #include <map>
 #include <numeric>
-#include <random>
 
 #include "cuda/blas.h"
 #include "cuda/resident.h"
 #include "engine/model.h"
 #include "recurra/cuda.h"
+#include "trials.h"
 
 using recurra::NetworkConfig;
 namespace cuda = recurra::cuda;
 
 namespace {
 
-int failures = 0, clusters = 0;
-const bool little_memory = std::getenv("RECURRA_STANDIN_SHARED_BYTES");
-std::mt19937_64 generator(7);
-
-int64_t draw(int64_t least, int64_t most) { return least + int64_t(generator() % uint64_t(most - least + 1)); }
 bool chance(double p) { return double(generator() >> 11) * 0x1p-53 < p; }
 
 template <class T>

@@ -7,23 +7,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "cuda/device.h"
 #include "engine/model.h"
 #include "recurra/cuda.h"
+#include "trials.h"
 
 namespace cuda = recurra::cuda;
 
 namespace {
-
-int failures = 0, clusters = 0;
-const bool little_memory = std::getenv("RECURRA_STANDIN_SHARED_BYTES");
-std::mt19937_64 generator(7);
-
-int64_t draw(int64_t least, int64_t most) { return least + int64_t(generator() % uint64_t(most - least + 1)); }
 
 template <class To, class From>
 To bits_as(From from) {
