@@ -80,6 +80,20 @@ def test_autocast_leaves_float64_and_refuses_what_it_cannot_keep(gpu: Gpu) -> No
             module("gru", dtype=torch.float32, engine="exact")(make_input("").float())
 
 
+def test_all_steps_of_16_bits_in_one_launch(gpu: Gpu) -> None:
+    x = make_input("")
+    layers = [module("gru", dtype=torch.float32, engine=engine) for engine in ("cublas", "cublas-resident")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    with pytest.raises(ValueError, match=r"^engine: expected .* for float32 on a GPU, got 'cublas-resident'"):
+        layers[1](x.float())
+    with gpu.autocast(torch.bfloat16):
+        by_steps, resident = (layer(x.float())[0] for layer in layers)
+    torch.testing.assert_close(by_steps, resident, rtol=0.02, atol=0.02)
+    by_steps, resident = (layer.half()(x.half())[0] for layer in layers)
+    torch.testing.assert_close(by_steps, resident, rtol=0.005, atol=0.005)
+    assert "engine=cublas-resident" in repr(layers[1])
+
+
 # ---- memory, streams, graphs
 
 

@@ -58,7 +58,8 @@ On a GPU (what a module keeps there is compiled at its first call, see `recurra.
 
 - engine="exact" has the bits of the CPU's modules, in float32 and float64, gradients included; "cublas" has others, the
   same ones every time; "auto", the default, is the faster. allow_tf32=True lets the products of float32 layers round to
-  TF32, which torch.backends.cudnn.allow_tf32 has no say in.
+  TF32, which torch.backends.cudnn.allow_tf32 has no say in. Of others, "cublas-resident" among them for 16 bits,
+  `recurra.LSTM` tells.
 - 16-bit layers, and all under autocast, round weights and what they are multiplied with to 16 bits; sums, states within
   a call and gradients' sums are float32. So are, under autocast, the gradients of float32 parameters.
 - Everything is put on torch's current stream and allocated by torch, and nothing waits for the GPU. So calls and

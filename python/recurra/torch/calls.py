@@ -38,7 +38,8 @@ NOT_PICKLED = ("_number", "_weights", "_networks", "_step", "_shapes")  # attrib
 
 def gpu_options(engine: Any, allow_tf32: Any) -> tuple[str, bool]:
     """The options about GPUs, checked as far as they can be before there is one."""
-    place = placement("cuda", "float32", engine, allow_tf32)
+    narrow = isinstance(engine, str) and engine == "cublas-resident"  # for 16 bits, which a module may be converted to
+    place = placement("cuda", "float16" if narrow else "float32", engine, allow_tf32)
     return place.engine, place.allow_tf32
 
 
