@@ -27,13 +27,13 @@ def row(shape: Shape, said: dict[str, str] | None = None, **times: float) -> dic
 def made_run(stand_in: bool = False) -> dict[str, Any]:
     shape = Shape("LSTM", "bfloat16", 64, 512)
     rows = [
-        row(shape, recurra=500.0, cuDNN=1000.0, recurra_graph=400.0, cuDNN_graph=600.0),
+        row(shape, recurra=500.0, cuDNN=1000.0, recurra_graph=400.0, cuDNN_graph=600.0, recurra_resident=250.0),
         row(shape._replace(training=True), recurra=2000.0, cuDNN=1000.0),
         row(shape._replace(lengths=True), recurra=600.0, recurra_padded=1000.0, cuDNN=9000.0),
         row(shape._replace(hidden=2048), {"recurra": "out of memory"}),
     ]
     tuned = [
-        row(Shape("LSTM", "float32", 1, hidden), exact=exact, cublas=100.0)
+        row(Shape("LSTM", "float32", 1, hidden), exact=exact, cublas=100.0, recurra_resident=40.0)
         for hidden, exact in ((64, 50.0), (128, 80.0), (256, 200.0))
     ]
     parts: dict[str, Any] = {
@@ -86,11 +86,12 @@ def test_the_report_has_every_part() -> None:
         "| L2 | 7.00 TB/s | 5.6 TB/s |",
         "| launch | 2.50 us | none |",
         "| cluster | not measured: CUDA_ERROR_NOT_FOUND | |",
-        "| LSTM bfloat16 B=64 H=512 forward | 5.00 | 4.00 | - | 10.0 | 6.00 | 2.00 | 1.50 |",
+        "| LSTM bfloat16 B=64 H=512 forward | 5.00 | 4.00 | - | 2.50 | 10.0 | 6.00 | 2.00 | 1.50 |",
         "- cuDNN / recurra where at least 1.0 is promised: geometric mean 1.00, 0.50 to 2.00, 2 rows",
         "  - below: LSTM bfloat16 B=64 H=512 forward+backward 0.50",
         "- recurra, 1 rows: out of memory",
         "- 3 rows left out for time",
+        "| LSTM float32 B=1 H=256 forward | 2.00 | 1.00 | 0.40 | 2.00 | 2.50 |",
         "- float32: kExactSources = 128: calls take 1.00 x the faster engine's time on the mean",
     ):
         assert line in text
