@@ -38,7 +38,7 @@ struct CUDA_KERNEL_NODE_PARAMS {  // version 2
   CUcontext ctx;
 };
 
-constexpr int CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4;
+constexpr int CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4;
 struct CUlaunchAttribute {
   int id, pad;
   union {
@@ -46,6 +46,7 @@ struct CUlaunchAttribute {
     struct {
       unsigned x, y, z;
     } clusterDim;
+    int cooperative;
   } value;
 };
 struct CUlaunchConfig {
@@ -86,6 +87,8 @@ struct CUlaunchConfig {
                void** extra)                                                                                                \
   RECURRA_CALL(cuOccupancyMaxActiveClusters, cuOccupancyMaxActiveClusters, int* clusters, CUfunction function,              \
                const CUlaunchConfig* config)                                                                                \
+  RECURRA_CALL(cuOccupancyMaxActiveBlocksPerMultiprocessor, cuOccupancyMaxActiveBlocksPerMultiprocessor, int* blocks,       \
+               CUfunction function, int threads, size_t shared_bytes)                                                       \
   RECURRA_CALL(cuStreamCreate, cuStreamCreate, CUstream* stream, unsigned flags)                                            \
   RECURRA_CALL(cuStreamDestroy_v2, cuStreamDestroy, CUstream stream)                                                        \
   RECURRA_CALL(cuStreamSynchronize, cuStreamSynchronize, CUstream stream)                                                   \

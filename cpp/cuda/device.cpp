@@ -100,19 +100,30 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-ClusterLaunch::ClusterLaunch(Grid grid, unsigned threads, unsigned shared_bytes, CUstream stream) {
-  cluster.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-  cluster.value.clusterDim = {1, 1, grid.z};
-  config = {grid.x, grid.y, grid.z, threads, 1, 1, shared_bytes, stream, &cluster, 1};
+JointLaunch::JointLaunch(Grid grid, unsigned threads, unsigned shared_bytes, CUstream stream, bool cooperative) {
+  attribute.id = cooperative ? CU_LAUNCH_ATTRIBUTE_COOPERATIVE : CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+  if (cooperative)
+    attribute.value.cooperative = 1;
+  else
+    attribute.value.clusterDim = {1, 1, grid.z};
+  config = {grid.x, grid.y, grid.z, threads, 1, 1, shared_bytes, stream, &attribute, 1};
 }
 
-bool ClusterLaunch::has_room(CUfunction kernel) const {
+int room_for_clusters(CUfunction kernel, unsigned blocks, unsigned threads, unsigned shared_bytes) {
+  const JointLaunch one({1, 1, blocks}, threads, shared_bytes, nullptr, false);
   int clusters = 0;
-  check_driver(driver().cuOccupancyMaxActiveClusters(&clusters, kernel, &config), "cuOccupancyMaxActiveClusters");
-  return clusters > 0;
+  check_driver(driver().cuOccupancyMaxActiveClusters(&clusters, kernel, &one.config), "cuOccupancyMaxActiveClusters");
+  return clusters;
 }
 
-void ClusterLaunch::run(CUfunction kernel, const void* arguments) const {
+int room_for_blocks(const Device& device, CUfunction kernel, unsigned threads, unsigned shared_bytes) {
+  int blocks = 0;
+  check_driver(driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, int(threads), shared_bytes),
+               "cuOccupancyMaxActiveBlocksPerMultiprocessor");
+  return blocks * device.multiprocessors;
+}
+
+void JointLaunch::run(CUfunction kernel, const void* arguments) const {
   void* parameters[] = {const_cast<void*>(arguments)};
   check_driver(driver().cuLaunchKernelEx(&config, kernel, parameters, nullptr), "cuLaunchKernelEx");
 }

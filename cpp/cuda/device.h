@@ -85,15 +85,19 @@ void launch(CUfunction kernel, Grid grid, Grid block, CUstream stream, const Arg
                "cuLaunchKernel");
 }
 
-// A launch whose blocks along z are one cluster: it must not be copied.
-struct ClusterLaunch {
-  CUlaunchAttribute cluster{};
+// A launch of which blocks run at the same time, those along z as a cluster or all of them as a cooperative grid, which the
+// driver begins when it has room for all: it must not be copied.
+struct JointLaunch {
+  CUlaunchAttribute attribute{};
   CUlaunchConfig config{};
-  ClusterLaunch(Grid grid, unsigned threads, unsigned shared_bytes, CUstream stream);
-  ClusterLaunch(const ClusterLaunch&) = delete;
-  bool has_room(CUfunction kernel) const;  // on this GPU, for one cluster at least
+  JointLaunch(Grid grid, unsigned threads, unsigned shared_bytes, CUstream stream, bool cooperative);
+  JointLaunch(const JointLaunch&) = delete;
   void run(CUfunction kernel, const void* arguments) const;
 };
+
+// How many clusters, or blocks of a cooperative grid, the current GPU has room for at the same time.
+int room_for_clusters(CUfunction kernel, unsigned blocks, unsigned threads, unsigned shared_bytes);
+int room_for_blocks(const Device& device, CUfunction kernel, unsigned threads, unsigned shared_bytes);
 
 bool is_capturing(CUstream stream);
 

@@ -55,8 +55,9 @@ int64_t spare_of(const Spec& spec, Way way, int cluster) {
   return constants * kConstantRegisters;
 }
 
-// Numbers to every block of a cluster and its barrier: 0.25 microseconds at most, nobody has measured it.
-constexpr double kExchangeCycles = 425;
+// Numbers to every block of a cluster and its barrier: 0.25 microseconds at most, nobody has measured it. Through memory, a
+// count that all blocks add to and read, then the numbers, each some 700 cycles away, at 64 bytes a cycle: nor that.
+constexpr double kExchangeCycles = 425, kGridCycles = 2100, kGridBytes = 64;
 
 // What threads and registers have of the columns of a phase's weights; whether that suffices.
 bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes* wide, const Sizes* own) {
@@ -163,13 +164,16 @@ double cycles_of(const Resident& r, const Sizes& s, int p, Number number, int ro
   const double loaded = warps * double(s.sources * rows) * words + in_memory * words / 32;
   const double items = double(shares(s.units * rows, r.threads));
   return (weight_bytes(number) == 2 ? product_cycles(r, s, p) : std::max({issued, chained, loaded})) + (wide ? 1000 : 400) +
-         150 * items + (r.cluster > 1 ? kExchangeCycles : 0);
+         150 * items +
+         (r.grid          ? kGridCycles + double(s.sources * rows) * double(weight_bytes(number)) / kGridBytes
+          : r.cluster > 1 ? kExchangeCycles
+                          : 0);
 }
 
 }  // namespace
 
 std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
-                                    int cluster) {
+                                    int cluster, bool grid) {
   const int phases = spec.phases.size;
   const bool back = way == Way::backward, narrow = weight_bytes(number) == 2;
   if (spec.phases[0].by_rows || (back && narrow)) return std::nullopt;
@@ -177,6 +181,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   r.way = way;
   r.rows = narrow ? kFragmentRows : rows;
   r.cluster = cluster;
+  r.grid = grid;
 
   // The kernel, for sizes that are multiples of 32.
   Sizes wide[kMaxPhases], own[kMaxPhases];
@@ -189,9 +194,10 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   // The launch.
   int64_t at = 0, sums = 0;
   const auto take = [&](int64_t count) { return int(std::exchange(at, at + rounded(count, 4))); };
-  const auto take_sources = [&](int64_t count) {
-    return take(r.rows * (narrow ? (shares(count, kSlab) | 1) * kSlab / 2 : rounded(count, 4)));
+  const auto source_numbers = [&](int64_t count) {
+    return r.rows * (narrow ? (shares(count, kSlab) | 1) * kSlab / 2 : rounded(count, 4));
   };
+  const auto take_sources = [&](int64_t count) { return take(source_numbers(count)); };
   WalkPlaces& places = r.places;
   for (int p = 0; p < phases; ++p) {
     const Sizes& s = own[p];
@@ -206,7 +212,10 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
     r.weights += s.columns * s.sources * cluster;
     r.cycles += cycles_of(r, s, p, number, std::min(rows, r.rows));
   }
-  if (cluster > 1 && phases == 1) places.source_at[1] = take_sources(places.sources[0]);
+  if (cluster > 1 && phases == 1 && !grid) places.source_at[1] = take_sources(places.sources[0]);
+  if (grid)
+    r.exchange_bytes =
+        2 * number_bytes(number) * size_t(source_numbers(std::max(places.sources[0], places.sources[phases - 1])));
   // Of fragments, the columns of two rows further on lie 8 banks further on.
   places.sums_row = int(narrow ? rounded(sums, 8) + 4 : sums);
   places.sums_at = take(r.rows * places.sums_row);
@@ -227,7 +236,9 @@ Unit resident_unit(int cell, Number number, const Resident& r) {
                    "#define RECURRA_ROWS " + std::to_string(r.rows) + "\n#define RECURRA_THREADS " +
                        std::to_string(r.most_threads) + "\n" + list("COLUMNS", r.columns) +
                        list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held) +
-                       (back ? "" : "#define RECURRA_CLUSTER " + std::to_string(r.cluster) + "\n"));
+                       (back ? ""
+                             : "#define RECURRA_CLUSTER " + std::to_string(r.cluster) + "\n#define RECURRA_GRID " +
+                                   std::to_string(int(r.grid)) + "\n"));
 }
 
 }  // namespace cuda

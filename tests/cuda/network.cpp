@@ -1,7 +1,7 @@
 // Random networks on a GPU, or its stand-in, beside the CPU engine: every cell's outputs, states and gradients on the exact
 // engine have the CPU's bits, however it walks through time, and the cublas engine's are near. Both walks leave the same tape,
 // and make the same of it. Streams too. network [trials] [steps | resident] [cells]: food for the sanitizers. Where the
-// stand-in gives a block little shared memory (RECURRA_STANDIN_SHARED_BYTES), clusters walk forward.
+// stand-in gives a block little shared memory (RECURRA_STANDIN_SHARED_BYTES), clusters or grids walk forward.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -221,7 +221,7 @@ void Trial<T>::run() {
   const int64_t total = lengths.empty() ? steps * rows : std::accumulate(lengths.begin(), lengths.end(), int64_t(0));
   const bool resident = walk == cuda::Walk::resident && total;
   const auto told = [&](const char* what) { return plan.explain().find(what) != std::string::npos; };
-  clusters += told("rows a cluster");
+  shared += told("rows a cluster") || told("rows a grid");
   if (told("exact, resident") != resident || (!little_memory && told("backward, resident") != (resident && training))) {
     ++failures;
     std::printf("FAILED %s: %s\n", config.cell.c_str(), plan.explain().c_str());
@@ -441,7 +441,7 @@ int main(int count, char** arguments) {
       }
     }
   }
-  if (little_memory && !clusters) ++failures, std::printf("no cluster\n");
+  if (little_memory && !shared) ++failures, std::printf("no blocks that share\n");
   std::printf("%s: %d trials, %d failed\n", cuda::Device::of(0).name.c_str(), done, failures);
   return failures != 0;
 }

@@ -1,6 +1,6 @@
 // Random networks of 16-bit numbers on a GPU, or its stand-in: all steps of a layer in one launch by the tensor cores beside
 // the same network step by step. tensor_cores [trials] [cells]: food for the sanitizers. Where the stand-in gives a block
-// little shared memory (RECURRA_STANDIN_SHARED_BYTES), clusters walk.
+// little shared memory (RECURRA_STANDIN_SHARED_BYTES), clusters or grids walk.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -118,7 +118,7 @@ void trial(const recurra::CellInfo& cell, cuda::Number number, bool wide) {
     network.set_parameters(given, nullptr);
     const cuda::Plan plan = network.plan(steps, rows, {lengths.empty() ? nullptr : lengths.data(), false, training});
     const bool some = lengths.empty() ? steps > 0 : *std::max_element(lengths.begin(), lengths.end()) > 0;
-    clusters += plan.explain().find("rows a cluster") != std::string::npos;
+    for (const char* blocks : {"rows a cluster", "rows a grid"}) shared += plan.explain().find(blocks) != std::string::npos;
     if ((plan.explain().find("cublas, resident") != std::string::npos) != (resident && some)) {
       ++failures;
       std::printf("FAILED %s: %s\n", config.cell.c_str(), plan.explain().c_str());
@@ -157,7 +157,7 @@ int main(int count, char** arguments) {
     for (int i = 0; i < trials && failures < enough; ++i, ++done)
       trial(cell, cell.projected ? cuda::Number::bf16 : cuda::Number::f16, !little_memory && i % 8 == 1);
   }
-  if (little_memory && !clusters) ++failures, std::printf("no cluster\n");
+  if (little_memory && !shared) ++failures, std::printf("no blocks that share\n");
   std::printf("%s: %d trials, %d failed\n", cuda::Device::of(0).name.c_str(), done, failures);
   return failures != 0;
 }

@@ -151,16 +151,18 @@ struct WalkPlaces {
   int sums_at, sums_row, held_at, held_row;
 };
 
-// Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions, blocks of a cluster). Of
+// Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions, blocks of a tile). Of
 // `phase`, `input` has rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains
 // without an input; the other rows are those of step 0, or, unless they move, of every step. h_after begins with what is before
-// step 0.
+// step 0. Through memory, blocks of a grid exchange what products read, two places for each tile; `arrived` is 0 for each tile.
 struct WalkArguments : WalkPlaces {
   Steps steps;
   int64_t from, to;
   PhaseArguments phase[kMaxPhases];
   int moves_states, moves_source, moves_result;
-  int unused = 0;
+  int first_row;      // of the launch
+  void* exchange;     // weights [direction][tile][place][row][source], as shared memory has them
+  unsigned* arrived;  // [direction][tile]
 };
 
 // Steps to - 1 .. from of a layer, backward, all but the products of its input and of weights' gradients: grid (tiles of rows,

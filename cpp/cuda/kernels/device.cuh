@@ -34,6 +34,16 @@ inline T* in_block(T* mine, unsigned rank) {
   return there;
 }
 
+// Blocks of a grid that runs together wait for each other by a count in memory: what has been written before somebody adds one
+// is there for whoever then reads the sum. A kernel that waits for too long ends with an error.
+inline void add_one(unsigned* count) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory"); }
+inline unsigned count_of(const unsigned* count) {
+  unsigned now;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(count) : "memory");
+  return now;
+}
+inline void give_up() { asm volatile("trap;"); }
+
 // sum += a b, of a warp: fragments of mma.m16n8k16, of IEEE's numbers of 16 bits or of bfloat16. From compute capability 8.0
 // on.
 template <bool is_half>

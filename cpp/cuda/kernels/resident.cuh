@@ -2,41 +2,72 @@
 // recurrent product and a unit) and sums them up; then, when the sums have met in shared memory, units are shared out and the
 // cell runs on them. As columns.cuh, and for each phase RECURRA_PASSES: chains of a thread that have no recurrent weights.
 // Of 16-bit weights the tensor cores make the sums (fragments.cuh), to which the bias is added: the input product has none.
-// RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains, and what a product reads
-// is written to every block's shared memory.
+// RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains. They are a cluster, and
+// what a product reads is written to every block's shared memory; or, with RECURRA_GRID, any of a grid that runs together, and
+// it goes through memory.
 #pragma once
 #include "cuda/kernels/fragments.cuh"
 
 namespace recurra {
 namespace cuda {
 
-constexpr int kPassesOf[] = {RECURRA_PASSES}, kCluster = RECURRA_CLUSTER;
+constexpr int kPassesOf[] = {RECURRA_PASSES}, kSharers = RECURRA_CLUSTER;
+constexpr bool kCluster = kSharers > 1 && !RECURRA_GRID, kGrid = RECURRA_GRID;
 
 // Of a phase's units, those of the block.
 struct Share {
   int first, count;
 };
 inline Share share_of(int units) {
-  if (kCluster == 1) return {0, units};
-  const int rank = int(blockIdx.z), first = units * rank / kCluster;
-  return {first, units * (rank + 1) / kCluster - first};
+  if (kSharers == 1) return {0, units};
+  const int rank = int(blockIdx.z), first = units * rank / kSharers;
+  return {first, units * (rank + 1) / kSharers - first};
 }
 
-// All threads that have a tile.
-inline void meet() {
-  if (kCluster > 1)
-    cluster_sync();
-  else
-    __syncthreads();
-}
+// Of the block's tile, and of the rows of a step.
+inline int first_row(const WalkArguments& a) { return a.first_row + first_row(); }
+inline int rows_of_block(const WalkArguments& a, int begin, int end) { return rows_of_block(begin + a.first_row, end); }
 
 inline Weight* shared_weights(int at) { return reinterpret_cast<Weight*>(shared_numbers(at)); }
 
-// What a product of phase p reads in a step. With two phases nobody writes there before all have met since the product before;
-// with one, blocks of a cluster take turns with two places.
+// Where what a product of phase p reads in a step is written. With two phases nobody writes there before all have met since it
+// was read; with one, blocks take turns with two places.
+inline int turn_of(const WalkArguments& a, int p, int64_t step) { return kSharers > 1 && !kLast ? int(step - a.from) % 2 : p; }
 inline Weight* source_of(const WalkArguments& a, int p, int64_t step) {
-  const bool second = kCluster > 1 && !kLast && (step - a.from) % 2;
-  return shared_weights(second ? a.source_at[1] : a.source_at[p]);
+  return shared_weights(a.source_at[kGrid ? p : turn_of(a, p, step)]);
+}
+
+// Of the launch's tiles.
+inline int tile_of_launch() { return int(blockIdx.y * gridDim.x + blockIdx.x); }
+inline Weight* exchanged(const WalkArguments& a, int p, int64_t step) {
+  const int row = source_row(a.sources[0] > a.sources[kLast] ? a.sources[0] : a.sources[kLast]);
+  return static_cast<Weight*>(a.exchange) + (tile_of_launch() * 2 + turn_of(a, p, step)) * kRows * row;
+}
+
+// Some seconds, if a look at memory takes half a microsecond.
+constexpr int kMostLooks = 1 << 23;
+
+// All threads that have a tile, who have met so many times.
+inline void meet(const WalkArguments& a, unsigned times) {
+  if (kCluster) return cluster_sync();
+  __syncthreads();  // until the block may be counted
+  if (!kGrid) return;
+  if (threadIdx.x == 0) {
+    unsigned* const arrived = a.arrived + tile_of_launch();
+    add_one(arrived);
+    for (int looks = 0; int(count_of(arrived) - (times + 1) * kSharers) < 0; ++looks)
+      if (looks == kMostLooks) return give_up();
+  }
+  __syncthreads();  // until all blocks have been
+}
+
+// What all have given for a product of phase p, to the block's shared memory.
+inline void receive(const WalkArguments& a, int p, int64_t step, int count) {
+  const int size = count * source_row(a.sources[p]) * int(sizeof(Weight)) / int(sizeof(Words));
+  const Words* const from = reinterpret_cast<const Words*>(exchanged(a, p, step));
+  Words* const to = reinterpret_cast<Words*>(source_of(a, p, step));
+  for (int i = int(threadIdx.x); i < size; i += int(blockDim.x)) to[i] = from[i];
+  __syncthreads();  // until it is there
 }
 
 // A step, and what comes after it: where its rows begin among those of all steps, and how many of them the block has.
@@ -73,11 +104,13 @@ struct ResidentUnit : ForwardUnit {
     held_at(1 + i) = v;
     put(a.states_after, walk.moves_states ? walk.steps.rows + place : at.row, i, v);
   }
-  // To every block of the cluster, for a product of phase q.
+  // To every block that shares the tile, for a product of phase q.
   void give(int q, int64_t step, V v) const {
-    Weight* const to = source_of(walk, q, step) + (at.row - first_row()) * source_row(walk.sources[q]) + at.unit;
+    Weight* const to = (kGrid ? exchanged(walk, q, step) : source_of(walk, q, step)) +
+                       (at.row - first_row(walk)) * source_row(walk.sources[q]) + at.unit;
     RECURRA_UNROLL
-    for (int rank = 0; rank < kCluster; ++rank) *(kCluster > 1 ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
+    for (int rank = 0; rank < (kCluster ? kSharers : 1); ++rank)
+      *(kCluster ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
   }
   // What the next product reads, here and for backward.
   void put_source(V v) const {
@@ -151,7 +184,7 @@ struct Part {
     RECURRA_UNROLL
     for (int c = 0; c < kColumns || c < kPasses; ++c) {
       const int n = column(c);
-      global[c] = kCluster == 1 || !own.count ? n : n / own.count * (a.units - own.count) + own.first + n;
+      global[c] = kSharers == 1 || !own.count ? n : n / own.count * (a.units - own.count) + own.first + n;
     }
   }
 
@@ -177,7 +210,7 @@ struct Part {
     for (int r = 0; r < kOwnRows; ++r) {
       const int row = Matrix::row(r);
       if (row >= count) continue;
-      const Number* const input = row_of<Number>(a.input, place - begin + first_row() + row, int(blockIdx.y));
+      const Number* const input = row_of<Number>(a.input, place - begin + first_row(walk) + row, int(blockIdx.y));
       RECURRA_UNROLL
       for (int c = 0; c < kColumns; ++c) {
         if (column(c) >= matrix.columns) continue;
@@ -228,7 +261,7 @@ struct Part {
   __forceinline__ void finish(const Span& span) const {
     constexpr Places places = places_of(kPhase);
     each(span.count, [&](int unit, int row) {
-      const int all = first_row() + row;
+      const int all = first_row(walk) + row;
       ResidentUnit<p> mine{{a, here(own.first + unit, all), {}},
                            walk,
                            shared_numbers(walk.held_at) + row * walk.held_row + unit,
@@ -245,7 +278,7 @@ struct Part {
 };
 
 inline void take_states(const WalkArguments& a, int count) {
-  const int64_t before = (a.from ? a.steps.rows + at_step(a, int(a.from) - 1) : 0) + first_row();
+  const int64_t rows = first_row(a), before = (a.from ? a.steps.rows + at_step(a, int(a.from) - 1) : 0) + rows;
   const Rows &h = a.phase[kLast].h_after, &states = a.phase[kLast].states_after, &source = a.phase[kLast].source;
   Number* const held = shared_numbers(a.held_at);
   Weight* const sources = shared_weights(a.source_at[0]);
@@ -255,15 +288,19 @@ inline void take_states(const WalkArguments& a, int count) {
   for (int i = 0; i < kStates; ++i) {
     const int width = int(states.row) / (kStates + !kStates);
     const Share part = share_of(width);
-    take<Number>(states, a.moves_states ? before : first_row(), count, i * width + part.first, part.count,
+    take<Number>(states, a.moves_states ? before : rows, count, i * width + part.first, part.count,
                  held + (1 + i) * kRows * a.held_row, a.held_row);
   }
   if (source.data)
-    take<Weight, true>(source, a.moves_source ? before : first_row(), count, 0, int(source.row), sources, row);
+    take<Weight, true>(source, a.moves_source ? before : rows, count, 0, int(source.row), sources, row);
   else
     take<Number, true>(h, before, count, 0, int(h.row), sources, row);
-  if (kLast || kCluster > 1)
+  if (kLast || kCluster)
     take<Weight>(a.phase[0].result, 0, 0, 0, 0, shared_weights(a.source_at[1]), source_row(a.sources[kLast]));
+  // Nobody writes what is behind a row's sources.
+  if (kGrid && blockIdx.z == 0)
+    for (int p = 0; p < 2; ++p)
+      take<Weight>(a.phase[0].result, 0, 0, 0, 0, exchanged(a, p, a.from + p), source_row(a.sources[p && kLast]));
 }
 
 template <int p>
@@ -271,7 +308,9 @@ __forceinline__ void run_phase(Part<p>& part, const Span& span) {
   part.sum(span);
   __syncthreads();  // until all sums are there
   part.finish(span);
-  meet();  // until they have been read, and what the next product reads is there
+  const int met = (span.step - int(part.walk.from)) * (kLast + 1) + p + 1;
+  meet(part.walk, unsigned(met));  // until they have been read, and what the next product reads is there
+  if (kGrid) receive(part.walk, p < kLast ? p + 1 : 0, span.step + (p == kLast), span.count);
 }
 
 RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
@@ -279,7 +318,7 @@ RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
   // Where rows of steps begin is known three steps ahead, for nobody to wait for it.
   Span span{from, begin, at_step(a, from + 1), 0, 0};
   int then = at_step(a, from + 2);
-  span.count = rows_of_block(span.at, span.next_at);
+  span.count = rows_of_block(a, span.at, span.next_at);
   if (span.count <= 0) return;
   Part<0> part(a, begin);
   part.load();
@@ -290,10 +329,10 @@ RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
   second.fetch(begin, span.count);
 #endif
   take_states(a, span.count);
-  meet();  // until states and weights are there
+  meet(a, 0);  // until states and weights are there
   while (span.count > 0) {
     const int coming = at_step(a, span.step + 3);
-    span.next_count = rows_of_block(span.next_at, then);
+    span.next_count = rows_of_block(a, span.next_at, then);
     run_phase(part, span);
 #if RECURRA_PHASES > 1
     run_phase(second, span);

@@ -205,7 +205,7 @@ STANDIN_EXPORT int cuFuncSetAttribute(CUfunction function, int attribute, int va
 }
 
 // ---- launches ---------------------------------------------------------------------------------------------------------------
-CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work, Index cluster) {
+CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work, const Together& together) {
   if (!state().functions.count(p.func)) return fail(CUDA_ERROR_INVALID_HANDLE, "a launch of no function");
   const Function& function = *reinterpret_cast<Function*>(p.func);
   if (function.module->ordinal != ordinal)
@@ -218,9 +218,12 @@ CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work, 
                                               std::to_string(p.gridDimY) + " x " + std::to_string(p.gridDimZ) + ", block of " +
                                               std::to_string(threads) + " threads, " + std::to_string(p.sharedMemBytes) +
                                               " bytes of shared memory, or no arguments");
+  const Index cluster = together.cooperative ? Index{p.gridDimX, p.gridDimY, p.gridDimZ} : together.cluster;
   const uint64_t blocks = uint64_t(cluster.x) * cluster.y * cluster.z;
-  if (!blocks || blocks > 8 || p.gridDimX % cluster.x || p.gridDimY % cluster.y || p.gridDimZ % cluster.z ||
-      (blocks > 1 && capability() < 90))
+  if (together.cooperative && blocks > uint64_t(multiprocessors()))
+    return fail(CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE, function.name + ": " + std::to_string(blocks) + " blocks together");
+  if (!together.cooperative && (!blocks || blocks > 8 || p.gridDimX % cluster.x || p.gridDimY % cluster.y ||
+                                p.gridDimZ % cluster.z || (blocks > 1 && capability() < 90)))
     return fail(CUDA_ERROR_INVALID_CLUSTER_SIZE, function.name + ": clusters of " + std::to_string(blocks) + " blocks");
   const size_t words = (function.kernel->argument_bytes + 7) / 8;
   auto arguments = std::make_shared<std::vector<uint64_t>>(words + 8);  // the launch's own copy, aligned to 64 bytes
@@ -236,6 +239,7 @@ CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work, 
                       {p.gridDimX, p.gridDimY, p.gridDimZ},
                       {p.blockDimX, p.blockDimY, p.blockDimZ},
                       cluster,
+                      together.cooperative,
                       p.sharedMemBytes,
                       function.module->flush};
   work.run = [launch, arguments, name = function.name] {
@@ -245,11 +249,11 @@ CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& p, int ordinal, Work& work, 
   return CUDA_SUCCESS;
 }
 
-static CUresult launch(const CUDA_KERNEL_NODE_PARAMS& all, CUstream handle, Index cluster) {
+static CUresult launch(const CUDA_KERNEL_NODE_PARAMS& all, CUstream handle, const Together& together) {
   Stream* stream;
   if (const CUresult error = find_stream_for_work(handle, stream)) return error;
   Work work;
-  if (const CUresult error = kernel_work(all, stream->ordinal, work, cluster)) return error;
+  if (const CUresult error = kernel_work(all, stream->ordinal, work, together)) return error;
   ++state().launches;
   return submit(*stream, std::move(work));
 }
@@ -260,38 +264,51 @@ STANDIN_EXPORT int cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned
   const Lock lock;
   const CUDA_KERNEL_NODE_PARAMS all = {function, grid_x,       grid_y,     grid_z, block_x, block_y,
                                        block_z,  shared_bytes, parameters, extra,  nullptr, nullptr};
-  return launch(all, handle, {1, 1, 1});
+  return launch(all, handle, {});
 }
 
-static CUresult cluster_of(const CUlaunchConfig& config, Index& cluster) {
-  cluster = {1, 1, 1};
+static CUresult together_of(const CUlaunchConfig& config, Together& together) {
   for (unsigned i = 0; i < config.numAttrs; ++i) {
-    if (config.attrs[i].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
-      return fail(CUDA_ERROR_INVALID_VALUE, "a launch's attribute " + std::to_string(config.attrs[i].id));
-    const auto& size = config.attrs[i].value.clusterDim;
-    cluster = {size.x, size.y, size.z};
+    const CUlaunchAttribute& attribute = config.attrs[i];
+    if (attribute.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE) {
+      together.cooperative = attribute.value.cooperative;
+    } else if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) {
+      const auto& size = attribute.value.clusterDim;
+      together.cluster = {size.x, size.y, size.z};
+    } else {
+      return fail(CUDA_ERROR_INVALID_VALUE, "a launch's attribute " + std::to_string(attribute.id));
+    }
   }
   return CUDA_SUCCESS;
 }
 
 STANDIN_EXPORT int cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** parameters, void** extra) {
   const Lock lock;
-  Index cluster;
-  if (const CUresult error = cluster_of(*c, cluster)) return error;
+  Together together;
+  if (const CUresult error = together_of(*c, together)) return error;
   const CUDA_KERNEL_NODE_PARAMS all = {function,     c->gridDimX,       c->gridDimY, c->gridDimZ, c->blockDimX, c->blockDimY,
                                        c->blockDimZ, c->sharedMemBytes, parameters,  extra,       nullptr,      nullptr};
-  return launch(all, c->hStream, cluster);
+  return launch(all, c->hStream, together);
 }
 
 // As if a multiprocessor had room for one block.
 STANDIN_EXPORT int cuOccupancyMaxActiveClusters(int* clusters, CUfunction function, const CUlaunchConfig* config) {
   const Lock lock;
-  Index cluster;
-  if (const CUresult error = cluster_of(*config, cluster)) return error;
+  Together together;
+  if (const CUresult error = together_of(*config, together)) return error;
   if (!state().functions.count(function)) return fail(CUDA_ERROR_INVALID_HANDLE, "cuOccupancyMaxActiveClusters: no function");
   if (config->sharedMemBytes > unsigned(reinterpret_cast<Function*>(function)->shared_bytes))
     return fail(CUDA_ERROR_INVALID_VALUE, "cuOccupancyMaxActiveClusters: more shared memory than the function has asked for");
+  const Index& cluster = together.cluster;
   return *clusters = multiprocessors() / int(cluster.x * cluster.y * cluster.z), CUDA_SUCCESS;
+}
+
+STANDIN_EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction function, int threads,
+                                                               size_t shared_bytes) {
+  const Lock lock;
+  if (!state().functions.count(function) || threads < 1)
+    return fail(CUDA_ERROR_INVALID_HANDLE, "cuOccupancyMaxActiveBlocksPerMultiprocessor: no function, or no threads");
+  return *blocks = shared_bytes <= size_t(reinterpret_cast<Function*>(function)->shared_bytes), CUDA_SUCCESS;
 }
 
 // ---- counters, for tests ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // What CUDA gives to a kernel, for g++: included before the source of every kernel that the stand-in compiles. Shared memory is
-// dynamic and begins as NaN; atomics are not there, and of the tensor cores one product.
+// dynamic and begins as NaN; of atomics there is a count that blocks wait for, and of the tensor cores one product.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -40,6 +40,12 @@ T* in_block(T* mine, unsigned rank) {
   const auto at = reinterpret_cast<unsigned char*>(mine) - shared_memory();
   return reinterpret_cast<T*>(recurra_machine->shared_of(rank) + at);
 }
+inline void add_one(unsigned* count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
+inline unsigned count_of(const unsigned* count) {
+  recurra_machine->yield();
+  return __atomic_load_n(count, __ATOMIC_ACQUIRE);
+}
+inline void give_up() { recurra_machine->give_up(); }
 inline void __syncwarp(unsigned mask = ~0u) { recurra_machine->sync_warp(mask); }
 
 template <class T>

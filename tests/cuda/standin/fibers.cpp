@@ -28,7 +28,7 @@ constexpr bool thread_sanitizer = false;
 namespace standin {
 namespace {
 
-constexpr unsigned max_blocks = 8;  // of a cluster
+constexpr unsigned max_blocks = 64;  // of a cluster, or a grid that runs together
 // ThreadSanitizer has a thread for each of several blocks, so that they race, and keeps them for later launches: to make one
 // takes half a millisecond. Each has a stack of its own, which no other thread ever touches.
 constexpr unsigned max_fibers = thread_sanitizer ? 2048 : 4096;
@@ -137,11 +137,12 @@ void sync_block() {
 }
 void sync_cluster() {
   check_may_meet();
+  if (state.launch.cooperative) state.problem = "a cluster's barrier in a grid of none";
   wait_for_memory(state.cluster);
 }
 // Another block may not have begun, or have ended, where nothing holds the cluster together.
 unsigned char* shared_of(unsigned rank) {
-  if (rank >= state.blocks_count)
+  if (rank >= state.blocks_count || state.launch.cooperative)
     state.problem = "a block that the cluster has not";
   else if (rank != self().rank && (!state.cluster.phase || !state.blocks[rank].expected))
     state.problem = "shared memory of a block that may not have begun, or has ended";
@@ -171,6 +172,11 @@ const uint32_t (*collect(const uint32_t* mine))[6] {
   wait(barrier);
   return all;
 }
+void yield() {
+  make_ready(&self());
+  to_scheduler();
+}
+void give_up() { state.problem = "a kernel has waited for too long"; }
 unsigned ballot(unsigned mask, bool mine) {
   check_may_meet();
   Warp& warp = *self().warp;
@@ -316,10 +322,10 @@ class Shared {
 
 }  // namespace
 
-Machine machine = {nullptr, {}, {}, sync_block, sync_warp, exchange, ballot, sync_cluster, shared_of, collect};
+Machine machine = {nullptr, {}, {}, sync_block, sync_warp, exchange, ballot, sync_cluster, shared_of, collect, yield, give_up};
 
 std::string run(const Launch& launch) {
-  if (count(launch.cluster) * count(launch.block) > max_fibers) return "a cluster of more threads than the stand-in has";
+  if (count(launch.cluster) * count(launch.block) > max_fibers) return "more threads that run together than the stand-in has";
   static uint64_t launches = 0;
   const char* const seed = std::getenv("RECURRA_STANDIN_SEED");
   state.seed = seed ? std::strtoull(seed, nullptr, 10) : 1;

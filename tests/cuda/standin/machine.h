@@ -27,6 +27,8 @@ struct Machine {
   void (*sync_cluster)();
   unsigned char* (*shared_of)(unsigned rank);             // of a block of the cluster
   const uint32_t (*(*collect)(const uint32_t* mine))[6];  // six words of each lane of a whole warp, until it meets again
+  void (*yield)();                                        // others go on
+  void (*give_up)();                                      // the launch fails
 };
 
 struct Kernel {

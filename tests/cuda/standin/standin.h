@@ -38,6 +38,7 @@ RECURRA_CUBLAS_CALLS(STANDIN_DECLARE)
   ERROR(NOT_FOUND, 500, "named symbol not found")                                                         \
   ERROR(ILLEGAL_ADDRESS, 700, "an illegal memory access was encountered")                                 \
   ERROR(LAUNCH_FAILED, 719, "unspecified launch failure")                                                 \
+  ERROR(COOPERATIVE_LAUNCH_TOO_LARGE, 720, "too many blocks in cooperative launch")                       \
   ERROR(INVALID_CLUSTER_SIZE, 912, "invalid cluster size")                                                \
   ERROR(STREAM_CAPTURE_UNSUPPORTED, 900, "operation not permitted when stream is capturing")              \
   ERROR(STREAM_CAPTURE_INVALIDATED, 901, "operation failed due to a previous error during capture")       \
@@ -157,7 +158,12 @@ CUresult find_stream(CUstream handle, Stream*& stream);
 CUresult find_stream_for_work(CUstream handle, Stream*& stream);
 void begin_work(Stream& stream);  // as ordered by the host and by the legacy stream
 CUresult submit(Stream& stream, Work work);
-CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& parameters, int ordinal, Work& work, Index cluster = {1, 1, 1});
+// Of a launch, blocks that run at the same time: a cluster's, or all.
+struct Together {
+  Index cluster{1, 1, 1};
+  bool cooperative = false;
+};
+CUresult kernel_work(const CUDA_KERNEL_NODE_PARAMS& parameters, int ordinal, Work& work, const Together& together = {});
 // While this thread captures, or another one globally: invalidates that, and returns the error. Not of a relaxed thread.
 CUresult refuse_while_capturing(const char* call);
 
