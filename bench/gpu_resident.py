@@ -1,11 +1,12 @@
 """Kernels of all steps at once: what NVRTC and arithmetic say of them, without a GPU.
 
-    python bench/gpu_resident.py [--ways forward,backward] [--cells gru,lstm] [--sizes 32,64] [--dtypes float32,float64]
+    python bench/gpu_resident.py [--ways forward,backward,grid] [--cells gru,lstm] [--sizes 32,64] [--dtypes float32,float64]
 
 The tables of cpp/cuda/NOTES.md, for tiles of 1 and of 4 rows side by side, or in 16 bits for 1 row and for 8: blocks
 that share a tile, threads of a block, registers of a thread, weights of a column in them, shared memory, bytes that are
 spilled, the time of a step as cpp/cuda/resident.cpp predicts it, and that of the walk by steps as cpp/cuda/choice.h
-does. Then the largest sizes that fit, by one block and by a cluster. Nothing here is measured.
+does. Then the largest sizes that fit, by one block, by a cluster and, the way "grid", forward by blocks of a grid on an
+H100 or H200. Nothing here is measured.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CLOCK_MHZ = 1700  # as in cpp/cuda/choice.h
 LAUNCH, SLICE, CUBLAS = 1.5, 0.5, 4  # there too: microseconds of a kernel, of 16 numbers of a product, of one by cuBLAS
 SHARED_BYTES = 227 << 10  # that a block may have on an H100 or H200
 CLUSTERS = (1, 2, 4, 8)
+GRIDS = (2, 4, *range(8, 133, 8))  # as choose_walk.cpp tries them on their 132 multiprocessors
 
 
 class Kernel(NamedTuple):
@@ -70,9 +72,27 @@ def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = 
     return found
 
 
+def grid(cell: str, dtype: str, hidden: int, rows: int) -> Kernel:
+    """By as many blocks of a grid as make a step short, which run at the same time with those of all tiles."""
+    found: dict[float, Kernel] = {}
+    for blocks in GRIDS:
+        try:
+            made = Kernel(*_core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, False, blocks, True), blocks)
+        except ValueError:  # of registers
+            continue
+        if made.fits():
+            found.setdefault(made.cycles, made)
+    if not found:
+        raise ValueError(f"{cell} of hidden size {hidden} fits nowhere")
+    return found[min(found)]
+
+
 def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str:
     """A row of a table."""
-    both = [kernel(cell, dtype, hidden, rows, way) for rows in (1, 8 if is_narrow(dtype) else 4)]
+    tiles = (1, 8 if is_narrow(dtype) else 4)
+    both = [
+        grid(cell, dtype, hidden, rows) if way == "grid" else kernel(cell, dtype, hidden, rows, way) for rows in tiles
+    ]
     logs = [_core.cuda.compile(one.source, one.options, architecture)[1] for one in both]
 
     def beside(*values: Any, between: str = ", ") -> str:
@@ -101,7 +121,7 @@ def largest(cell: str, dtype: str, way: str, most: int) -> int:
 
     def fits(hidden: int) -> bool:
         try:
-            return kernel(cell, dtype, hidden, 1, way, most).fits()
+            return (grid(cell, dtype, hidden, 1) if way == "grid" else kernel(cell, dtype, hidden, 1, way, most)).fits()
         except ValueError:
             return False
 
@@ -139,7 +159,7 @@ def main() -> None:
                 for hidden in map(int, args.sizes.split(",")):
                     print(line(cell, dtype, hidden, way, args.architecture), flush=True)
     for way in args.ways.split(","):
-        for most in CLUSTERS if way == "forward" else (1,):
+        for most in {"forward": CLUSTERS, "backward": CLUSTERS[:1], "grid": GRIDS[-1:]}[way]:
             print(f"\n| H up to, {way}, blocks: {most} | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
             for dtype in dtypes:
                 print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way, most)) for cell in cells)} |")

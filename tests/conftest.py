@@ -49,7 +49,7 @@ def other_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     counted("errors")  # or skip
 
     def make(number: int, **settings: int) -> str:
-        monkeypatch.setenv("RECURRA_STANDIN_GPUS", "4")
+        monkeypatch.setenv("RECURRA_STANDIN_GPUS", "8")
         for name, value in settings.items():
             monkeypatch.setenv(f"RECURRA_STANDIN_{name}", str(value))
         _core.cuda.device(number)

@@ -19,7 +19,7 @@ import recurra
 require_gpu()
 
 FITTING = sorted(cell for cell in CELLS if "layer_norm" not in cell)
-TOO_LARGE = "the recurrent weights do not fit into a block"
+TOO_LARGE = "the recurrent weights do not fit into "
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 
 
@@ -124,7 +124,7 @@ def test_what_no_block_holds_a_cluster_does(cell: str, dtype: str, hidden: int, 
     there = layer.to("cuda", engine="exact-resident")
     told = plan_of(there, 3, 2, training=True)
     assert f"; 1 rows a cluster of {blocks} blocks of " in told
-    assert told.endswith("a step; " + TOO_LARGE)
+    assert told.endswith("a step; " + TOO_LARGE + "a block")
     x = data(3, 2, 2, dtype=dtype)
     want, _, tape = layer.forward(x, lengths=(3, 1))
     y, _, there_tape = there.forward(upload(x), lengths=(3, 1))
@@ -149,9 +149,63 @@ def test_without_room_for_a_cluster_steps_are_taken(monkeypatch: pytest.MonkeyPa
     assert_same_bits(download(there(upload(x))), layer(x))
 
 
-def test_a_gpu_without_clusters_refuses_what_needs_one(other_gpu: Callable[..., str]) -> None:
-    gpu = other_gpu(2, CAPABILITY=80)
-    with pytest.raises(ValueError, match="lstm of hidden_size 300 does not fit into a block of threads"):
+@pytest.mark.parametrize("cell", KINDS)
+def test_a_grid_of_blocks_has_the_bits_of_the_cpu(
+    cell: str, other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a GPU has no clusters, blocks exchange through memory."""
+    gpu = other_gpu(4, SHARED_BYTES=300, CAPABILITY=80, MULTIPROCESSORS=16)
+    monkeypatch.setenv("RECURRA_STANDIN_CAPABILITY", "80")  # for kernels, too
+    case = case_of(cell, dropout=0.3, zoneout=0.3, recurrent_dropout=0.3)
+    layer, (x, state, lengths) = case.layer(), (case.problem.x(), case.problem.state(), case.problem.lengths)
+    there = layer.to(gpu, engine="exact-resident")
+    assert " rows a grid of " in plan_of(there, 5, 3)
+    given = upload(x, device=4), upload(state, device=4)
+    assert_same_bits(download(there(*given, lengths=lengths)), layer(x, state, lengths=lengths))
+    y, final, tape = there.forward(*given, lengths=lengths, rng=7)
+    want, want_final, want_tape = layer.forward(x, state, lengths=lengths, rng=7)
+    assert_same_bits(download((y, final)), (want, want_final))
+    assert_same_bits(download(tuple(tape.backward(y))), tuple(want_tape.backward(want)))
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "hidden", "blocks"),
+    (("lstm", "float32", 450, 32), ("gru_reset_before", "float32", 481, 16), ("gru", "float64", 333, 16)),
+)
+def test_what_no_cluster_holds_a_grid_does(cell: str, dtype: str, hidden: int, blocks: int) -> None:
+    layer = recurra.Recurrent(cell, 2, hidden, seed=0, dtype=dtype)
+    there = layer.to("cuda", engine="exact-resident")
+    assert f" rows a grid of {blocks} blocks of " in plan_of(there, 3, 2)
+    x = data(3, 2, 2, dtype=dtype)
+    assert_same_bits(download(there(upload(x), lengths=(3, 1))), layer(x, lengths=(3, 1)))
+
+
+def test_more_rows_than_a_grid_takes_at_once_come_one_after_another(
+    other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = other_gpu(5, MULTIPROCESSORS=9, SHARED_BYTES=1600, CAPABILITY=80)
+    monkeypatch.setenv("RECURRA_STANDIN_CAPABILITY", "80")  # for kernels, too
+    layer = recurra.GRU(2, 70, seed=0, bidirectional=True)
+    there = layer.to(gpu, engine="exact-resident")
+    x, lengths = data(3, 21, 2), (3, 0, 2, 3, 1, 2, 3) * 3
+    assert " rows a grid of 2 blocks of " in plan_of(there, 3, 21)  # of two directions, on 8 of 9 multiprocessors
+    want = layer(x, lengths=lengths)
+    for _ in range(4):  # the third is a graph
+        assert_same_bits(download(there(upload(x, device=5), lengths=lengths)), want)
+
+
+def test_without_room_for_a_grid_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = recurra.LSTM(2, 450, seed=0), data(3, 2, 2)
+    there = layer.to("cuda", engine="exact-resident")
+    counted("errors")  # or skip
+    monkeypatch.setenv("RECURRA_STANDIN_ACTIVE_BLOCKS", "0")
+    assert plan_of(there, 3, 2).endswith("phase of a step; the GPU has no room for so many blocks at the same time")
+    assert_same_bits(download(there(upload(x))), layer(x))
+
+
+def test_what_is_too_large_for_a_gpu_is_refused(other_gpu: Callable[..., str]) -> None:
+    gpu = other_gpu(2, CAPABILITY=80, MULTIPROCESSORS=1)
+    with pytest.raises(ValueError, match="lstm of hidden_size 300 does not fit into all multiprocessors"):
         recurra.LSTM(3, 300, device=gpu, engine="exact-resident")
 
 
@@ -184,12 +238,14 @@ def test_backward_is_one_launch_too(bidirectional: bool) -> None:
 def test_where_forward_does_not_fit_it_goes_by_steps(
     other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpu = other_gpu(2, CAPABILITY=80)  # without clusters
+    gpu = other_gpu(2, CAPABILITY=80, MULTIPROCESSORS=1)  # without clusters
     monkeypatch.setenv("RECURRA_STANDIN_CAPABILITY", "80")  # for kernels, too
     layer, x = recurra.GRU(2, 163, seed=0), data(3, 2, 2)
     there = layer.to(gpu, engine="exact-resident")
     told = plan_of(there, 3, 2, training=True)
-    assert told.startswith("exact: a product and a pointwise kernel for each phase of a step; " + TOO_LARGE)
+    assert told.startswith(
+        "exact: a product and a pointwise kernel for each phase of a step; " + TOO_LARGE + "all multi"
+    )
     assert "; backward, resident: one launch for all steps of a layer; 1 rows a block of " in told
     want, _, tape = layer.forward(x)
     y, _, there_tape = there.forward(upload(x, device=2))
@@ -202,7 +258,7 @@ def test_where_backward_does_not_fit_it_goes_by_steps() -> None:
     there = layer.to("cuda", engine="exact-resident")
     told = plan_of(there, 3, 2, training=True)
     assert told.startswith("exact, resident: one launch for all steps of a layer; 1 rows a block of ")
-    assert told.endswith("a product and a pointwise kernel for each phase of a step; " + TOO_LARGE)
+    assert told.endswith("a product and a pointwise kernel for each phase of a step; " + TOO_LARGE + "a block")
     x = data(3, 2, 2, dtype="float64")
     want, _, tape = layer.forward(x)
     y, _, there_tape = there.forward(upload(x))
@@ -214,7 +270,7 @@ def test_a_plan_tells_what_arithmetic_says_of_one_launch() -> None:
     layer = recurra.GRU(3, 20, seed=0, device="cuda")
     assert plan_of(layer, 12, 2).endswith("; a resident one should be faster, by arithmetic that no GPU has shown")
     assert plan_of(layer, 3, 2).endswith("; a short sequence")
-    assert plan_of(recurra.GRU(3, 700, device="cuda", engine="exact"), 12, 2).endswith("into a cluster of blocks")
+    assert plan_of(recurra.GRU(3, 1700, device="cuda", engine="exact"), 12, 2).endswith("into all multiprocessors")
     assert plan_of(recurra.LSTM(3, 20, layer_norm=True, device="cuda"), 12, 2).endswith("needs whole rows")
     assert plan_of(recurra.GRU(3, 20, device="cuda", dtype="float16"), 12, 2).startswith("cublas: ")
     assert plan_of(recurra.LSTM(3, 128, device="cuda"), 12, 5000).endswith("a resident one is slower, by arithmetic")
@@ -238,7 +294,7 @@ def test_a_plan_can_be_made_while_a_stream_captures() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     (
-        (lambda **o: recurra.LSTM(3, 600, **o), "lstm of hidden_size 600 does not fit into a cluster of blocks"),
+        (lambda **o: recurra.LSTM(3, 1500, **o), "lstm of hidden_size 1500 does not fit into all multiprocessors"),
         (lambda **o: recurra.GRU(3, 20, layer_norm=True, **o), "gru_layer_norm of hidden_size 20 needs whole rows"),
     ),
 )

@@ -78,6 +78,7 @@ def test_every_kind_of_cell_is_its_oracle(cell: str, number: str) -> None:
         ("gru", "bfloat16", 161, 3, "a block of 256"),
         ("gru_reset_before", "float16", 150, 1, "a block of 256"),
         ("lstm", "bfloat16", 257, 2, "a cluster of 4 blocks of 256"),
+        ("gru", "float16", 680, 9, "a grid of 32 blocks of 192"),
     ),
 )
 def test_more_weights_than_registers_hold(cell: str, number: str, hidden: int, batch: int, blocks: str) -> None:
@@ -97,17 +98,22 @@ def test_the_largest_that_fit_are_those_of_the_readme(cell: str, hidden: int, bl
     assert fits == [True, False]
 
 
+@pytest.mark.parametrize("capability", (80, 90))
 @pytest.mark.parametrize("cell", ("gru", "gru_reset_before", "lstm_peephole_projected", "slstm"))
-def test_clusters_of_blocks(cell: str, other_gpu: Callable[..., str]) -> None:
-    """Where blocks have little shared memory, small layers are a cluster's; some blocks then have no unit."""
-    gpu = other_gpu(1, SHARED_BYTES=2500)
+def test_clusters_and_grids_of_blocks(
+    cell: str, capability: int, other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where blocks have little shared memory, several share a small layer, of which some then have no unit."""
+    ordinal = 1 if capability == 90 else 4
+    gpu = other_gpu(ordinal, SHARED_BYTES=2500, CAPABILITY=capability, MULTIPROCESSORS=16)
+    monkeypatch.setenv("RECURRA_STANDIN_CAPABILITY", str(capability))  # for kernels, too
     number = KINDS[cell]
     case = case_of(cell, batch=9, lengths=(4, 0, 2, 4, 1, 3, 4, 4, 2))
     layer = case.layer()
     there, by_steps = (layer.to(gpu, dtype=number, engine=engine) for engine in (RESIDENT, "cublas"))
-    assert " rows a cluster of " in plan_of(there, 4, 9)
+    assert f" rows a {'cluster' if capability == 90 else 'grid'} of " in plan_of(there, 4, 9)
     problem = case.problem
-    given = upload(problem.x(), number, device=1), upload(problem.state(), number, device=1)
+    given = tuple(upload(one, number, device=ordinal) for one in (problem.x(), problem.state()))
     y, final = download(there(*given, lengths=problem.lengths))
     want_y, want_final = oracle(case, number)
     assert_close([y, *states(final)], [want_y, *want_final], TOLERANCE[number])
@@ -180,7 +186,7 @@ def test_a_plan_tells_what_was_chosen_and_why(other_gpu: Callable[..., str], mon
     (
         (lambda **o: recurra.LSTM(3, 20, **o), "engine: expected .* for float32 on a GPU, got 'cublas-resident'"),
         (lambda **o: recurra.LSTM(3, 20, **(o | {"device": "cpu"})), "engine: expected 'auto' for float32 on the CPU"),
-        (lambda **o: recurra.LSTM(3, 900, dtype="float16", **o), "lstm of hidden_size 900 does not fit into a cluster"),
+        (lambda **o: recurra.LSTM(3, 2100, dtype="float16", **o), "lstm of hidden_size 2100 does not fit into all"),
         (lambda **o: recurra.GRU(3, 20, layer_norm=True, dtype="bfloat16", **o), "hidden_size 20 needs whole rows"),
     ),
 )

@@ -79,7 +79,7 @@ struct Trial {
     double worst = 0;
     for (size_t i = 0; i < std::min(got.size(), wanted.size()); ++i) {
       const double off = std::fabs(double(got[i]) - double(wanted[i])) / (1 + std::fabs(double(wanted[i])));
-      worst = off <= worst ? worst : off;  // NaN counts
+      if (!(off <= worst) && !std::isnan(worst)) worst = off;  // NaN is the worst
     }
     const double allowed = sizeof(T) == 4 ? 2e-5 : 1e-13;
     if (exact ? same : worst <= allowed) return;

@@ -123,8 +123,8 @@ void trial(const recurra::CellInfo& cell, cuda::Number number, bool wide) {
       ++failures;
       std::printf("FAILED %s: %s\n", config.cell.c_str(), plan.explain().c_str());
     }
-    const Numbers workspace(int64_t(plan.workspace_bytes() / 4 + 1), cuda::Number::f32, 1e30),
-        tape(int64_t(plan.tape_bytes() / 4 + 1), cuda::Number::f32, 1e30);
+    const Numbers workspace(int64_t(plan.workspace_bytes() / 4 + 1), cuda::Number::f32, NAN),
+        tape(int64_t(plan.tape_bytes() / 4 + 1), cuda::Number::f32, NAN);
     network.forward(plan, {x.data(), rows * config.input_size, config.input_size}, from.data(), nullptr,
                     {y.data(), rows * outputs, outputs}, to.data(), training ? &seed : nullptr,
                     training ? tape.data() : nullptr, workspace.data(), nullptr);
@@ -137,7 +137,7 @@ void trial(const recurra::CellInfo& cell, cuda::Number number, bool wide) {
   double worst = 0;
   for (size_t i = 0; i < found[0].size(); ++i) {
     const double off = std::fabs(double(found[1][i]) - double(found[0][i])) / (1 + std::fabs(double(found[0][i])));
-    worst = off <= worst ? worst : off;  // NaN counts
+    if (!(off <= worst) && !std::isnan(worst)) worst = off;  // NaN is the worst
   }
   if (worst <= (number == cuda::Number::f16 ? 0x1p-10 : 0x1p-7)) return;
   ++failures;

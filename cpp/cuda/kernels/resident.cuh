@@ -44,9 +44,6 @@ inline Weight* exchanged(const WalkArguments& a, int p, int64_t step) {
   return static_cast<Weight*>(a.exchange) + (tile_of_launch() * 2 + turn_of(a, p, step)) * kRows * row;
 }
 
-// Some seconds, if a look at memory takes half a microsecond.
-constexpr int kMostLooks = 1 << 23;
-
 // All threads that have a tile, who have met so many times.
 inline void meet(const WalkArguments& a, unsigned times) {
   if (kCluster) return cluster_sync();

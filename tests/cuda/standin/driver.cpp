@@ -308,7 +308,8 @@ STANDIN_EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfu
   const Lock lock;
   if (!state().functions.count(function) || threads < 1)
     return fail(CUDA_ERROR_INVALID_HANDLE, "cuOccupancyMaxActiveBlocksPerMultiprocessor: no function, or no threads");
-  return *blocks = shared_bytes <= size_t(reinterpret_cast<Function*>(function)->shared_bytes), CUDA_SUCCESS;
+  if (shared_bytes > size_t(reinterpret_cast<Function*>(function)->shared_bytes)) return *blocks = 0, CUDA_SUCCESS;
+  return *blocks = setting("RECURRA_STANDIN_ACTIVE_BLOCKS", 1), CUDA_SUCCESS;
 }
 
 // ---- counters, for tests ----------------------------------------------------------------------------------------------------

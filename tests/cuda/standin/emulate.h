@@ -45,6 +45,7 @@ inline unsigned count_of(const unsigned* count) {
   recurra_machine->yield();
   return __atomic_load_n(count, __ATOMIC_ACQUIRE);
 }
+constexpr int kMostLooks = 1 << 16;
 inline void give_up() { recurra_machine->give_up(); }
 inline void __syncwarp(unsigned mask = ~0u) { recurra_machine->sync_warp(mask); }
 

@@ -28,10 +28,10 @@ constexpr bool thread_sanitizer = false;
 namespace standin {
 namespace {
 
-constexpr unsigned max_blocks = 64;  // of a cluster, or a grid that runs together
+constexpr unsigned max_blocks = 144;  // of a cluster, or a grid that runs together
 // ThreadSanitizer has a thread for each of several blocks, so that they race, and keeps them for later launches: to make one
 // takes half a millisecond. Each has a stack of its own, which no other thread ever touches.
-constexpr unsigned max_fibers = thread_sanitizer ? 2048 : 4096;
+constexpr unsigned max_fibers = thread_sanitizer ? 2048 : 16384;
 constexpr unsigned max_warps = max_fibers / 32 + max_blocks;
 constexpr size_t stack_bytes = 128 << 10, guard_bytes = 4096;
 
