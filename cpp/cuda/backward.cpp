@@ -312,8 +312,12 @@ class Layer {
     w.clip = clip_;
     w.saved_from = plan_.options.recompute ? chunk.from : 0;
     const unsigned tiles = unsigned((plan_.rows + resident.rows - 1) / resident.rows);
-    launch(resident.kernel, {tiles, unsigned(count_), 1}, {unsigned(resident.threads), 1, 1}, call_.launch.stream, w,
-           unsigned(resident.shared_bytes));
+    const Grid grid = {tiles, unsigned(count_), unsigned(resident.cluster)};
+    const unsigned threads = unsigned(resident.threads), shared_bytes = unsigned(resident.shared_bytes);
+    if (resident.cluster > 1)
+      ClusterLaunch(grid, threads, shared_bytes, call_.launch.stream).run(resident.kernel, &w);
+    else
+      launch(resident.kernel, grid, {threads, 1, 1}, call_.launch.stream, w, shared_bytes);
   }
 
   void input_gradients(const Chunk& chunk) const {

@@ -54,11 +54,10 @@ namespace {
 void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resident& resident, const char*& why) {
   auto found = resident_of(net, plan.rows, way);
   if (!found) {
-    why = net.spec.phases[0].by_rows                     ? "the cell needs whole rows"
-          : net.weight_size == 2 && way == Way::backward ? "of 16-bit numbers only forward is one launch"
-          : !has_products(net)                           ? "the GPU is older than compute capability 8.0"
-          : most_cluster(net, way) == 1                  ? "the recurrent weights do not fit into a block"
-                                                         : "the recurrent weights do not fit into a cluster of blocks";
+    why = net.spec.phases[0].by_rows    ? "the cell needs whole rows"
+          : !has_products(net)          ? "the GPU is older than compute capability 8.0"
+          : most_cluster(net, way) == 1 ? "the recurrent weights do not fit into a block"
+                                        : "the recurrent weights do not fit into a cluster of blocks";
     return;
   }
   if (net.options.walk != Walk::resident) {

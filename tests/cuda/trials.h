@@ -4,7 +4,8 @@
 #include <cstdlib>
 #include <random>
 
-inline int failures = 0, clusters = 0;  // calls that were wrong, and that went by a cluster of blocks
+inline int failures = 0;                         // calls that were wrong
+inline int clusters = 0, backward_clusters = 0;  // that went by a cluster of blocks
 inline const bool little_memory = std::getenv("RECURRA_STANDIN_SHARED_BYTES");
 inline std::mt19937_64 generator(7);
 

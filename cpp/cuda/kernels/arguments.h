@@ -164,8 +164,9 @@ struct WalkArguments : WalkPlaces {
 };
 
 // Steps to - 1 .. from of a layer, backward, all but the products of its input and of weights' gradients: grid (tiles of rows,
-// directions). Of `phase`, `da` has rows of these steps, and so does `saved` if it begins there; dy and d_cells have those of
-// all steps, h_before and states_before begin with what is before step 0. d_h and d_states are those of the step after.
+// directions, blocks of a cluster). Of `phase`, `da` has rows of these steps, and so does `saved` if it begins there; dy and
+// d_cells have those of all steps, h_before and states_before begin with what is before step 0. d_h and d_states are those of
+// the step after.
 struct WalkBackArguments : WalkPlaces {
   Steps steps;
   int64_t from, to;

@@ -8,7 +8,7 @@
 namespace recurra {
 namespace cuda {
 
-constexpr int kRows = RECURRA_ROWS;
+constexpr int kRows = RECURRA_ROWS, kCluster = RECURRA_CLUSTER;
 constexpr int kColumnsOf[] = {RECURRA_COLUMNS}, kHeldOf[] = {RECURRA_HELD};
 
 // What one load brings.
@@ -23,13 +23,51 @@ inline int padded(int n) { return (n + 3) / 4 * 4; }
 // Weights of fewer bits than sums are for the tensor cores, which go through sources in slabs.
 constexpr bool kNarrow = sizeof(Weight) < sizeof(Number);
 constexpr int kSlab = 32;
-// From row to row of what a product reads. An odd number of slabs: 8 lanes find 8 x 16 bytes in different banks.
-inline int source_row(int n) { return kNarrow ? ((n + kSlab - 1) / kSlab | 1) * kSlab : padded(n); }
+// From row to row of what a product reads. An odd number of slabs: 8 lanes find 8 x 16 bytes in different banks. Those of held
+// weights are there in any case.
+inline int source_row(int n, int held = 0) {
+  const int all = n < held ? held : n;
+  return kNarrow ? ((all + kSlab - 1) / kSlab | 1) * kSlab : padded(n);
+}
 
 inline Here here(int unit, int row) { return {unit, row, int(blockIdx.y)}; }
 inline int first_row() { return int(blockIdx.x) * kRows; }
 // Of a step's rows, those of the block.
 inline int rows_of_block(int begin, int end) { return end - begin - first_row() < kRows ? end - begin - first_row() : kRows; }
+
+// Of so many units, those of the block.
+struct Share {
+  int first, count;
+};
+inline Share share_of(int units) {
+  if (kCluster == 1) return {0, units};
+  const int rank = int(blockIdx.z), first = units * rank / kCluster;
+  return {first, units * (rank + 1) / kCluster - first};
+}
+
+// All threads that have a tile.
+inline void meet() {
+  if (kCluster > 1)
+    cluster_sync();
+  else
+    __syncthreads();
+}
+
+inline Weight* shared_weights(int at) { return reinterpret_cast<Weight*>(shared_numbers(at)); }
+
+// What a product of phase p reads in a step. With two phases nobody writes there before all have met since the product before;
+// with one, blocks of a cluster take turns with two places.
+template <class Arguments>
+inline Weight* source_of(const Arguments& a, int p, int64_t step) {
+  const bool second = kCluster > 1 && !kLast && (step - a.from) % 2;
+  return shared_weights(second ? a.source_at[1] : a.source_at[p]);
+}
+
+// To every block of the cluster, what a product reads there.
+inline void write_all(Weight* to, V v) {
+  RECURRA_UNROLL
+  for (int rank = 0; rank < kCluster; ++rank) *(kCluster > 1 ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
+}
 
 // A thread's columns of a matrix.
 template <int per_thread, int held>

@@ -10,34 +10,7 @@
 namespace recurra {
 namespace cuda {
 
-constexpr int kPassesOf[] = {RECURRA_PASSES}, kCluster = RECURRA_CLUSTER;
-
-// Of a phase's units, those of the block.
-struct Share {
-  int first, count;
-};
-inline Share share_of(int units) {
-  if (kCluster == 1) return {0, units};
-  const int rank = int(blockIdx.z), first = units * rank / kCluster;
-  return {first, units * (rank + 1) / kCluster - first};
-}
-
-// All threads that have a tile.
-inline void meet() {
-  if (kCluster > 1)
-    cluster_sync();
-  else
-    __syncthreads();
-}
-
-inline Weight* shared_weights(int at) { return reinterpret_cast<Weight*>(shared_numbers(at)); }
-
-// What a product of phase p reads in a step. With two phases nobody writes there before all have met since the product before;
-// with one, blocks of a cluster take turns with two places.
-inline Weight* source_of(const WalkArguments& a, int p, int64_t step) {
-  const bool second = kCluster > 1 && !kLast && (step - a.from) % 2;
-  return shared_weights(second ? a.source_at[1] : a.source_at[p]);
-}
+constexpr int kPassesOf[] = {RECURRA_PASSES};
 
 // A step, and what comes after it: where its rows begin among those of all steps, and how many of them the block has.
 struct Span {
@@ -73,11 +46,9 @@ struct ResidentUnit : ForwardUnit {
     held_at(1 + i) = v;
     put(a.states_after, walk.moves_states ? walk.steps.rows + place : at.row, i, v);
   }
-  // To every block of the cluster, for a product of phase q.
+  // For a product of phase q.
   void give(int q, int64_t step, V v) const {
-    Weight* const to = source_of(walk, q, step) + (at.row - first_row()) * source_row(walk.sources[q]) + at.unit;
-    RECURRA_UNROLL
-    for (int rank = 0; rank < kCluster; ++rank) *(kCluster > 1 ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
+    write_all(source_of(walk, q, step) + (at.row - first_row()) * source_row(walk.sources[q]) + at.unit, v);
   }
   // What the next product reads, here and for backward.
   void put_source(V v) const {
