@@ -33,14 +33,14 @@ bool load(Resident& r, const Device& device, int cell, Number number) {
 
 bool has_products(const Network::Data& net) { return net.weight_size > 2 || net.device.major >= 8; }
 
-int most_cluster(const Network::Data& net, Way way) { return way == Way::forward && net.device.major >= 9 ? kMostCluster : 1; }
+int most_cluster(const Network::Data& net) { return net.device.major >= 9 ? kMostCluster : 1; }
 
 std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way) {
   const NetworkConfig& c = net.config;
   const bool narrow = net.weight_size == 2;
   if (!has_products(net)) return std::nullopt;
   const int fewest = narrow ? int(std::clamp<int64_t>(rows, 1, kFragmentRows)) : 1;
-  for (int cluster = 1; cluster <= most_cluster(net, way); cluster *= 2)
+  for (int cluster = 1; cluster <= most_cluster(net); cluster *= 2)
     for (const int tile : {kTileRows, fewest}) {
       if (tile != fewest && (narrow || rows * net.directions() * cluster <= net.device.multiprocessors)) continue;
       auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, tile, way, cluster);
@@ -54,10 +54,10 @@ namespace {
 void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resident& resident, const char*& why) {
   auto found = resident_of(net, plan.rows, way);
   if (!found) {
-    why = net.spec.phases[0].by_rows    ? "the cell needs whole rows"
-          : !has_products(net)          ? "the GPU is older than compute capability 8.0"
-          : most_cluster(net, way) == 1 ? "the recurrent weights do not fit into a block"
-                                        : "the recurrent weights do not fit into a cluster of blocks";
+    why = net.spec.phases[0].by_rows ? "the cell needs whole rows"
+          : !has_products(net)       ? "the GPU is older than compute capability 8.0"
+          : most_cluster(net) == 1   ? "the recurrent weights do not fit into a block"
+                                     : "the recurrent weights do not fit into a cluster of blocks";
     return;
   }
   if (net.options.walk != Walk::resident) {
