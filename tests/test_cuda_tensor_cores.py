@@ -12,11 +12,14 @@ import pytest
 from checks import Array, assert_close, assert_same_bits, states
 from cuda_arrays import counted, download, require_gpu, upload
 from cuda_problems import Case, called, oracle, plan_of, trained
+from gradients import assert_gradients_close, sized
+from gradients import oracle as gradients_of
 from reference import CELLS
 from strategies import Problem
 
 import recurra
 from recurra import _core
+from recurra.tape import Gradients
 
 require_gpu()
 
@@ -120,22 +123,60 @@ def test_clusters_and_grids_of_blocks(
     assert_close((y, final), download(by_steps(*given, lengths=problem.lengths)), TOLERANCE[number])
 
 
+def check_training(case: Case, number: str) -> None:
+    """Outputs and gradients beside those of the walk by steps."""
+    layer = case.layer().to("cuda", dtype=number, engine=RESIDENT)
+    outputs, gradients = trained(case, layer)
+    want, want_gradients = trained(case, layer.to("cuda", engine="cublas"))
+    assert_close(outputs, want, TOLERANCE[number])
+    assert_close(gradients, want_gradients, 6 * TOLERANCE[number])
+    assert_same_bits(trained(case, layer)[1], gradients)
+
+
 @ALL_KINDS
-def test_a_tape_is_recorded_in_one_launch_and_read_by_steps(cell: str, number: str) -> None:
+def test_training_is_one_launch_each_way(cell: str, number: str) -> None:
     rates: dict[str, Any] = {"dropout": 0.3, "zoneout": 0.3, "recurrent_dropout": 0.3}
     case = case_of(cell, lengths=(4, 0, 2), rng=7, **rates)
     layer = case.layer().to("cuda", dtype=number, engine=RESIDENT)
     told = plan_of(layer, 4, 3, training=True)
-    assert told.startswith("cublas, resident: ")
-    assert told.endswith("a step; of 16-bit numbers only forward is one launch")
-    outputs, gradients = trained(case, layer)
-    want, want_gradients = trained(case, layer.to("cuda", engine="cublas"))
-    assert_close(outputs, want, TOLERANCE[number])
-    assert_close(gradients[0], want_gradients[0], 6 * TOLERANCE[number])
-    for name, gradient in want_gradients[2].items():
-        assert_close(gradients[2][name], gradient, 6 * TOLERANCE[number])
+    assert told.startswith("cublas, resident: one launch for all steps of a layer; 8 rows a block of "), told
+    assert "; backward, resident: one launch for all steps of a layer; 8 rows a block of " in told
+    check_training(case, number)
+    # More rows than a tile's, lengths that only the GPU knows, a direction that runs backwards, what is computed again.
+    options: dict[str, Any] = {"batch": 9, "steps": 3, "lengths": (3, 1, 2, 0, 3, 2, 1, 3, 2), "directions": 1}
+    check_training(replace(case_of(cell, reverse=True, **options), recompute=True), number)
+    check_training(case_of(cell, on_device=True, **options), number)
     quiet = replace(case, rng=None)
     assert_same_bits(trained(quiet, layer)[0], called(quiet, layer))
+
+
+@ALL_KINDS
+def test_gradients_are_the_oracles(cell: str, number: str) -> None:
+    case = Case(sized(cell, dtype="float32", layers=1, seed=5))
+    layer = case.layer()
+    _, gradients = trained(case, layer.to("cuda", dtype=number, engine=RESIDENT))
+    # As in test_cuda_training.py.
+    assert_gradients_close(Gradients(*gradients), gradients_of(case.problem, layer), 6 * TOLERANCE[number])
+
+
+def test_rows_do_not_meet_in_a_tile() -> None:
+    """A row whose gradient is infinite leaves the others as they are."""
+    layer = recurra.LSTM(3, 19, seed=0, device="cuda", dtype="float16", engine=RESIDENT)
+    y, _, tape = layer.forward(upload(data(3, 3, 3), "float16"))
+    dy = data(*y.shape)
+    want = download(tape.backward(upload(dy, "float16")).x)
+    dy[:, 1] = np.inf
+    got = download(tape.backward(upload(dy, "float16")).x)
+    assert not np.isfinite(got[:, 1]).any()
+    assert_same_bits(got[:, ::2], want[:, ::2])
+
+
+def test_backward_weights_beyond_registers() -> None:
+    case = case_of("lstm", 160, batch=2, steps=2, directions=1)
+    layer = case.layer().to("cuda", dtype="bfloat16", engine=RESIDENT)
+    told = plan_of(layer, 2, 2, training=True)
+    assert "a block of 256 threads, 192 of 640 weights a column in registers" in told
+    check_training(case, "bfloat16")
 
 
 def test_stacks_and_graphs() -> None:

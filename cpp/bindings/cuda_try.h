@@ -74,8 +74,8 @@ inline void define_cuda_try(py::module_& m) {
       [](const std::string& cell, const std::string& dtype, int64_t hidden, int64_t output, int rows, bool backward,
          int cluster, bool grid) {
         const int number = cell_number(cell);
-        if (cluster < 1 || cluster > (backward ? 1 : grid ? 1024 : cuda::kMostCluster))
-          throw py::value_error("cluster: expected 1 to 8 blocks, of a grid 1024, backward 1");
+        if (cluster < 1 || cluster > (grid ? 1024 : cuda::kMostCluster))
+          throw py::value_error("cluster: expected 1 to 8 blocks, of a grid 1024");
         const auto found = cuda::resident_of(spec_of(number), number_of(dtype), hidden, output, rows,
                                              backward ? cuda::Way::backward : cuda::Way::forward, cluster, grid);
         if (!found) throw py::value_error("hidden: expected one that fits into a block, of a cell that does");
@@ -86,10 +86,8 @@ inline void define_cuda_try(py::module_& m) {
       },
       py::arg("cell"), py::arg("dtype"), py::arg("hidden"), py::arg("output"), py::arg("rows"), py::arg("backward") = false,
       py::arg("cluster") = 1, py::arg("grid") = false,
-      "The kernel of all steps at once, of so many rows a block, or forward a cluster or a grid of them: (source, options, "
-      "threads, "
-      "bytes of shared memory, cycles a "
-      "step by arithmetic, numbers that a product of each phase sums up).");
+      "The kernel of all steps at once, of so many rows a block, or a cluster or grid of them: (source, options, threads, bytes of "
+      "shared memory, cycles a step by arithmetic, numbers that a product of each phase sums up).");
   m.def(
       "precompile",
       [](const std::string& source, const std::vector<std::string>& options, int device) {

@@ -23,6 +23,7 @@ struct Workspace {
   std::vector<Rows> input, recurrent;
   Rows saved, kept, result, h, states;
   char* blas = nullptr;
+  Exchanged exchange;
 };
 
 Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
@@ -70,6 +71,7 @@ Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Dat
     w.states = deal_rows(deal, directions, rows, states, size);
   }
   if (plan.engine == Engine::cublas) w.blas = deal.take(Blas::workspace_bytes, 1);
+  w.exchange = deal_exchange(deal, plan.resident_back, net.weight_size);
   return w;
 }
 
@@ -311,9 +313,7 @@ class Layer {
     w.mask = mask();
     w.clip = clip_;
     w.saved_from = plan_.options.recompute ? chunk.from : 0;
-    const unsigned tiles = unsigned((plan_.rows + resident.rows - 1) / resident.rows);
-    launch(resident.kernel, {tiles, unsigned(count_), 1}, {unsigned(resident.threads), 1, 1}, call_.launch.stream, w,
-           unsigned(resident.shared_bytes));
+    launch_walk(call_.launch, resident, plan_.rows, count_, workspace_.exchange, w);
   }
 
   void input_gradients(const Chunk& chunk) const {

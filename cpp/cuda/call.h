@@ -41,6 +41,32 @@ struct Launcher {
   void upload(const void* from, void* to, size_t bytes) const;  // host memory, in the launches themselves
 };
 
+// What blocks of a grid exchange, of a launch.
+struct Exchanged {
+  char *data = nullptr, *arrived = nullptr;
+};
+inline Exchanged deal_exchange(Dealer& deal, const Resident& r, size_t weight_size) {
+  return {deal.take(int64_t(r.tiles) * 2 * r.place, weight_size), deal.take(r.tiles, sizeof(unsigned))};
+}
+
+// All steps: tiles of a grid come in groups, one after another.
+template <class Arguments>
+void launch_walk(const Launcher& launcher, const Resident& r, int64_t rows, int directions, const Exchanged& memory,
+                 Arguments& a) {
+  const int64_t tiles = (rows + r.rows - 1) / r.rows, together = r.grid ? std::max(r.tiles / directions, 1) : tiles;
+  const unsigned threads = unsigned(r.threads), shared_bytes = unsigned(r.shared_bytes);
+  static_cast<Exchange&>(a) = {memory.data, reinterpret_cast<unsigned*>(memory.arrived), r.place, 0};
+  for (int64_t first = 0; first < tiles; first += together) {
+    const Grid grid = {unsigned(std::min(tiles - first, together)), unsigned(directions), unsigned(r.cluster)};
+    a.first_row = int(first * r.rows);
+    if (r.grid) launcher.zero(a.arrived, r.tiles, sizeof(unsigned));
+    if (r.cluster > 1)
+      JointLaunch(grid, threads, shared_bytes, launcher.stream, r.grid).run(r.kernel, &a);
+    else
+      launch(r.kernel, grid, {threads, 1, 1}, launcher.stream, a, shared_bytes);
+  }
+}
+
 // use(i, arguments, whether it is a matrix) for each part of parameter i that phase p of a layer and direction has: where its
 // blocks lie in packed weights, whose matrices have numbers of `matrix_size` bytes, or in gradients, where those are numbers. A
 // bias may be part of several.

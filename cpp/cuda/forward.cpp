@@ -14,7 +14,7 @@ struct Workspace {
   Rows recurrent, kept, mask;
   Rows result;  // where it is not on the tape
   char* blas = nullptr;
-  char *exchange = nullptr, *arrived = nullptr;  // of a grid that runs together
+  Exchanged exchange;
 };
 
 Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
@@ -43,10 +43,7 @@ Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Dat
   if (plan.options.training && c.regularization.recurrent_dropout > 0)
     w.mask = deal_rows(deal, directions, plan.rows, c.output_size, net.number_size);
   if (plan.engine == Engine::cublas) w.blas = deal.take(Blas::workspace_bytes, 1);
-  if (plan.resident.grid) {
-    w.exchange = deal.take(plan.resident.tiles, plan.resident.exchange_bytes);
-    w.arrived = deal.take(plan.resident.tiles, sizeof(unsigned));
-  }
+  w.exchange = deal_exchange(deal, plan.resident, net.weight_size);
   return w;
 }
 
@@ -193,20 +190,7 @@ class Layer {
       w.phase[p].input = workspace_.input[size_t(p)];
       w.phase[p].recurrent = weights_[size_t(p)].recurrent;
     }
-    w.exchange = workspace_.exchange;
-    w.arrived = reinterpret_cast<unsigned*>(workspace_.arrived);
-    const int64_t tiles = (plan_.rows + resident.rows - 1) / resident.rows,
-                  together = resident.grid ? resident.tiles / lanes() : tiles;
-    const unsigned threads = unsigned(resident.threads), shared_bytes = unsigned(resident.shared_bytes);
-    for (int64_t first = 0; first < tiles; first += together) {
-      const Grid grid = {unsigned(std::min(tiles - first, together)), unsigned(lanes()), unsigned(resident.cluster)};
-      w.first_row = int(first * resident.rows);
-      if (resident.grid) call_.launch.zero(w.arrived, resident.tiles, sizeof(unsigned));
-      if (resident.cluster > 1)
-        JointLaunch(grid, threads, shared_bytes, call_.launch.stream, resident.grid).run(resident.kernel, &w);
-      else
-        launch(resident.kernel, grid, {threads, 1, 1}, call_.launch.stream, w, shared_bytes);
-    }
+    launch_walk(call_.launch, resident, plan_.rows, lanes(), workspace_.exchange, w);
   }
 
   const Call& call_;

@@ -136,7 +136,7 @@ struct Network::Data {
 // Of a call of so many rows: by one block where that has room, else by the smallest cluster that has, where the GPU has
 // clusters, else by blocks of a grid.
 std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way);
-int most_cluster(const Network::Data& net, Way way);
+int most_cluster(const Network::Data& net);
 bool has_products(const Network::Data& net);  // of 16-bit numbers, which a kernel of all steps needs for them
 // Sets the plan's `resident...` and `why...`; compiles.
 void choose_walk(const Network::Data& net, Plan::Data& plan);

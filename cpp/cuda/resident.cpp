@@ -32,9 +32,9 @@ struct Sizes {
 Sizes sizes_of(const Spec& spec, int p, int64_t hidden, int64_t output, Way way, int cluster) {
   const auto width = [&](Dim dim) { return dim == Dim::output ? output : hidden; };
   const Phase& phase = spec.phases[p];
-  const int64_t units = shares(width(phase.units), cluster), read = p ? width(spec.phases[p - 1].units) : output,
-                made = phase.recurrent.count * units;
-  if (way == Way::backward) return {units, made, made ? read : 0, 0};
+  const int64_t all = width(phase.units), units = shares(all, cluster), blocks = phase.recurrent.count,
+                read = p ? width(spec.phases[p - 1].units) : output, made = blocks * units;
+  if (way == Way::backward) return {units, blocks * all, blocks ? shares(read, cluster) : 0, 0};
   return {units, read, made, recurrent_slot(phase) * units};
 }
 
@@ -105,7 +105,7 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
 
 // Tiles of 16-bit weights (kernels/fragments.cuh) are shared out among so many warps, whose threads have 255 registers each. Of
 // these a thread needs some of its own, found by compiling, and for each column the next step's two numbers, a bias and where
-// it is among all; more where there are very many.
+// it is among all, or backward for each unit of a row its numbers; more where there are very many.
 constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40;
 
 // Sizes of a phase in tiles and slabs.
@@ -120,6 +120,7 @@ Tiles tiles_of(const Resident& r, const Sizes& s, int p) {
 // What threads and registers have of it; whether that suffices.
 bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
   const int phases = spec.phases.size;
+  const bool back = r.way == Way::backward;
   int64_t warps = 1, taken = kFragmentRegisters + (phases - 1) * kPhaseRegisters, most = 0;
   for (int p = 0; p < phases; ++p)
     warps = std::max({warps, shares(sizes[p].columns, kTileColumns), shares(sizes[p].units * kFragmentRows, 32)});
@@ -127,16 +128,16 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
   r.threads = r.most_threads = int(warps * 32);
   const auto of_thread = [&](int64_t columns) { return 2 * shares(shares(columns, kTileColumns), warps); };
   for (int p = 0; p < phases; ++p) {
-    taken += kOfColumn * (of_thread(sizes[p].columns) + of_thread(sizes[p].passes));
+    r.columns[p] = int(of_thread(sizes[p].columns));
+    r.others[p] = int(back ? shares(sizes[p].units * kFragmentRows, r.threads) : of_thread(sizes[p].passes));
+    taken += back ? r.others[p] * (given_of(spec, p) + 2) : kOfColumn * (r.columns[p] + r.others[p]);
     most = std::max(most, of_thread(sizes[p].columns));
   }
   taken += 2 * most * (most == 2 ? 2 : 1) + (most > 10 ? kPastTen : 0);  // sums
   int64_t left = registers_of(r.threads) - taken;
   if (left < 0) return false;
-  left = std::max<int64_t>(left - phases * spare_of(spec, r.way, 1), 0);
+  left = std::max<int64_t>(left - (back ? 1 : phases) * spare_of(spec, r.way, 1), 0);
   for (int p = 0; p < phases; ++p) {
-    r.columns[p] = int(of_thread(sizes[p].columns));
-    r.others[p] = int(of_thread(sizes[p].passes));
     if (!r.columns[p]) continue;
     r.held[p] = int(std::min(left / (4 * r.columns[p]), sizes[p].sources / kSlab) * kSlab);
     left -= 4 * r.columns[p] * (r.held[p] / kSlab);
@@ -176,7 +177,7 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
                                     int cluster, bool grid) {
   const int phases = spec.phases.size;
   const bool back = way == Way::backward, narrow = weight_bytes(number) == 2;
-  if (spec.phases[0].by_rows || (back && narrow)) return std::nullopt;
+  if (spec.phases[0].by_rows) return std::nullopt;
   Resident r;
   r.way = way;
   r.rows = narrow ? kFragmentRows : rows;
@@ -194,10 +195,11 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   // The launch.
   int64_t at = 0, sums = 0;
   const auto take = [&](int64_t count) { return int(std::exchange(at, at + rounded(count, 4))); };
-  const auto source_numbers = [&](int64_t count) {
-    return r.rows * (narrow ? (shares(count, kSlab) | 1) * kSlab / 2 : rounded(count, 4));
+  const auto take_sources = [&](int64_t count, int64_t held) {
+    const int64_t size = r.rows * (narrow ? (shares(std::max(count, held), kSlab) | 1) * kSlab / 2 : rounded(count, 4));
+    if (grid) r.place = std::max(r.place, int(narrow ? 2 * size : size));
+    return take(size);
   };
-  const auto take_sources = [&](int64_t count) { return take(source_numbers(count)); };
   WalkPlaces& places = r.places;
   for (int p = 0; p < phases; ++p) {
     const Sizes& s = own[p];
@@ -206,20 +208,19 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
     else
       sums = std::max(sums, s.units * spec.phases[p].chains);
     places.sources[p] = int(s.sources);
-    places.source_at[p] = take_sources(s.sources);
+    places.source_at[p] = take_sources(s.sources, r.held[p]);
     places.weights_at[p] = take(narrow ? tiles_of(r, s, p).in_memory * kTileColumns * kSlab / 2
                                        : s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
     r.weights += s.columns * s.sources * cluster;
     r.cycles += cycles_of(r, s, p, number, std::min(rows, r.rows));
   }
-  if (cluster > 1 && phases == 1 && !grid) places.source_at[1] = take_sources(places.sources[0]);
-  if (grid)
-    r.exchange_bytes =
-        2 * number_bytes(number) * size_t(source_numbers(std::max(places.sources[0], places.sources[phases - 1])));
+  if (cluster > 1 && phases == 1 && !grid) places.source_at[1] = take_sources(places.sources[0], r.held[0]);
   // Of fragments, the columns of two rows further on lie 8 banks further on.
-  places.sums_row = int(narrow ? rounded(sums, 8) + 4 : sums);
+  const auto row_of = [&](int64_t units) { return int(narrow ? rounded(units, 8) + 4 : units); };
+  places.sums_row = row_of(sums);
   places.sums_at = take(r.rows * places.sums_row);
-  places.held_row = int(shares(std::max(hidden, output), cluster));
+  const int64_t widest = shares(std::max(hidden, output), cluster);
+  places.held_row = back ? row_of(widest) : int(widest);
   places.held_at = take(r.rows * places.held_row * (spec.states.size + spec.kept));
   r.shared_bytes = size_t(at) * number_bytes(number);
   return r;
@@ -235,10 +236,8 @@ Unit resident_unit(int cell, Number number, const Resident& r) {
   return cell_unit(cell, number, back ? "resident_backward.cuh" : "resident.cuh",
                    "#define RECURRA_ROWS " + std::to_string(r.rows) + "\n#define RECURRA_THREADS " +
                        std::to_string(r.most_threads) + "\n" + list("COLUMNS", r.columns) +
-                       list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held) +
-                       (back ? ""
-                             : "#define RECURRA_CLUSTER " + std::to_string(r.cluster) + "\n#define RECURRA_GRID " +
-                                   std::to_string(int(r.grid)) + "\n"));
+                       list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held) + "#define RECURRA_CLUSTER " +
+                       std::to_string(r.cluster) + "\n#define RECURRA_GRID " + std::to_string(int(r.grid)) + "\n");
 }
 
 }  // namespace cuda

@@ -1,7 +1,7 @@
 // Random networks on a GPU, or its stand-in, beside the CPU engine: every cell's outputs, states and gradients on the exact
 // engine have the CPU's bits, however it walks through time, and the cublas engine's are near. Both walks leave the same tape,
 // and make the same of it. Streams too. network [trials] [steps | resident] [cells]: food for the sanitizers. Where the
-// stand-in gives a block little shared memory (RECURRA_STANDIN_SHARED_BYTES), clusters or grids walk forward.
+// stand-in gives a block little shared memory (RECURRA_STANDIN_SHARED_BYTES), clusters or grids walk.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -60,7 +60,7 @@ struct Trial {
   int64_t steps, rows;
   std::vector<int64_t> lengths;  // none: all steps
   bool packed, apart;            // apart: the weights, in the caller's memory
-  bool training, recompute, seeded, exact;
+  bool training, recompute, seeded, exact, back_fits;
   cuda::Walk walk;
   uint64_t seed = 5;
   int calls = 3;  // the third is replayed from a graph
@@ -222,7 +222,7 @@ void Trial<T>::run() {
   const bool resident = walk == cuda::Walk::resident && total;
   const auto told = [&](const char* what) { return plan.explain().find(what) != std::string::npos; };
   shared += told("rows a cluster") || told("rows a grid");
-  if (told("exact, resident") != resident || (!little_memory && told("backward, resident") != (resident && training))) {
+  if (told("exact, resident") != resident || told("backward, resident") != (resident && training && back_fits)) {
     ++failures;
     std::printf("FAILED %s: %s\n", config.cell.c_str(), plan.explain().c_str());
   }
@@ -340,14 +340,13 @@ void trial(const recurra::CellInfo& cell, bool exact, double residents) {
   t.seeded = t.training && chance(0.5);
   t.exact = exact;
   // Those that fit: one of whole rows has none, nor have many wide heads.
-  const recurra::Spec& spec = recurra::spec_of(recurra::cell_number(cell.name));
-  const auto found = cuda::resident_of(spec, sizeof(T) == 4 ? cuda::Number::f32 : cuda::Number::f64, t.config.hidden_size,
-                                       t.config.output_size, 1, cuda::Way::forward, little_memory ? cuda::kMostCluster : 1);
-  const bool fits = exact && !spec.phases[0].by_rows && t.config.hidden_size <= 72 &&
-                    (!little_memory || found->shared_bytes <= size_t(cuda::Device::of(0).shared_bytes));
-  t.walk = residents > 0 && fits && chance(residents) ? cuda::Walk::resident
-           : exact                                    ? cuda::Walk::steps
-                                                      : cuda::Walk::automatic;
+  const auto fits_way = [&](cuda::Way way) {
+    return t.config.hidden_size <= 72 && fits(t.config, sizeof(T) == 4 ? cuda::Number::f32 : cuda::Number::f64, way);
+  };
+  t.back_fits = fits_way(cuda::Way::backward);
+  t.walk = residents > 0 && exact && fits_way(cuda::Way::forward) && chance(residents) ? cuda::Walk::resident
+           : exact                                                                     ? cuda::Walk::steps
+                                                                                       : cuda::Walk::automatic;
   t.run();
 }
 
@@ -361,7 +360,7 @@ void several_chunks(cuda::Walk walk) {
   t.steps = 2070;
   t.rows = 256;
   t.packed = t.apart = t.recompute = t.seeded = false;
-  t.training = t.exact = true;
+  t.training = t.exact = t.back_fits = true;
   t.walk = walk;
   t.calls = 1;
   t.run();

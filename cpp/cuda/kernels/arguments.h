@@ -151,24 +151,32 @@ struct WalkPlaces {
   int sums_at, sums_row, held_at, held_row;
 };
 
+// What blocks of a grid exchange in memory: weights [direction][tile][place][row][source], two places for each tile of a launch,
+// of which `arrived`, [direction][tile], begins with 0.
+struct Exchange {
+  void* exchange;
+  unsigned* arrived;
+  int place;      // numbers of one
+  int first_row;  // of the launch
+};
+
 // Steps from .. to - 1 of a layer, all but the products of its input: grid (tiles of rows, directions, blocks of a tile). Of
 // `phase`, `input` has rows of these steps, `recurrent` weights [block * units + unit][source] and `bias` that of chains
 // without an input; the other rows are those of step 0, or, unless they move, of every step. h_after begins with what is before
-// step 0. Through memory, blocks of a grid exchange what products read, two places for each tile; `arrived` is 0 for each tile.
-struct WalkArguments : WalkPlaces {
+// step 0.
+struct WalkArguments : WalkPlaces, Exchange {
   Steps steps;
   int64_t from, to;
   PhaseArguments phase[kMaxPhases];
   int moves_states, moves_source, moves_result;
-  int first_row;      // of the launch
-  void* exchange;     // weights [direction][tile][place][row][source], as shared memory has them
-  unsigned* arrived;  // [direction][tile]
+  int unused = 0;
 };
 
 // Steps to - 1 .. from of a layer, backward, all but the products of its input and of weights' gradients: grid (tiles of rows,
-// directions). Of `phase`, `da` has rows of these steps, and so does `saved` if it begins there; dy and d_cells have those of
-// all steps, h_before and states_before begin with what is before step 0. d_h and d_states are those of the step after.
-struct WalkBackArguments : WalkPlaces {
+// directions, blocks of a tile). Of `phase`, `da` has rows of these steps, and so does `saved` if it begins there; dy and
+// d_cells have those of all steps, h_before and states_before begin with what is before step 0. d_h and d_states are those of
+// the step after.
+struct WalkBackArguments : WalkPlaces, Exchange {
   Steps steps;
   int64_t from, to;
   BackwardArguments phase[kMaxPhases];

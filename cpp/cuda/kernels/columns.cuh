@@ -23,13 +23,14 @@ inline int padded(int n) { return (n + 3) / 4 * 4; }
 // Weights of fewer bits than sums are for the tensor cores, which go through sources in slabs.
 constexpr bool kNarrow = sizeof(Weight) < sizeof(Number);
 constexpr int kSlab = 32;
-// From row to row of what a product reads. An odd number of slabs: 8 lanes find 8 x 16 bytes in different banks.
-inline int source_row(int n) { return kNarrow ? ((n + kSlab - 1) / kSlab | 1) * kSlab : padded(n); }
+// From row to row of what a product reads. An odd number of slabs: 8 lanes find 8 x 16 bytes in different banks. Those of held
+// weights are there in any case.
+inline int source_row(int n, int held = 0) {
+  const int all = n < held ? held : n;
+  return kNarrow ? ((all + kSlab - 1) / kSlab | 1) * kSlab : padded(n);
+}
 
 inline Here here(int unit, int row) { return {unit, row, int(blockIdx.y)}; }
-inline int first_row() { return int(blockIdx.x) * kRows; }
-// Of a step's rows, those of the block.
-inline int rows_of_block(int begin, int end) { return end - begin - first_row() < kRows ? end - begin - first_row() : kRows; }
 
 // A thread's columns of a matrix.
 template <int per_thread, int held>

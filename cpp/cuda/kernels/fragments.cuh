@@ -64,7 +64,7 @@ struct Fragments {
   __forceinline__ void add(V (&sum)[kColumns + 1][kOwnRows], const Weight* source) const {
     __syncwarp();  // the tensor cores ask that threads of a warp come to them together
     float made[kTiles + 1][kChains][4] = {};
-    const Weight* const from = source + lane() / 4 * source_row(sources) + lane() % 4 * 8;
+    const Weight* const from = source + lane() / 4 * source_row(sources, held) + lane() % 4 * 8;
     const auto numbers = [&](int slab) { return *reinterpret_cast<const Words*>(from + kSlab * slab); };
     const auto multiply = [&](int t, int product, const uint32_t* weight, const Words& x) {
       multiply_fragments<kIsHalf<Weight>>(made[t][product % kChains], weight, x.v[2 * product], x.v[2 * product + 1]);

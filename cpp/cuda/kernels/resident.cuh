@@ -2,70 +2,14 @@
 // recurrent product and a unit) and sums them up; then, when the sums have met in shared memory, units are shared out and the
 // cell runs on them. As columns.cuh, and for each phase RECURRA_PASSES: chains of a thread that have no recurrent weights.
 // Of 16-bit weights the tensor cores make the sums (fragments.cuh), to which the bias is added: the input product has none.
-// RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains. They are a cluster, and
-// what a product reads is written to every block's shared memory; or, with RECURRA_GRID, any of a grid that runs together, and
-// it goes through memory.
+// Blocks that share a tile exchange what products read (exchange.cuh).
 #pragma once
-#include "cuda/kernels/fragments.cuh"
+#include "cuda/kernels/exchange.cuh"
 
 namespace recurra {
 namespace cuda {
 
-constexpr int kPassesOf[] = {RECURRA_PASSES}, kSharers = RECURRA_CLUSTER;
-constexpr bool kCluster = kSharers > 1 && !RECURRA_GRID, kGrid = RECURRA_GRID;
-
-// Of a phase's units, those of the block.
-struct Share {
-  int first, count;
-};
-inline Share share_of(int units) {
-  if (kSharers == 1) return {0, units};
-  const int rank = int(blockIdx.z), first = units * rank / kSharers;
-  return {first, units * (rank + 1) / kSharers - first};
-}
-
-// Of the block's tile, and of the rows of a step.
-inline int first_row(const WalkArguments& a) { return a.first_row + first_row(); }
-inline int rows_of_block(const WalkArguments& a, int begin, int end) { return rows_of_block(begin + a.first_row, end); }
-
-inline Weight* shared_weights(int at) { return reinterpret_cast<Weight*>(shared_numbers(at)); }
-
-// Where what a product of phase p reads in a step is written. With two phases nobody writes there before all have met since it
-// was read; with one, blocks take turns with two places.
-inline int turn_of(const WalkArguments& a, int p, int64_t step) { return kSharers > 1 && !kLast ? int(step - a.from) % 2 : p; }
-inline Weight* source_of(const WalkArguments& a, int p, int64_t step) {
-  return shared_weights(a.source_at[kGrid ? p : turn_of(a, p, step)]);
-}
-
-// Of the launch's tiles.
-inline int tile_of_launch() { return int(blockIdx.y * gridDim.x + blockIdx.x); }
-inline Weight* exchanged(const WalkArguments& a, int p, int64_t step) {
-  const int row = source_row(a.sources[0] > a.sources[kLast] ? a.sources[0] : a.sources[kLast]);
-  return static_cast<Weight*>(a.exchange) + (tile_of_launch() * 2 + turn_of(a, p, step)) * kRows * row;
-}
-
-// All threads that have a tile, who have met so many times.
-inline void meet(const WalkArguments& a, unsigned times) {
-  if (kCluster) return cluster_sync();
-  __syncthreads();  // until the block may be counted
-  if (!kGrid) return;
-  if (threadIdx.x == 0) {
-    unsigned* const arrived = a.arrived + tile_of_launch();
-    add_one(arrived);
-    for (int looks = 0; int(count_of(arrived) - (times + 1) * kSharers) < 0; ++looks)
-      if (looks == kMostLooks) return give_up();
-  }
-  __syncthreads();  // until all blocks have been
-}
-
-// What all have given for a product of phase p, to the block's shared memory.
-inline void receive(const WalkArguments& a, int p, int64_t step, int count) {
-  const int size = count * source_row(a.sources[p]) * int(sizeof(Weight)) / int(sizeof(Words));
-  const Words* const from = reinterpret_cast<const Words*>(exchanged(a, p, step));
-  Words* const to = reinterpret_cast<Words*>(source_of(a, p, step));
-  for (int i = int(threadIdx.x); i < size; i += int(blockDim.x)) to[i] = from[i];
-  __syncthreads();  // until it is there
-}
+constexpr int kPassesOf[] = {RECURRA_PASSES};
 
 // A step, and what comes after it: where its rows begin among those of all steps, and how many of them the block has.
 struct Span {
@@ -101,13 +45,9 @@ struct ResidentUnit : ForwardUnit {
     held_at(1 + i) = v;
     put(a.states_after, walk.moves_states ? walk.steps.rows + place : at.row, i, v);
   }
-  // To every block that shares the tile, for a product of phase q.
+  // For a product of phase q.
   void give(int q, int64_t step, V v) const {
-    Weight* const to = (kGrid ? exchanged(walk, q, step) : source_of(walk, q, step)) +
-                       (at.row - first_row(walk)) * source_row(walk.sources[q]) + at.unit;
-    RECURRA_UNROLL
-    for (int rank = 0; rank < (kCluster ? kSharers : 1); ++rank)
-      *(kCluster ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
+    cuda::give(walk, q, step, (at.row - first_row(walk)) * source_row(walk.sources[q]) + at.unit, v);
   }
   // What the next product reads, here and for backward.
   void put_source(V v) const {
@@ -294,20 +234,16 @@ inline void take_states(const WalkArguments& a, int count) {
     take<Number, true>(h, before, count, 0, int(h.row), sources, row);
   if (kLast || kCluster)
     take<Weight>(a.phase[0].result, 0, 0, 0, 0, shared_weights(a.source_at[1]), source_row(a.sources[kLast]));
-  // Nobody writes what is behind a row's sources.
-  if (kGrid && blockIdx.z == 0)
-    for (int p = 0; p < 2; ++p)
-      take<Weight>(a.phase[0].result, 0, 0, 0, 0, exchanged(a, p, a.from + p), source_row(a.sources[p && kLast]));
 }
 
 template <int p>
-__forceinline__ void run_phase(Part<p>& part, const Span& span) {
+__forceinline__ void run_phase(Part<p>& part, const Span& span, unsigned& met) {
+  constexpr int next = p < kLast ? p + 1 : 0;
   part.sum(span);
   __syncthreads();  // until all sums are there
   part.finish(span);
-  const int met = (span.step - int(part.walk.from)) * (kLast + 1) + p + 1;
-  meet(part.walk, unsigned(met));  // until they have been read, and what the next product reads is there
-  if (kGrid) receive(part.walk, p < kLast ? p + 1 : 0, span.step + (p == kLast), span.count);
+  meet(part.walk, met++);  // until they have been read, and what the next product reads is there
+  receive(part.walk, next, span.step + (p == kLast), span.count * source_row(part.walk.sources[next]));
 }
 
 RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
@@ -326,13 +262,15 @@ RECURRA_BOUNDED_KERNEL(walk, WalkArguments, RECURRA_THREADS) {
   second.fetch(begin, span.count);
 #endif
   take_states(a, span.count);
-  meet(a, 0);  // until states and weights are there
+  clear_exchanged(a);
+  unsigned met = 0;
+  meet(a, met++);  // until states and weights are there
   while (span.count > 0) {
     const int coming = at_step(a, span.step + 3);
     span.next_count = rows_of_block(a, span.next_at, then);
-    run_phase(part, span);
+    run_phase(part, span, met);
 #if RECURRA_PHASES > 1
-    run_phase(second, span);
+    run_phase(second, span, met);
 #endif
     span = {span.step + 1, span.next_at, then, span.next_count, 0};
     then = coming;

@@ -5,7 +5,7 @@
 // gradient of h before the step, or of what the phase before has returned. What the cell reads of the tape is on its way during
 // the sums of the step after. As columns.cuh, and for each phase RECURRA_ITEMS: units of rows of a thread.
 #pragma once
-#include "cuda/kernels/columns.cuh"
+#include "cuda/kernels/exchange.cuh"
 
 namespace recurra {
 namespace cuda {
@@ -32,10 +32,11 @@ template <int p>
 struct ResidentBackwardUnit : BackwardUnit {
   const WalkBackArguments& walk;
   const Given& given;
-  int row;        // of the tile
+  int unit, row;  // of the block, of the tile
+  int step;
   int64_t place;  // of the row among those of `da`
 
-  Number& held_at(int i) const { return shared_numbers(walk.held_at)[(i * kRows + row) * walk.held_row + at.unit]; }
+  Number& held_at(int i) const { return shared_numbers(walk.held_at)[(i * kRows + row) * walk.held_row + unit]; }
   V h() const { return given.h; }
   V state(int i) const { return given.states[i]; }
   V saved(int i) const { return given.saved[i]; }
@@ -47,12 +48,12 @@ struct ResidentBackwardUnit : BackwardUnit {
     const int block = i - recurrent_slot(phase);
     row_of<Weight>(a.da, place, at.direction)[int64_t(i) * a.units + at.unit] = narrowed(v.v);
     if (block >= 0 && block < phase.recurrent.count)
-      shared_numbers(walk.source_at[p])[row * padded(walk.sources[p]) + block * a.units + at.unit] = v.v;
+      give(walk, p, step, row * source_row(walk.sources[p], kHeldOf[p]) + block * a.units + at.unit, v);
   }
   void set_d_vector(int i, V v) const { set_da(chains + i, v); }
 
   V d_h() const { return V::load(&held_at(0)); }
-  V d_result() const { return V::load(shared_numbers(walk.sums_at) + row * walk.sums_row + at.unit); }
+  V d_result() const { return V::load(shared_numbers(walk.sums_at) + row * walk.sums_row + unit); }
   V dy() const { return given.dy; }
   V d_cells() const { return given.d_cells; }
   V d_state_after(int i) const { return V::load(&held_at(1 + i)); }
@@ -71,10 +72,15 @@ struct PartBack {
   static constexpr int kBlocks = kPhase.recurrent.count, kItems = kItemsOf[p];
   static constexpr int kColumns = kBlocks ? kColumnsOf[p] : 0, kHeld = kBlocks ? kHeldOf[p] : 0;
   static_assert(p || kBlocks || kReachesH<p>, "who clips the gradient of h?");
+  static_assert(kBlocks || !kLast, "of two phases each has all meet");
+
+  using Matrix = MatrixOf<kNarrow>::type<kColumns, kHeld>;
+  static constexpr int kOwnRows = Matrix::kOwnRows;
 
   const WalkBackArguments& walk;
   const BackwardArguments& a;
-  Columns<kColumns, kHeld> matrix;
+  const Share own, read;  // units, and of the numbers that the forward product reads
+  Matrix matrix;
   const int saved_begin;  // where rows of `saved` begin among those of all steps
   int unit[kItems], row[kItems];
   Given given[kItems];  // of the next step
@@ -82,13 +88,15 @@ struct PartBack {
   __forceinline__ explicit PartBack(const WalkBackArguments& all)
       : walk(all),
         a(all.phase[p]),
-        matrix{int(all.recurrent[p].row), padded(all.sources[p]), shared_numbers(all.weights_at[p]), {}},
+        own(share_of(a.units)),
+        read(share_of(int(all.recurrent[p].row))),
+        matrix{read.count, kNarrow ? all.sources[p] : padded(all.sources[p]), shared_numbers(all.weights_at[p]), {}},
         saved_begin(at_step(all, int(all.saved_from))) {
     RECURRA_UNROLL
     for (int e = 0; e < kItems; ++e) {
       const int item = int(threadIdx.x) + e * int(blockDim.x);
-      row[e] = item / a.units;
-      unit[e] = item % a.units;
+      row[e] = own.count ? item / own.count : kRows;
+      unit[e] = own.count ? item % own.count : 0;
     }
   }
 
@@ -104,21 +112,20 @@ struct PartBack {
     return shared_numbers(walk.held_at)[(i * kRows + row[e]) * walk.held_row + unit[e]];
   }
   __forceinline__ Number& global_at(const Rows& rows, int64_t of_row, int i, int e) const {
-    return row_of<Number>(rows, of_row, int(blockIdx.y))[int64_t(i) * a.units + unit[e]];
+    return row_of<Number>(rows, of_row, int(blockIdx.y))[int64_t(i) * a.units + own.first + unit[e]];
   }
 
   // Weights, zeros behind the gradients that they meet, and what the step after has left.
   __forceinline__ void begin(int count) {
-    const int sources = walk.sources[p];
-    Number* const source = shared_numbers(walk.source_at[p]);
     if (kBlocks) {
-      matrix.load(sources,
-                  [&](int c, int k) { return row_of<Weight>(walk.recurrent[p], k, int(blockIdx.y))[matrix.column(c)]; });
-      for (int r = 0; r < kRows; ++r)
-        for (int k = sources + int(threadIdx.x); k < matrix.sources; k += int(blockDim.x)) source[r * matrix.sources + k] = 0;
+      matrix.load(walk.sources[p], [&](int c, int k) {
+        return row_of<Weight>(walk.recurrent[p], k, int(blockIdx.y))[read.first + matrix.column(c)];
+      });
+      for (int turn = 0; turn < (kCluster && !kLast ? 2 : 1); ++turn)
+        take<Weight>(a.da, 0, 0, 0, 0, source_of(walk, p, walk.from + turn), source_row(walk.sources[p], kHeldOf[p]));
     }
     each(kRows, [&](int e) {
-      const int64_t all = first_row() + row[e];
+      const int64_t all = first_row(walk) + row[e];
       if (all >= count) return;
       if (p == kLast) held_at(0, e) = global_at(a.d_h, all, 0, e);
       if (kPhase.sets_states) {
@@ -130,7 +137,7 @@ struct PartBack {
   // The same for the step before.
   __forceinline__ void end(int count) const {
     each(count, [&](int e) {
-      const int64_t all = first_row() + row[e];
+      const int64_t all = first_row(walk) + row[e];
       if (p == kLast) global_at(a.d_h, all, 0, e) = held_at(0, e);
       if (kPhase.sets_states) {
         RECURRA_UNROLL
@@ -141,7 +148,7 @@ struct PartBack {
 
   __forceinline__ void fetch(const StepRows& next) {
     each(next.count, [&](int e) {
-      const int64_t at = int64_t(next.at) + first_row() + row[e], before = int64_t(next.before) + first_row() + row[e];
+      const int64_t at = int64_t(next.at) + first_row(walk) + row[e], before = int64_t(next.before) + first_row(walk) + row[e];
       const auto number = [&](const Rows& rows, int64_t of_row, int i) { return V::load(&global_at(rows, of_row, i, e)); };
       if (kPhase.units == Dim::hidden) {
         RECURRA_UNROLL
@@ -160,9 +167,14 @@ struct PartBack {
   __forceinline__ void finish(const StepRows& now, int begin) const {
     constexpr int chains = kPhase.chains, vectors = kPhase.vector_count;
     each(now.count, [&](int e) {
-      const int all = first_row() + row[e];
-      ResidentBackwardUnit<p> mine{
-          {a, here(unit[e], all), chains, {}, V(0)}, walk, given[e], row[e], int64_t(now.at) - begin + all};
+      const int all = first_row(walk) + row[e];
+      ResidentBackwardUnit<p> mine{{a, here(own.first + unit[e], all), chains, {}, V(0)},
+                                   walk,
+                                   given[e],
+                                   unit[e],
+                                   row[e],
+                                   now.step,
+                                   int64_t(now.at) - begin + all};
       if (!a.lengths || now.step < a.lengths[all]) return run_backward<p>(mine, a, mine.at, now.step);
       RECURRA_UNROLL
       for (int i = 0; i < chains + vectors; ++i) mine.set_da(i, V(0));
@@ -175,30 +187,34 @@ struct PartBack {
     Number* const to = shared_numbers(p ? walk.sums_at : walk.held_at);
     const int to_row = p ? walk.sums_row : walk.held_row;
     const bool apart = p || walk.mask.data;
-    V total[kColumns + 1][kRows];
+    V total[kColumns + 1][kOwnRows];
     const auto each_sum = [&](const auto& use) {
       RECURRA_UNROLL
       for (int c = 0; c < kColumns; ++c) {
         RECURRA_UNROLL
-        for (int r = 0; r < kRows; ++r)
-          if (r < now.count && matrix.column(c) < matrix.columns) use(c, r, to[r * to_row + matrix.column(c)]);
+        for (int r = 0; r < kOwnRows; ++r) {
+          const int row = Matrix::row(r), n = Matrix::column(c);
+          if (row < now.count && n < matrix.columns) use(c, r, to[row * to_row + n]);
+        }
       }
     };
     RECURRA_UNROLL
     for (int c = 0; c < kColumns; ++c) {
       RECURRA_UNROLL
-      for (int r = 0; r < kRows; ++r) total[c][r] = V(0);
+      for (int r = 0; r < kOwnRows; ++r) total[c][r] = V(0);
     }
     if (!apart) each_sum([&](int c, int r, const Number& start) { total[c][r] = V::load(&start); });
-    matrix.add(total, shared_numbers(walk.source_at[p]));
+    matrix.add(total, source_of(walk, p, now.step));
     each_sum([&](int c, int r, Number& out) {
       if (p) {
         out = total[c][r].v;
         return;
       }
-      const int all = first_row() + r;
-      if (apart)
-        total[c][r] = V(out) + V::load(row_of<Number>(walk.mask, all, int(blockIdx.y)) + matrix.column(c)) * total[c][r];
+      const int all = first_row(walk) + Matrix::row(r);
+      if (apart) {
+        const Number* const mask = row_of<Number>(walk.mask, all, int(blockIdx.y)) + read.first + Matrix::column(c);
+        total[c][r] = V(out) + V::load(mask) * total[c][r];
+      }
       const bool ended = a.lengths && now.step >= a.lengths[all];
       out = ended ? total[c][r].v : clipped(total[c][r].v, Number(walk.clip));
     });
@@ -206,11 +222,12 @@ struct PartBack {
 };
 
 template <int p>
-__forceinline__ void run_phase(PartBack<p>& part, const StepRows& now, const StepRows& next, int begin) {
+__forceinline__ void run_phase(PartBack<p>& part, const StepRows& now, const StepRows& next, int begin, unsigned& met) {
   part.finish(now, begin);
   part.fetch(next);
   if constexpr (PartBack<p>::kBlocks > 0) {
-    __syncthreads();  // until all gradients of chains are there
+    meet(part.walk, met++);  // until all gradients of chains are there
+    receive(part.walk, p, now.step, now.count * source_row(part.walk.sources[p], kHeldOf[p]));
     part.sum(now);
     __syncthreads();  // until they have been read, and their sums are there
   }
@@ -220,10 +237,10 @@ RECURRA_BOUNDED_KERNEL(walk_back, WalkBackArguments, RECURRA_THREADS) {
   const int from = int(a.from), begin = at_step(a, from), rows = int(a.steps.rows);
   // Rows are sorted where their number changes: the block's first one is its longest.
   int step = int(a.to) - 1;
-  if (a.steps.starts && a.steps.lengths[first_row()] <= step) step = a.steps.lengths[first_row()] - 1;
+  if (a.steps.starts && a.steps.lengths[first_row(a)] <= step) step = a.steps.lengths[first_row(a)] - 1;
   if (step < from) return;
   const auto rows_of = [&](int step, int below, int at, int end) {
-    return StepRows{step, at, step > 0 ? rows + below : 0, step < from ? 0 : rows_of_block(at, end)};
+    return StepRows{step, at, step > 0 ? rows + below : 0, step < from ? 0 : rows_of_block(a, at, end)};
   };
   // Where rows of steps begin is known two steps ahead, for nobody to wait for it.
   int at = at_step(a, step), below = at_step(a, step - 1), then = at_step(a, step - 2);
@@ -236,12 +253,15 @@ RECURRA_BOUNDED_KERNEL(walk_back, WalkBackArguments, RECURRA_THREADS) {
   first.begin(rows);
   first.fetch(now);
 #endif
+  clear_exchanged(a);
+  unsigned met = 0;
+  meet(a, met++);  // until zeros are there, and every block
   for (;;) {
     const int coming = at_step(a, now.step - 3);
     const StepRows next = rows_of(now.step - 1, then, below, at);
-    run_phase(part, now, next, begin);
+    run_phase(part, now, next, begin, met);
 #if RECURRA_PHASES > 1
-    run_phase(first, now, next, begin);
+    run_phase(first, now, next, begin, met);
 #endif
     if (!next.count) break;
     now = next;
