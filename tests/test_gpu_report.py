@@ -32,6 +32,9 @@ def made_run(stand_in: bool = False) -> dict[str, Any]:
         row(shape._replace(lengths=True), recurra=600.0, recurra_padded=1000.0, cuDNN=9000.0),
         row(shape._replace(hidden=2048), {"recurra": "out of memory"}),
     ]
+    said = {"TorchRL": "torchrl is not installed"}
+    beside = [row(shape._replace(rows=1, hidden=128), said, recurra=200.0, recurra_resident=100.0, cuDNN=150.0)]
+    beside[0]["times"]["compiled step graph"] = timing(120.0)
     tuned = [
         row(Shape("LSTM", "float32", 1, hidden), exact=exact, cublas=100.0, recurra_resident=40.0)
         for hidden, exact in ((64, 50.0), (128, 80.0), (256, 200.0))
@@ -63,6 +66,7 @@ def made_run(stand_in: bool = False) -> dict[str, Any]:
             "missing": {"cluster": "CUDA_ERROR_NOT_FOUND"},
         },
         "times": {"rows": rows, "left_out": 3},
+        "peers": {"rows": beside, "left_out": 0},
         "tune": {"rows": tuned, "left_out": 0},
     }
     return {
@@ -91,7 +95,12 @@ def test_the_report_has_every_part() -> None:
         "  - below: LSTM bfloat16 B=64 H=512 forward+backward 0.50",
         "- recurra, 1 rows: out of memory",
         "- 3 rows left out for time",
-        "| LSTM float32 B=1 H=256 forward | 2.00 | 1.00 | 0.40 | 2.00 | 2.50 |",
+        "compiled step: torch.compile of a step in PyTorch's operations, called in a loop",
+        "TorchRL | fastest of them / of ours | floor |",
+        "| LSTM bfloat16 B=1 H=128 forward | 2.00 | 1.00 | 1.50 | - | - | 1.20 | - | 1.20 | 0.",
+        "- compiled step graph / recurra: geometric mean 0.60, 0.60 to 0.60, 1 rows",
+        "- TorchRL, 1 rows: torchrl is not installed",
+        "| LSTM float32 B=1 H=256 forward | 2.00 | 1.00 | 0.40 | 2.00 | 2.50 | 0.",
         "- float32: kExactSources = 128: calls take 1.00 x the faster engine's time on the mean",
     ):
         assert line in text
@@ -144,6 +153,14 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
         row(shape._replace(rows=rows, hidden=hidden), recurra=500.0, cuDNN=900.0, recurra_graph=300.0)
         for rows, hidden in ((64, 512), (64, 1024), (256, 1024))
     ]
+    run["parts"]["peers"]["found"]["rows"] = [
+        row(shape._replace(hidden=256), recurra=1.0, TorchRL=700.0),
+        row(shape, recurra=1.0, TorchRL=600.0),
+    ]
+    (panel,) = gpu_plots.grouped(run, lambda shape: shape.rows == 64, "hidden").values()
+    named = [{name: one["median"] for name, one in of["times"].items()} for of in panel]
+    both = {"recurra": 500.0, "cuDNN": 900.0, "recurra graph": 300.0}
+    assert named == [{"recurra": 1.0, "TorchRL": 700.0}, both | {"TorchRL": 600.0}, both]
     paths = gpu_plots.draw(run, tmp_path)
     assert [path.name for path in paths] == ["gpu-widths.png", "gpu-batches.png"]
     assert all(path.stat().st_size > 10000 for path in paths)
