@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from . import gpu_choice
 from .gpu_limits import Limits, floor, with_measured
 from .gpu_shapes import Shape
 
@@ -208,31 +209,19 @@ def tune(found: Found, run: Found) -> Iterator[str]:
     yield ""
     for dtype in dict.fromkeys(row["shape"]["dtype"] for row in found["rows"]):
         yield from (f"- {dtype}: {line}" for line in thresholds(found["rows"], dtype))
+    yield from (f"- {line}" for line in gpu_choice.predicted(run))
+    yield from ("", "The table of cpp/cuda/choice.h:", "", "```c++", *gpu_choice.settled(run), "```")
 
 
 def thresholds(rows: list[Found], dtype: str) -> Iterator[str]:
-    """What to write in cpp/cuda/choice.h: the largest H for engine "exact", for all B and for each."""
+    """The largest H for engine "exact", for all B and for each."""
     timed = [row for row in rows if row["shape"]["dtype"] == dtype and ratio(row, "exact", "cublas")]
     for batch in (None, *sorted({row["shape"]["rows"] for row in timed})):
         of = [row for row in timed if batch in (None, row["shape"]["rows"])]
         if of:
-            best, loss = threshold(of)
+            best, loss = gpu_choice.threshold(of)
             name = "kExactSources" if batch is None else f"of B = {batch} alone kExactSources"
             yield f"{name} = {best}: calls take {loss:.2f} x the faster engine's time on the mean"
-
-
-def threshold(rows: list[Found]) -> tuple[int, float]:
-    """The H up to which "exact" is chosen that loses least, and the mean loss as a factor."""
-
-    def loss(most: int) -> float:
-        logs = []
-        for row in rows:
-            log = math.log(ratio(row, "exact", "cublas") or 1.0)
-            logs.append(max(0.0, log if row["shape"]["hidden"] <= most else -log))
-        return sum(logs) / len(logs)
-
-    best = min((0, *sorted({row["shape"]["hidden"] for row in rows})), key=loss)
-    return best, math.exp(loss(best))
 
 
 LONG = ("times", "tune")

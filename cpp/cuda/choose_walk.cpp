@@ -35,18 +35,25 @@ bool has_products(const Network::Data& net) { return net.weight_size > 2 || net.
 
 int most_cluster(const Network::Data& net, Way way) { return way == Way::forward && net.device.major >= 9 ? kMostCluster : 1; }
 
-std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way) {
+std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way, int most) {
   const NetworkConfig& c = net.config;
   const bool narrow = net.weight_size == 2;
   if (!has_products(net)) return std::nullopt;
-  const int fewest = narrow ? int(std::clamp<int64_t>(rows, 1, kFragmentRows)) : 1;
-  for (int cluster = 1; cluster <= most_cluster(net, way); cluster *= 2)
-    for (const int tile : {kTileRows, fewest}) {
-      if (tile != fewest && (narrow || rows * net.directions() * cluster <= net.device.multiprocessors)) continue;
-      auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, tile, way, cluster);
-      if (found && found->shared_bytes <= size_t(net.device.shared_bytes)) return found;
+  std::optional<Resident> best;
+  int ways = 0;
+  most = std::min({most, most_cluster(net, way), net.device.multiprocessors});
+  for (int cluster = 1; cluster <= most; cluster *= 2)
+    for (const int tile : {1, kTileRows}) {
+      if (tile > 1 && (narrow || rows < tile)) continue;
+      const int own = narrow ? int(std::clamp<int64_t>(rows, 1, kFragmentRows)) : tile;
+      auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, own, way, cluster);
+      if (!found || found->shared_bytes > size_t(net.device.shared_bytes)) continue;
+      ++ways;
+      found->waves = waves_of(*found, rows, net.directions(), net.device.multiprocessors);
+      if (!best || found->waves * found->cycles < best->waves * best->cycles) best = found;
     }
-  return std::nullopt;
+  if (best) best->ways = ways;
+  return best;
 }
 
 namespace {
@@ -67,12 +74,14 @@ void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resi
                                                 : "a resident one is slower, by arithmetic";
     return;
   }
-  if (load(*found, net.device, cell_number(net.config.cell), net.options.number))
-    resident = *found;
-  else if (found->cluster > 1)
-    why = "the GPU has no room for a cluster of so many blocks";
-  else
-    throw Error("engine: the GPU has too few registers for a block");
+  for (; found; found = resident_of(net, plan.rows, way, found->cluster / 2)) {
+    if (load(*found, net.device, cell_number(net.config.cell), net.options.number)) {
+      resident = *found;
+      return;
+    }
+    if (found->cluster == 1) throw Error("engine: the GPU has too few registers for a block");
+  }
+  why = "the GPU has no room for a cluster of so many blocks";
 }
 
 std::string explained(const Resident& r, const char* why) {
@@ -80,13 +89,14 @@ std::string explained(const Resident& r, const char* why) {
   const auto all = [&](const int(&of)[kMaxPhases]) {
     return std::to_string(of[0]) + (r.places.sources[1] ? " and " + std::to_string(of[1]) : "");
   };
-  char shown[32];
-  std::snprintf(shown, sizeof shown, "%.2f", r.cycles / kCyclesOfMicrosecond);
+  char shown[99];
+  std::snprintf(shown, sizeof shown, " cycles (%.2f us) a step, waves: %.0f; the least of %d ways by arithmetic",
+                r.cycles / kCyclesOfMicrosecond, r.waves, r.ways);
   return ", resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a " +
          (r.cluster > 1 ? "cluster of " + std::to_string(r.cluster) + " blocks of " : "block of ") + std::to_string(r.threads) +
          " threads, " + all(r.held) + " of " + all(r.places.sources) + " weights a column in registers, " +
-         std::to_string(r.shared_bytes) + " bytes of shared memory; " + std::to_string(int64_t(r.cycles)) + " cycles (" +
-         shown + " us) a step by arithmetic, not measured";
+         std::to_string(r.shared_bytes) + " bytes of shared memory; " + std::to_string(int64_t(r.cycles)) + shown +
+         ", not measured";
 }
 
 }  // namespace

@@ -133,9 +133,8 @@ struct Network::Data {
   Weights weights_at(const void* base) const;
 };
 
-// Of a call of so many rows: by one block where that has room, else by the smallest cluster that has, where the GPU has
-// clusters.
-std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way);
+// Of a call of so many rows: of the tiles that fit, by a block or a cluster of up to `most`, those that should take least time.
+std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way, int most = kMostCluster);
 int most_cluster(const Network::Data& net, Way way);
 bool has_products(const Network::Data& net);  // of 16-bit numbers, which a kernel of all steps needs for them
 // Sets the plan's `resident...` and `why...`; compiles.

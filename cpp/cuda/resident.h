@@ -24,6 +24,8 @@ struct Resident {
   size_t shared_bytes = 0;  // of a block
   WalkPlaces places{};      // in shared memory
   double cycles = 0;        // of a step, by arithmetic
+  double waves = 1;         // of tiles
+  int ways = 1;             // of which this is the fastest, by arithmetic
   CUfunction kernel = nullptr;
 };
 
