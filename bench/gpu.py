@@ -10,7 +10,8 @@ Parts, the most valuable first, each in a process of its own and under a time li
 3. sanitizer: compute-sanitizer's memcheck and racecheck on small calls, where it is installed
 4. assumptions: what the design assumes of a GPU: matrix units, L2, exchange in a cluster and a grid, launches
 5. times: beside PyTorch's cuDNN, where PyTorch is installed, and beside the floor of `gpu_limits.py`
-6. tune, with --tune: engine "exact" beside "cublas", and the thresholds for cpp/cuda/choice.h
+6. peers: beside torch.compile, and TorchRL's Triton kernels where it is installed
+7. tune, with --tune: engine "exact" beside "cublas", and the constants of cpp/cuda/choice.h
 
 A machine with a GPU may have no network. Such a wheel, for the Python that is there, can be made elsewhere (here for
 CPython 3.12; it runs where glibc is not older than on the machine that made it) and is used without being installed:
@@ -40,8 +41,8 @@ sys.path.insert(0, str(ROOT))  # run as a script: for bench
 
 from bench import gpu_report, gpu_task  # noqa: E402
 
-PARTS = ("self-test", "tests", "sanitizer", "assumptions", "times", "tune")
-SHARES = {"self-test": 60, "tests": 90, "sanitizer": 60, "assumptions": 30, "times": 200, "tune": 60}
+PARTS = ("self-test", "tests", "sanitizer", "assumptions", "times", "peers", "tune")
+SHARES = {"self-test": 60, "tests": 90, "sanitizer": 60, "assumptions": 30, "times": 200, "peers": 100, "tune": 60}
 Run = dict[str, Any]
 
 
@@ -54,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--wheel", type=Path, metavar="FILE", help="the recurra to use, for this Python; it is not installed")
-    add("--only", type=numbers, metavar="PARTS", help="numbers of the parts to run, comma-separated; default 1 to 5")
-    add("--tune", action="store_true", help="part 6 too")
+    add("--only", type=numbers, metavar="PARTS", help="numbers of the parts to run, comma-separated; default 1 to 6")
+    add("--tune", action="store_true", help="part 7 too")
     add("--minutes", type=float, default=7.5, help="how long all of it may take, default 7.5")
     add("--quick", action="store_true", help="fewer calls")
     add("--json", type=Path, metavar="FILE", help="write everything there, and the tables beside it as .md")
@@ -123,7 +124,7 @@ def run_parts(
 def main(arguments: list[str]) -> int:
     """Run the command line: 0 when everything ran and nothing is wrong, 1 if not, 2 when there is nothing to run."""
     options = parser().parse_args(arguments)
-    names = options.only or list(PARTS[:5])
+    names = options.only or list(PARTS[:6])
     names += ["tune"] * (options.tune and "tune" not in names)
     end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:

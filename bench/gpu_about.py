@@ -22,7 +22,7 @@ def run(task: Task) -> dict[str, Any]:
     libraries = _core.cuda.found()
     versions = {"recurra": recurra.__version__, "python": platform.python_version()}
     versions |= {library["name"]: library["version"] or "missing" for library in libraries}
-    for name in ("torch", "cupy-cuda13x", "nvidia-cudnn-cu13"):
+    for name in ("torch", "triton", "torchrl", "cupy-cuda13x", "nvidia-cudnn-cu13"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

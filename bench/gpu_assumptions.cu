@@ -14,6 +14,12 @@ RECURRA_KERNEL(nothing, Arguments) {
 }
 
 #ifndef RECURRA_EMULATED
+RECURRA_KERNEL(thousand_cycles, Arguments) {
+  const long long start = clock64();
+  while (clock64() - start < 1000ll * a.count) {
+  }
+}
+
 inline void mma(float (&d)[4], const uint32_t (&x)[4], const uint32_t (&y)[2]) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

@@ -103,6 +103,12 @@ class Bench:
         return timed(launch), timed(lambda: self.driver.launch_graph(graph, stream))
 
 
+def clock(bench: Bench) -> Iterator[Measured]:
+    """Of every multiprocessor, none of which is idle."""
+    us = bench.us("thousand_cycles", 4096, bench.blocks)
+    yield Measured("clock_mhz", "clock", 1e3 / us, "MHz", "1700")
+
+
 def mma(bench: Bench) -> Iterator[Measured]:
     """Eight warps with eight chains each on every multiprocessor; then one warp with one."""
     us = bench.us("mma_rate", 4096, bench.blocks)
@@ -147,7 +153,7 @@ def launch(bench: Bench) -> Iterator[Measured]:
     yield Measured("graph_node_us", "node after node of a graph", replayed, "us", "")
 
 
-ASSUMPTIONS = (launch, mma, l2, cluster, grid)  # last what could hang
+ASSUMPTIONS = (launch, clock, mma, l2, cluster, grid)  # last what could hang
 
 
 def run(task: Task) -> dict[str, Any]:

@@ -18,6 +18,7 @@ PARTS = {
     "sanitizer": "gpu_checks:run_sanitizer",
     "assumptions": "gpu_assumptions:run",
     "times": "gpu_times:run",
+    "peers": "gpu_peers:run",
     "tune": "gpu_times:run_tune",
 }
 

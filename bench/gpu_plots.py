@@ -18,8 +18,12 @@ from .plots import LIMIT, PLAIN, legend, panels
 STYLES: dict[str, dict[str, Any]] = {
     "cuDNN": {"color": "#1f77b4", "linewidth": 1.4},
     "cuDNN graph": {"color": "#1f77b4", "linewidth": 1.4, "linestyle": ":"},
+    "compiled step": {"color": "#2e8b57", "linewidth": 1.4},
+    "compiled step graph": {"color": "#2e8b57", "linewidth": 1.4, "linestyle": ":"},
+    "TorchRL": {"color": "#8a5fbf", "linewidth": 1.4},
     "recurra": {"color": "#c1272d", "linewidth": 2.4},
     "recurra graph": {"color": "#c1272d", "linewidth": 1.8, "linestyle": ":"},
+    "recurra resident": {"color": "#e08214", "linewidth": 1.8},
 }
 
 
@@ -68,11 +72,15 @@ def draw(run: dict[str, Any], folder: Path) -> list[Path]:
 
 def grouped(run: dict[str, Any], wanted: Callable[[Shape], bool], x: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of one layer and direction by cell, number type and passes, ordered by x; single points are left out."""
-    found = defaultdict(list)
-    for row in run["parts"].get("times", {}).get("found", {}).get("rows", []):
-        shape = Shape(**row["shape"])
+    found: dict[str, list[Any]] = defaultdict(list)
+    times: dict[Shape, dict[str, Any]] = defaultdict(dict)
+    for part in ("peers", "times"):
+        for row in run["parts"].get(part, {}).get("found", {}).get("rows", []):
+            times[Shape(**row["shape"])] |= row["times"]
+    for shape, of in times.items():
+        row = {"shape": shape._asdict(), "times": of}
         plain = not shape.lengths and shape.layers == shape.directions == 1 and shape.steps == 100
-        if plain and row["times"] and wanted(shape):
+        if plain and of and wanted(shape):
             passes = "forward+backward" if shape.training else "forward"
             found[f"{shape.cell} {shape.dtype} {passes}"].append(row)
     return {label: sorted(rows, key=lambda row: int(row["shape"][x])) for label, rows in found.items() if len(rows) > 1}

@@ -7,10 +7,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from . import gpu_choice
 from .gpu_limits import Limits, floor, with_measured
 from .gpu_shapes import Shape
 
 Found = dict[str, Any]
+PEERS = {
+    "torch.compile": "of torch.nn's layer, which it leaves to cuDNN",
+    "compiled step": "torch.compile of a step in PyTorch's operations, called in a loop",
+    "compiled step graph": "that loop in a CUDA graph",
+    "TorchRL": 'its module with recurrent_backend="triton", of float32 numbers; bfloat16: in its products alone',
+}
 SHOWN = 20
 STAND_IN = "**STAND-IN: no GPU ran this. Its times mean nothing.**"
 PROMISED = 1.0  # cuDNN's time / ours from B = 64 and H = 512 on, in float32 and bfloat16
@@ -149,6 +156,11 @@ def remarks(found: Found) -> Iterator[str]:
         if shares:
             promise = f"at most {LENGTHS_PROMISED} is promised"
             yield f"- {name}, lengths: padded time x share of valid steps x {spread(shares)}; {promise}"
+    yield from left_out(found)
+
+
+def left_out(found: Found) -> Iterator[str]:
+    """Who did not run, and why."""
     said: dict[tuple[str, str], int] = defaultdict(int)
     for row in found["rows"]:
         for name, text in row["said"].items():
@@ -159,43 +171,57 @@ def remarks(found: Found) -> Iterator[str]:
         yield f"- {found['left_out']} rows left out for time"
 
 
+def peers(found: Found, run: Found) -> Iterator[str]:
+    """Part 6: microseconds a step."""
+    ours, others = ("recurra", "recurra resident"), ("cuDNN", *PEERS)
+    yield "Microseconds a step, medians, without what compiling took; I=H, T=100. " + "; ".join(
+        f"{name}: {what}" for name, what in PEERS.items()
+    )
+    yield ""
+    yield f"| call | {' | '.join((*ours, *others))} | fastest of them / of ours | floor |"
+    yield "| --- |" + " --- |" * (len(ours) + len(others) + 2)
+    for row in found["rows"]:
+        shape = Shape(**row["shape"])
+        values = [step_us(row, name) for name in (*ours, *others)]
+        best = [min(filter(None, of), default=None) for of in (values[: len(ours)], values[len(ours) :])]
+        ratio_of_best = best[1] / best[0] if best[0] and best[1] else None
+        cells = [*values, ratio_of_best, floor_us(shape, limits_of(run)) / shape.steps]
+        yield f"| {shape} | {' | '.join(map(number, cells))} |"
+    yield ""
+    for name in others:
+        ratios = [one for row in found["rows"] if (one := ratio(row, name, "recurra")) is not None]
+        if ratios:
+            yield f"- {name} / recurra: {spread(ratios)}"
+    yield from left_out(found)
+
+
 def tune(found: Found, run: Found) -> Iterator[str]:
-    """Part 6."""
-    yield "| call | exact | cublas | resident | exact / cublas | faster of both / resident |"
-    yield "| --- |" + " --- |" * 5
+    """Part 7."""
+    yield "| call | exact | cublas | resident | exact / cublas | faster of both / resident | floor |"
+    yield "| --- |" + " --- |" * 6
     for row in found["rows"]:
         steps = [step_us(row, name) for name in ("exact", "cublas", "recurra resident")]
         best = min(ratio(row, name, "recurra resident") or math.inf for name in ("exact", "cublas"))
         cells = [*map(number, steps), number(ratio(row, "exact", "cublas")), number(best if best < math.inf else None)]
-        yield f"| {Shape(**row['shape'])} | {' | '.join(cells)} |"
+        shape = Shape(**row["shape"])
+        cells.append(number(floor_us(shape, limits_of(run)) / shape.steps))
+        yield f"| {shape} | {' | '.join(cells)} |"
     yield ""
     for dtype in dict.fromkeys(row["shape"]["dtype"] for row in found["rows"]):
         yield from (f"- {dtype}: {line}" for line in thresholds(found["rows"], dtype))
+    yield from (f"- {line}" for line in gpu_choice.predicted(run))
+    yield from ("", "The table of cpp/cuda/choice.h:", "", "```c++", *gpu_choice.settled(run), "```")
 
 
 def thresholds(rows: list[Found], dtype: str) -> Iterator[str]:
-    """What to write in cpp/cuda/choice.h: the largest H for engine "exact", for all B and for each."""
+    """The largest H for engine "exact", for all B and for each."""
     timed = [row for row in rows if row["shape"]["dtype"] == dtype and ratio(row, "exact", "cublas")]
     for batch in (None, *sorted({row["shape"]["rows"] for row in timed})):
         of = [row for row in timed if batch in (None, row["shape"]["rows"])]
         if of:
-            best, loss = threshold(of)
+            best, loss = gpu_choice.threshold(of)
             name = "kExactSources" if batch is None else f"of B = {batch} alone kExactSources"
             yield f"{name} = {best}: calls take {loss:.2f} x the faster engine's time on the mean"
-
-
-def threshold(rows: list[Found]) -> tuple[int, float]:
-    """The H up to which "exact" is chosen that loses least, and the mean loss as a factor."""
-
-    def loss(most: int) -> float:
-        logs = []
-        for row in rows:
-            log = math.log(ratio(row, "exact", "cublas") or 1.0)
-            logs.append(max(0.0, log if row["shape"]["hidden"] <= most else -log))
-        return sum(logs) / len(logs)
-
-    best = min((0, *sorted({row["shape"]["hidden"] for row in rows})), key=loss)
-    return best, math.exp(loss(best))
 
 
 LONG = ("times", "tune")
@@ -205,6 +231,7 @@ SECTIONS = {
     "sanitizer": sanitizer,
     "assumptions": assumptions,
     "times": times,
+    "peers": peers,
     "tune": tune,
 }
 

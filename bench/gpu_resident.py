@@ -1,25 +1,34 @@
 """Kernels of all steps at once: what NVRTC and arithmetic say of them, without a GPU.
 
-    python bench/gpu_resident.py [--ways forward,backward,grid] [--cells gru,lstm] [--sizes 32,64] [--dtypes float32,float64]
+    python bench/gpu_resident.py [--ways forward,grid_backward] [--cells gru,lstm] [--sizes 32,64] [--dtypes float64]
 
-The tables of cpp/cuda/NOTES.md, for tiles of 1 and of 4 rows side by side, or in 16 bits for 1 row and for 8: blocks
-that share a tile, threads of a block, registers of a thread, weights of a column in them, shared memory, bytes that are
-spilled, the time of a step as cpp/cuda/resident.cpp predicts it, and that of the walk by steps as cpp/cuda/choice.h
-does. Then the largest sizes that fit, by one block, by a cluster and, the way "grid", forward by blocks of a grid on an
-H100 or H200. Nothing here is measured.
+The tables of cpp/cuda/NOTES.md, side by side for a call of 1 row and for one of very many in tiles of 4, or in 16 bits
+for 1 row and for 8: blocks that share a tile, threads of a block, registers of a thread, weights of a column in them,
+shared memory, bytes that are spilled, the time of a step as cpp/cuda/resident.cpp predicts it, and that of the walk by
+steps as cpp/cuda/choice.h does. Ways: forward and backward by one block or a cluster; grid and grid_backward by blocks
+of a grid on the 132 multiprocessors of an H100 or H200. Then the largest sizes that fit. Nothing is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from recurra import _core
 from recurra.cuda import _libraries
 
-CLOCK_MHZ = 1700  # as in cpp/cuda/choice.h
-LAUNCH, SLICE, CUBLAS = 1.5, 0.5, 4  # there too: microseconds of a kernel, of 16 numbers of a product, of one by cuBLAS
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script: for bench
+
+from bench import gpu_choice
+
+# As in cpp/cuda/choice.h.
+CLOCK_MHZ, LAUNCH, SLICE, CUBLAS = (
+    gpu_choice.constants()[f"k{name}"]
+    for name in ("CyclesOfMicrosecond", "LaunchMicroseconds", "SliceMicroseconds", "CublasMicroseconds")
+)
 SHARED_BYTES = 227 << 10  # that a block may have on an H100 or H200
 CLUSTERS = (1, 2, 4, 8)
 GRIDS = (2, 4, *range(8, 133, 8))  # as choose_walk.cpp tries them on their 132 multiprocessors
@@ -35,6 +44,10 @@ class Kernel(NamedTuple):
     cycles: float
     sources: list[int]  # numbers that a product sums up, of each phase
     blocks: int
+
+    def cost(self, many: bool) -> float:
+        """Cycles of a step; of many tiles, those of all multiprocessors that share one."""
+        return self.cycles * (self.blocks if many else 1)
 
     def fits(self) -> bool:
         """Whether a block has shared memory enough."""
@@ -56,43 +69,30 @@ def is_narrow(dtype: str) -> bool:
     return dtype in ("float16", "bfloat16")
 
 
-def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = CLUSTERS[-1]) -> Kernel:
-    """Without a projection: by one block or, forward, the smallest cluster of up to `most` in which it fits."""
+def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = GRIDS[-1], many: bool = False) -> Kernel:
+    """Without a projection: by up to `most` blocks, as `resident_of` of cpp/cuda/choose_walk.cpp chooses for one tile, or
+    for `many`, where blocks have to wait for each other."""
     found = None
-    for blocks in CLUSTERS[: 1 if way == "backward" else CLUSTERS.index(most) + 1]:
+    grid = way.startswith("grid")
+    for blocks in GRIDS if grid else CLUSTERS:
+        if blocks > most:
+            break
         try:
-            made = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, way == "backward", blocks)
+            made = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, way.endswith("backward"), blocks, grid)
         except ValueError:  # of registers
             continue
-        found = Kernel(*made, blocks)
-        if found.fits():
-            break
+        one = Kernel(*made, blocks)
+        if found is None or not found.fits() or (one.fits() and one.cost(many) < found.cost(many)):
+            found = one
     if found is None:
         raise ValueError(f"{cell} of hidden size {hidden} fits nowhere")
     return found
 
 
-def grid(cell: str, dtype: str, hidden: int, rows: int) -> Kernel:
-    """By as many blocks of a grid as make a step short, which run at the same time with those of all tiles."""
-    found: dict[float, Kernel] = {}
-    for blocks in GRIDS:
-        try:
-            made = Kernel(*_core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, False, blocks, True), blocks)
-        except ValueError:  # of registers
-            continue
-        if made.fits():
-            found.setdefault(made.cycles, made)
-    if not found:
-        raise ValueError(f"{cell} of hidden size {hidden} fits nowhere")
-    return found[min(found)]
-
-
 def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str:
     """A row of a table."""
-    tiles = (1, 8 if is_narrow(dtype) else 4)
-    both = [
-        grid(cell, dtype, hidden, rows) if way == "grid" else kernel(cell, dtype, hidden, rows, way) for rows in tiles
-    ]
+    narrow = is_narrow(dtype)
+    both = [kernel(cell, dtype, hidden, 1, way), kernel(cell, dtype, hidden, 8 if narrow else 4, way, many=not narrow)]
     logs = [_core.cuda.compile(one.source, one.options, architecture)[1] for one in both]
 
     def beside(*values: Any, between: str = ", ") -> str:
@@ -111,7 +111,7 @@ def line(cell: str, dtype: str, hidden: int, way: str, architecture: str) -> str
         beside(*(f"{one.shared / 1024:.0f}" for one in both)),
         beside(*(re.findall(r"(\d+) bytes spill stores", log)[0] for log in logs)),
         ", ".join(times) if any(fits) else "does not fit",
-        f"{both[0].by_steps(is_narrow(dtype)):.1f}",
+        f"{both[0].by_steps(narrow):.1f}",
     ]
     return " | ".join(["", *map(str, values), ""]).strip()
 
@@ -121,7 +121,7 @@ def largest(cell: str, dtype: str, way: str, most: int) -> int:
 
     def fits(hidden: int) -> bool:
         try:
-            return (grid(cell, dtype, hidden, 1) if way == "grid" else kernel(cell, dtype, hidden, 1, way, most)).fits()
+            return kernel(cell, dtype, hidden, 1, way, most).fits()
         except ValueError:
             return False
 
@@ -159,7 +159,7 @@ def main() -> None:
                 for hidden in map(int, args.sizes.split(",")):
                     print(line(cell, dtype, hidden, way, args.architecture), flush=True)
     for way in args.ways.split(","):
-        for most in {"forward": CLUSTERS, "backward": CLUSTERS[:1], "grid": GRIDS[-1:]}[way]:
+        for most in GRIDS[-1:] if way.startswith("grid") else CLUSTERS:
             print(f"\n| H up to, {way}, blocks: {most} | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
             for dtype in dtypes:
                 print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way, most)) for cell in cells)} |")

@@ -99,6 +99,28 @@ def select(quick: bool) -> list[Shape]:
     )
 
 
+def peers() -> list[Shape]:
+    """Beside what has to be compiled for each: small and large, then those between."""
+    return [
+        Shape(cell, dtype, rows, hidden, training=training)
+        for rows, hidden in ((64, 512), (1, 128), (64, 128), (16, 256), (64, 1024), (256, 1024), (1, 512), (64, 2048))
+        for dtype in ("float32", "bfloat16")
+        for training in (False, True)
+        for cell in CELLS
+    ]
+
+
+def tuned(quick: bool) -> list[Shape]:
+    """For engine beside engine; in 16 bits there is one."""
+    return [
+        Shape("LSTM", dtype, rows, hidden, training=training)
+        for hidden in ((64, 128, 256) if quick else (32, 64, 96, 128, 192, 256, 384, 512))
+        for rows in (1, 8, 64)
+        for dtype in ("float32", "float64", "bfloat16")
+        for training in ((False,) if dtype == "bfloat16" else (False, True))
+    ]
+
+
 def shrunk(shape: Shape) -> Shape:
     """The same for a stand-in, which is slow."""
     return shape._replace(rows=min(shape.rows, 3), hidden=16, steps=4)

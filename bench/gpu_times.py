@@ -77,7 +77,7 @@ class Cudnn:
         shape = self.shape = ours.shape
         torch.backends.cudnn.allow_tf32 = shape.dtype == "tf32"  # which PyTorch allows, and so is not float32
         kind = torch.nn.LSTM if shape.cell == "LSTM" else torch.nn.GRU
-        self.module = kind(shape.hidden, shape.hidden, shape.layers, bidirectional=shape.directions == 2)
+        self.module: Any = kind(shape.hidden, shape.hidden, shape.layers, bidirectional=shape.directions == 2)
         self.module.load_state_dict({name: torch.tensor(a) for name, a in ours.on_cpu.state_dict().items()})
         self.module.to(ours.x.device, ours.x.dtype)
         self.x, self.dy = ours.x, ours.dy
@@ -238,9 +238,8 @@ def difference(ours: Call, theirs: Call) -> float:
     return float(np.max(errors))
 
 
-def measure(shape: Shape, seconds: float) -> dict[str, Any]:
-    """A row of the table."""
-    found = dict(contestants(shape))
+def measure(shape: Shape, found: Mapping[str, Call | str], seconds: float) -> dict[str, Any]:
+    """A row of the table, of contestants."""
     calls = {name: what for name, what in found.items() if not isinstance(what, str)}
     said = {name: what for name, what in found.items() if isinstance(what, str)}
     return {"shape": shape._asdict(), "times": in_turns(calls, seconds), "said": said}
@@ -282,7 +281,9 @@ def works() -> bool:
 
 def run(task: Task) -> dict[str, Any]:
     """Beside cuDNN."""
-    return rows(task, gpu_shapes.select(task.quick), lambda shape: measure(shape, ROW_SECONDS))
+    return rows(
+        task, gpu_shapes.select(task.quick), lambda shape: measure(shape, dict(contestants(shape)), ROW_SECONDS)
+    )
 
 
 # ---- for cpp/cuda/choice.h
@@ -290,17 +291,10 @@ def run(task: Task) -> dict[str, Any]:
 
 def run_tune(task: Task) -> dict[str, Any]:
     """Engine "exact" beside "cublas", and all steps in one launch."""
-    shapes = [
-        Shape("LSTM", dtype, rows, hidden, training=training)
-        for hidden in ((64, 128, 256) if task.quick else (32, 64, 96, 128, 192, 256, 384, 512))
-        for rows in (1, 8, 64)
-        for dtype in ("float32", "float64")
-        for training in (False, True)
-    ]
 
     def one(shape: Shape) -> dict[str, Any]:
-        calls: dict[str, Call] = {engine: Ours(shape, engine) for engine in ("exact", "cublas")}
-        calls |= {name: call for name, call in resident(shape) if not isinstance(call, str)}
-        return {"shape": shape._asdict(), "times": in_turns(calls, ROW_SECONDS / 3), "said": {}}
+        engines = ("cublas",) if shape.dtype == "bfloat16" else ("exact", "cublas")
+        found: dict[str, Call | str] = {engine: Ours(shape, engine) for engine in engines}
+        return measure(shape, found | dict(resident(shape)), ROW_SECONDS / 3)
 
-    return rows(task, shapes, one)
+    return rows(task, gpu_shapes.tuned(task.quick), one)

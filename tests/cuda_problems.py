@@ -89,8 +89,9 @@ def lengths_of(case: Case) -> Any:
 
 def called(case: Case, layer: recurra.Recurrent) -> Any:
     """Output and final state of a call on the GPU, on the host."""
-    number = str(layer.dtype)
-    x, state = upload(blank(case.problem, case.problem.x()), number), upload(case.problem.state(), number)
+    number, device = str(layer.dtype), int(str(layer.device).partition(":")[2] or 0)
+    given = (blank(case.problem, case.problem.x()), case.problem.state())
+    x, state = (upload(array, number, device) for array in given)
     return download(layer(x, state, lengths=lengths_of(case)))
 
 

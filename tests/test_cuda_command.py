@@ -297,16 +297,17 @@ def test_the_command_prints_times(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
     saved = tmp_path / "gpu.json"
     script = TESTS.parent / "bench" / "gpu.py"
-    command = [sys.executable, str(script), "--only", "1,4,5,6", "--quick", "--minutes", "60", "--json", str(saved)]
+    command = [sys.executable, str(script), "--only", "1,4,5,6,7", "--quick", "--minutes", "60", "--json", str(saved)]
     # What the tests of this file have compiled serves here too.
     environment = os.environ | {"PYTHONPATH": str(Path(recurra.__file__).parents[1])}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert "STAND-IN" in done.stdout, done.stderr
-    for part in ("self-test", "assumptions", "times", "tune"):
+    for part in ("self-test", "assumptions", "times", "peers", "tune"):
         assert f"## {part}: done" in done.stdout
     assert "none wrong" in done.stdout
-    assert "| cublas | resident | exact / cublas | faster of both / resident |" in done.stdout
+    assert "| cublas | resident | exact / cublas | faster of both / resident | floor |" in done.stdout
     assert "no GPU: not timed" in done.stdout
+    assert "- TorchRL, 8 rows: no PyTorch with a GPU: not timed" in done.stdout
     assert "kExactSources = " in done.stdout
     assert done.stdout.endswith("all is right\n")
     assert done.returncode == 0

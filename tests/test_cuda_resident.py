@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -82,11 +83,13 @@ def test_every_option_of_training_has_the_bits_of_the_cpu(cell: str, clip: float
 
 
 def test_more_than_48_kilobytes_of_shared_memory() -> None:
-    layer = recurra.LSTM(5, 128, seed=0)
-    x = data(3, 2, 5)
+    layer, rows = recurra.LSTM(5, 128, seed=0), 70  # clusters would have to wait for each other
+    x = data(3, rows, 5)
     there = layer.to("cuda", engine="exact-resident")
-    assert "exact, resident: " in plan_of(there, 3, 2)
-    assert "; backward, resident: " in plan_of(there, 3, 2, training=True)
+    told = plan_of(there, 3, rows, training=True)
+    assert told.startswith("exact, resident: ")
+    sizes = re.findall(r"; 1 rows a block of .*?, (\d+) bytes of shared memory", told)
+    assert len(sizes) == 2 and all(int(size) > 48 << 10 for size in sizes)
     want, _, tape = layer.forward(x)
     y, _, there_tape = there.forward(upload(x))
     assert_same_bits(download(y), want)
@@ -112,10 +115,10 @@ def test_a_cluster_of_blocks_has_the_bits_of_the_cpu(cell: str, other_gpu: Calla
 @pytest.mark.parametrize(
     ("cell", "dtype", "hidden", "blocks"),
     (
-        ("lstm", "float32", 150, 2),
+        ("lstm", "float32", 150, 8),
         ("gru", "float64", 200, 4),
-        ("gru_reset_before", "float32", 201, 2),
-        ("lstm", "float32", 257, 4),
+        ("gru_reset_before", "float64", 151, 2),
+        ("lstm", "float32", 257, 8),
         ("lstm", "float32", 384, 8),
     ),
 )
@@ -138,6 +141,30 @@ def test_a_cluster_has_several_rows_where_there_are_many(other_gpu: Callable[...
     there = layer.to(gpu, engine="exact-resident")
     assert "; 4 rows a cluster of 2 blocks of " in plan_of(there, 3, 7)
     assert_same_bits(download(there(upload(x, device=3), lengths=lengths)), layer(x, lengths=lengths))
+
+
+def test_blocks_are_those_that_should_take_least_time(
+    other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an LSTM of 128 units: for few rows more blocks than need be; fewer, and tiles of rows, where clusters would
+    have to wait for each other, or where the GPU has no room for them."""
+    layer = recurra.LSTM(2, 128)
+    there = layer.to("cuda", engine="exact-resident")
+
+    def told(rows: int, layer: Any = there) -> tuple[int, int, int]:
+        pattern = r"; (\d) rows a (?:cluster of (\d) blocks|block) of .*; (\d+) cycles"
+        found = re.search(pattern, plan_of(layer, 3, rows))
+        assert found
+        return int(found[1]), int(found[2] or 1), int(found[3])
+
+    wanted = {1: (1, 4), 3: (1, 4), 40: (1, 2), 70: (1, 1), 150: (1, 1), 900: (4, 1)}
+    assert {rows: told(rows)[:2] for rows in wanted} == wanted
+    assert told(1)[2] < told(40)[2] < told(70)[2] < told(900)[2]
+    assert plan_of(there, 3, 150).endswith(" us) a step, waves: 2; the least of 8 ways by arithmetic, not measured")
+    monkeypatch.setenv("RECURRA_STANDIN_MULTIPROCESSORS", "3")
+    assert told(2)[:2] == (1, 2)
+    small = layer.to(other_gpu(3, MULTIPROCESSORS=4), engine="exact-resident")
+    assert [told(rows, small)[:2] for rows in (1, 2)] == [(1, 4), (1, 2)]
 
 
 def test_without_room_for_a_cluster_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,8 +284,8 @@ def test_where_backward_does_not_fit_it_goes_by_steps() -> None:
     layer = recurra.LSTM(2, 100, seed=0, dtype="float64")
     there = layer.to("cuda", engine="exact-resident")
     told = plan_of(there, 3, 2, training=True)
-    assert told.startswith("exact, resident: one launch for all steps of a layer; 1 rows a block of ")
-    assert told.endswith("a product and a pointwise kernel for each phase of a step; " + TOO_LARGE + "a block")
+    assert told.startswith("exact, resident: one launch for all steps of a layer; 1 rows a cluster of 2 blocks of ")
+    assert told.endswith("a product and a pointwise kernel for each phase of a step; " + TOO_LARGE)
     x = data(3, 2, 2, dtype="float64")
     want, _, tape = layer.forward(x)
     y, _, there_tape = there.forward(upload(x))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ ROOT = TESTS.parent
 def test_parts_have_numbers() -> None:
     assert gpu.numbers("1,5") == ["self-test", "times"]
     assert gpu.parser().parse_args(["--only", "3", "--minutes", "4"]).only == ["sanitizer"]
-    for text in ("0", "7", "", "1,", "a"):
+    for text in ("0", "8", "", "1,", "a"):
         with pytest.raises(SystemExit):
             gpu.parser().parse_args(["--only", text])
 
@@ -226,6 +229,13 @@ def test_more_work_takes_no_less() -> None:
     assert us(cell="GRU") < us()
 
 
+def test_every_call_that_is_timed_has_a_floor() -> None:
+    shapes = [*gpu_shapes.select(False), *gpu_shapes.peers(), *gpu_shapes.tuned(False)]
+    assert {shape.dtype for shape in shapes} == {"float32", "float64", "tf32", "float16", "bfloat16"}
+    for shape in shapes:
+        assert 0.1 * shape.steps < gpu_report.floor_us(shape, gpu_limits.Limits()) < 1e5
+
+
 def test_what_was_measured_replaces_estimates() -> None:
     measured = {"l2_tbs": {"value": 8.0}, "mma_tflops": {"value": 600.0}}
     limits = gpu_limits.with_measured(gpu_limits.Limits(), measured)
@@ -287,6 +297,30 @@ def test_random_cases_can_be_run() -> None:
 # ---- contestants
 
 
+def ours_on_the_cpu(shape: Shape) -> Any:
+    """Like `gpu_times.Ours`."""
+    import torch
+    from bench import gpu_times
+
+    layer = gpu_times.layer_on_cpu(shape.cell, shape.hidden, shape.layers, shape.directions, "float32")
+    draw = torch.Generator().manual_seed(0)
+    widths = (shape.hidden, shape.directions * shape.hidden)
+    x, dy = (torch.randn(shape.steps, shape.rows, width, generator=draw) for width in widths)
+
+    class Ours:
+        on_cpu, lengths = layer, shape.row_lengths()
+
+        def __call__(self) -> Any:
+            y, _, tape = layer.forward(x, lengths=self.lengths)
+            if not shape.training:
+                return torch.tensor(y)
+            return torch.tensor(y), types.SimpleNamespace(x=torch.tensor(tape.backward(dy).x))
+
+    ours: Any = Ours()
+    ours.shape, ours.x, ours.dy = shape, x, dy
+    return ours
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("lengths", [False, True])
 def test_the_peer_computes_the_same(training: bool, lengths: bool) -> None:
@@ -294,24 +328,7 @@ def test_the_peer_computes_the_same(training: bool, lengths: bool) -> None:
     from bench import gpu_times
 
     shape = Shape("LSTM", "float32", 4, 5, steps=6, layers=2, directions=2, lengths=lengths, training=training)
-    layer = gpu_times.layer_on_cpu("LSTM", 5, 2, 2, "float32")
-    x, dy = (torch.randn(6, 4, width, generator=torch.Generator().manual_seed(0)) for width in (5, 10))
-
-    class Ours:
-        """On the CPU."""
-
-        on_cpu, lengths = layer, shape.row_lengths()
-
-        def __call__(self) -> Any:
-            y, _, tape = layer.forward(x, lengths=self.lengths)
-            return (torch.tensor(y), Gradients(torch.tensor(tape.backward(dy).x))) if training else torch.tensor(y)
-
-    class Gradients:
-        def __init__(self, x: Any) -> None:
-            self.x = x
-
-    ours: Any = Ours()
-    ours.shape, ours.x, ours.dy = shape, x, dy
+    ours = ours_on_the_cpu(shape)
     cudnn = gpu_times.Cudnn(ours)
     assert gpu_times.difference(ours, cudnn) < 1e-6
     assert gpu_times.difference(lambda: (2 * ours()[0], ours()[1]) if training else 2 * ours(), cudnn) > 0.5
@@ -319,11 +336,44 @@ def test_the_peer_computes_the_same(training: bool, lengths: bool) -> None:
         before = cudnn.packed_before()()
         y = before[0] if training else before
         packed = torch.nn.utils.rnn.pack_padded_sequence(
-            torch.tensor(layer(x, lengths=shape.row_lengths())[0]),
+            torch.tensor(ours.on_cpu(ours.x, lengths=shape.row_lengths())[0]),
             torch.tensor(shape.row_lengths()),
             enforce_sorted=False,
         )
         assert torch.allclose(y, packed.data, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_peers_that_compile_compute_the_same(cell: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from bench import gpu_peers
+
+    # Traced as ever, but without the compiler of GPUs' code, which takes half a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    ours = ours_on_the_cpu(Shape(cell, "float32", 4, 5, steps=6, training=training))
+    for make in (gpu_peers.compiled_layer, gpu_peers.compiled_step):
+        call = gpu_peers.checked(ours, lambda make=make: make(ours), "float32", 300.0)  # type: ignore[misc]
+        assert not isinstance(call, str), call
+
+
+def test_peers_that_cannot_run_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from bench import gpu_peers
+
+    ours = ours_on_the_cpu(Shape("GRU", "float32", 2, 3, steps=2))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert gpu_peers.ready(lambda: gpu_peers.torchrl(ours), 60.0) == "torchrl is not installed"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    half = ours_on_the_cpu(Shape("GRU", "float16", 2, 3, steps=2))
+    assert gpu_peers.ready(lambda: gpu_peers.torchrl(half), 60.0) == "TorchRL's kernels know no float16"
+    start = time.monotonic()
+    assert gpu_peers.ready(lambda: lambda: time.sleep(60), 0.1) == "not compiled within 0 s"
+    assert time.monotonic() - start < 30
+    twice = gpu_peers.checked(ours, lambda: lambda: 2 * ours(), "float32", 60.0)
+    assert twice == "its results differ by 5.0e-01"
+    right = gpu_peers.checked(ours, lambda: ours, "float32", 60.0)
+    assert right is ours
 
 
 def test_kernels_for_the_assumptions_compile() -> None:

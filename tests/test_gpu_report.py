@@ -11,7 +11,7 @@ from checks import TESTS
 
 sys.path.insert(0, str(TESTS.parent))
 
-from bench import gpu_report
+from bench import gpu_choice, gpu_report
 from bench.gpu_shapes import Shape
 
 
@@ -32,6 +32,9 @@ def made_run(stand_in: bool = False) -> dict[str, Any]:
         row(shape._replace(lengths=True), recurra=600.0, recurra_padded=1000.0, cuDNN=9000.0),
         row(shape._replace(hidden=2048), {"recurra": "out of memory"}),
     ]
+    said = {"TorchRL": "torchrl is not installed"}
+    beside = [row(shape._replace(rows=1, hidden=128), said, recurra=200.0, recurra_resident=100.0, cuDNN=150.0)]
+    beside[0]["times"]["compiled step graph"] = timing(120.0)
     tuned = [
         row(Shape("LSTM", "float32", 1, hidden), exact=exact, cublas=100.0, recurra_resident=40.0)
         for hidden, exact in ((64, 50.0), (128, 80.0), (256, 200.0))
@@ -63,6 +66,7 @@ def made_run(stand_in: bool = False) -> dict[str, Any]:
             "missing": {"cluster": "CUDA_ERROR_NOT_FOUND"},
         },
         "times": {"rows": rows, "left_out": 3},
+        "peers": {"rows": beside, "left_out": 0},
         "tune": {"rows": tuned, "left_out": 0},
     }
     return {
@@ -91,7 +95,12 @@ def test_the_report_has_every_part() -> None:
         "  - below: LSTM bfloat16 B=64 H=512 forward+backward 0.50",
         "- recurra, 1 rows: out of memory",
         "- 3 rows left out for time",
-        "| LSTM float32 B=1 H=256 forward | 2.00 | 1.00 | 0.40 | 2.00 | 2.50 |",
+        "compiled step: torch.compile of a step in PyTorch's operations, called in a loop",
+        "TorchRL | fastest of them / of ours | floor |",
+        "| LSTM bfloat16 B=1 H=128 forward | 2.00 | 1.00 | 1.50 | - | - | 1.20 | - | 1.20 | 0.",
+        "- compiled step graph / recurra: geometric mean 0.60, 0.60 to 0.60, 1 rows",
+        "- TorchRL, 1 rows: torchrl is not installed",
+        "| LSTM float32 B=1 H=256 forward | 2.00 | 1.00 | 0.40 | 2.00 | 2.50 | 0.",
         "- float32: kExactSources = 128: calls take 1.00 x the faster engine's time on the mean",
     ):
         assert line in text
@@ -127,11 +136,66 @@ def test_a_threshold_loses_least() -> None:
     def rows(*ratios: float) -> list[dict[str, Any]]:
         return [row(shape._replace(hidden=64 << i), exact=100 * r, cublas=100.0) for i, r in enumerate(ratios)]
 
-    assert gpu_report.threshold(rows(0.5, 0.8, 2.0)) == (128, 1.0)
-    assert gpu_report.threshold(rows(2.0, 2.0)) == (0, 1.0)
-    most, loss = gpu_report.threshold(rows(0.5, 1.1, 0.5))
+    assert gpu_choice.threshold(rows(0.5, 0.8, 2.0)) == (128, 1.0)
+    assert gpu_choice.threshold(rows(2.0, 2.0)) == (0, 1.0)
+    most, loss = gpu_choice.threshold(rows(0.5, 1.1, 0.5))
     assert most == 256
     assert loss == pytest.approx(1.1 ** (1 / 3))
+
+
+def tuned_run() -> dict[str, Any]:
+    """Of a GPU of 2000 cycles a microsecond, whose kernels take 1.25 us, slices 0.25 and products by cuBLAS 3."""
+    rows = []
+    for hidden in (32, 64, 128, 256):
+        exact = 2.5 + 0.25 * hidden / 16
+        for batch in (1, 8):
+            shape = Shape("LSTM", "float32", batch, hidden)
+            tile = "cluster of 8 blocks" if hidden == 256 else "block"
+            said = {
+                "plan": f"exact, resident: 1 rows a {tile} of 64 threads; 1400 cycles (0.82 us) a step, waves: 2; x"
+            }
+            rows.append(row(shape, said, exact=100 * exact, cublas=425.0, recurra_resident=150.0))
+            rows.append(row(shape._replace(dtype="bfloat16"), cublas=425.0))
+    measured = {"clock_mhz": 2000.0, "cluster_8_us": 0.2, "cluster_exchange_us": 0.3, "mma_tflops": 700.0}
+    return {
+        "about": {"gpu": {"name": "NVIDIA H200", "multiprocessors": 132}},
+        "parts": {
+            "assumptions": {"found": {"measured": {name: {"value": value} for name, value in measured.items()}}},
+            "tune": {"status": "done", "seconds": 1.0, "found": {"rows": rows, "left_out": 0}, "log": ""},
+        },
+    }
+
+
+def test_the_table_of_choices_is_printed_anew() -> None:
+    was = gpu_choice.constants()
+    assert gpu_choice.SETTLERS.keys() < was.keys()
+    assert was.keys() - gpu_choice.SETTLERS.keys() == {"kUnitCycles", "kTileRows", "kResidentSteps"}
+    lines = list(gpu_choice.settled(tuned_run()))
+    assert len(lines) == len(was)
+    found = {line.split()[2]: line.split(" = ")[1].split(";")[0] for line in lines}
+    assert {name: float(value) for name, value in found.items()} == was | {
+        "kExactSources": 64,  # 3.5 us, at 128 it is 4.5, by cuBLAS 4.25
+        "kCyclesOfMicrosecond": 2000,
+        "kLaunchMicroseconds": 1.25,
+        "kSliceMicroseconds": 0.25,
+        "kCublasMicroseconds": 3,
+        "kStepCycles": was["kStepCycles"] + 1600,  # 1.5 us are 3000 cycles
+        "kExchangeCycles": 400,
+        "kTensorCycles": 6.18,
+    }
+    assert f"constexpr double kLaunchMicroseconds = 1.25;  // measured; it was {was['kLaunchMicroseconds']:g}" in lines
+    assert any(line.startswith("constexpr double kTensorLatencyCycles") and "not measured" in line for line in lines)
+    run = tuned_run()
+    assert gpu_report.markdown({**run, "parts": {"tune": run["parts"]["tune"]}}).count("constexpr ") == len(was)
+    assert list(gpu_choice.predicted(tuned_run())) == [
+        "one launch, blocks of a tile 1: 1.07 x its predicted time, of 6 calls",
+        "one launch, blocks of a tile 8: 1.07 x its predicted time, of 2 calls",
+    ]
+
+
+def test_without_a_measurement_the_table_stays() -> None:
+    values = [line.split(" = ")[1].split(";")[0] for line in gpu_choice.settled({"parts": {}})]
+    assert [float(value) for value in values] == list(gpu_choice.constants().values())
 
 
 def test_plots_are_drawn(tmp_path: Path) -> None:
@@ -144,6 +208,14 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
         row(shape._replace(rows=rows, hidden=hidden), recurra=500.0, cuDNN=900.0, recurra_graph=300.0)
         for rows, hidden in ((64, 512), (64, 1024), (256, 1024))
     ]
+    run["parts"]["peers"]["found"]["rows"] = [
+        row(shape._replace(hidden=256), recurra=1.0, TorchRL=700.0),
+        row(shape, recurra=1.0, TorchRL=600.0),
+    ]
+    (panel,) = gpu_plots.grouped(run, lambda shape: shape.rows == 64, "hidden").values()
+    named = [{name: one["median"] for name, one in of["times"].items()} for of in panel]
+    both = {"recurra": 500.0, "cuDNN": 900.0, "recurra graph": 300.0}
+    assert named == [{"recurra": 1.0, "TorchRL": 700.0}, both | {"TorchRL": 600.0}, both]
     paths = gpu_plots.draw(run, tmp_path)
     assert [path.name for path in paths] == ["gpu-widths.png", "gpu-batches.png"]
     assert all(path.stat().st_size > 10000 for path in paths)

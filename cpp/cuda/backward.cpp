@@ -313,7 +313,7 @@ class Layer {
     w.mask = mask();
     w.clip = clip_;
     w.saved_from = plan_.options.recompute ? chunk.from : 0;
-    launch_walk(call_.launch, resident, plan_.rows, count_, workspace_.exchange, w);
+    launch_walk(call_.launch, resident, plan_.rows, count_, w_.exchange, w);
   }
 
   void input_gradients(const Chunk& chunk) const {

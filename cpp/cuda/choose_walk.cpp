@@ -11,20 +11,25 @@ namespace recurra {
 namespace cuda {
 namespace {
 
-// Compiles its kernel, or finds it; whether the GPU has room for a cluster of its blocks.
-bool load(Resident& r, const Device& device, int cell, Number number) {
+// Compiles its kernel, or finds it; whether the GPU has room for a tile's blocks, those of a grid in each direction.
+bool load(Resident& r, const Network::Data& net) {
   const Relaxed relaxed;  // a stream may be capturing
-  const Unit unit = resident_unit(cell, number, r);
+  const Device& device = net.device;
+  const Unit unit = resident_unit(cell_number(net.config.cell), net.options.number, r);
   const CUfunction kernel = compiled(device, unit.source, unit.options).function(r.way == Way::backward ? "walk_back" : "walk");
   const Current current(device);
+  const unsigned threads = unsigned(r.threads), shared_bytes = unsigned(r.shared_bytes);
   int most = 0;
   check_driver(driver().cuFuncGetAttribute(&most, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, kernel), "cuFuncGetAttribute");
   if (most < r.threads) return false;
   check_driver(driver().cuFuncSetAttribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, device.shared_bytes),
                "cuFuncSetAttribute");
-  if (r.cluster > 1 &&
-      !ClusterLaunch({1, 1, unsigned(r.cluster)}, unsigned(r.threads), unsigned(r.shared_bytes), nullptr).has_room(kernel))
+  if (r.grid) {
+    r.tiles = room_for_blocks(device, kernel, threads, shared_bytes) / (r.cluster * net.directions()) * net.directions();
+    if (!r.tiles) return false;
+  } else if (r.cluster > 1 && !room_for_clusters(kernel, unsigned(r.cluster), threads, shared_bytes)) {
     return false;
+  }
   r.kernel = kernel;
   return true;
 }
@@ -33,20 +38,29 @@ bool load(Resident& r, const Device& device, int cell, Number number) {
 
 bool has_products(const Network::Data& net) { return net.weight_size > 2 || net.device.major >= 8; }
 
-int most_cluster(const Network::Data& net) { return net.device.major >= 9 ? kMostCluster : 1; }
-
-std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way) {
+std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way, int most_cluster) {
   const NetworkConfig& c = net.config;
   const bool narrow = net.weight_size == 2;
+  const int multiprocessors = net.device.multiprocessors;
   if (!has_products(net)) return std::nullopt;
-  const int fewest = narrow ? int(std::clamp<int64_t>(rows, 1, kFragmentRows)) : 1;
-  for (int cluster = 1; cluster <= most_cluster(net); cluster *= 2)
-    for (const int tile : {kTileRows, fewest}) {
-      if (tile != fewest && (narrow || rows * net.directions() * cluster <= net.device.multiprocessors)) continue;
-      auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, tile, way, cluster);
-      if (found && found->shared_bytes <= size_t(net.device.shared_bytes)) return found;
+  std::optional<Resident> best;
+  int ways = 0;
+  const auto consider = [&](int blocks, bool grid) {
+    for (const int tile : {1, kTileRows}) {
+      if (tile > 1 && (narrow || rows < tile)) continue;
+      const int own = narrow ? int(std::clamp<int64_t>(rows, 1, kFragmentRows)) : tile;
+      auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, own, way, blocks, grid);
+      if (!found || found->shared_bytes > size_t(net.device.shared_bytes)) continue;
+      ++ways;
+      found->waves = waves_of(*found, rows, net.directions(), multiprocessors);
+      if (!best || found->waves * found->cycles < best->waves * best->cycles) best = found;
     }
-  return std::nullopt;
+  };
+  most_cluster = std::min({most_cluster, net.device.major >= 9 ? kMostCluster : 1, multiprocessors});
+  for (int blocks = 1; blocks <= most_cluster; blocks *= 2) consider(blocks, false);
+  for (int blocks = 2; blocks * net.directions() <= multiprocessors; blocks += std::min(blocks, 8)) consider(blocks, true);
+  if (best) best->ways = ways;
+  return best;
 }
 
 namespace {
@@ -56,8 +70,7 @@ void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resi
   if (!found) {
     why = net.spec.phases[0].by_rows ? "the cell needs whole rows"
           : !has_products(net)       ? "the GPU is older than compute capability 8.0"
-          : most_cluster(net) == 1   ? "the recurrent weights do not fit into a block"
-                                     : "the recurrent weights do not fit into a cluster of blocks";
+                                     : "the recurrent weights do not fit into all multiprocessors";
     return;
   }
   if (net.options.walk != Walk::resident) {
@@ -66,12 +79,17 @@ void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resi
                                                 : "a resident one is slower, by arithmetic";
     return;
   }
-  if (load(*found, net.device, cell_number(net.config.cell), net.options.number))
-    resident = *found;
-  else if (found->cluster > 1)
-    why = "the GPU has no room for a cluster of so many blocks";
-  else
-    throw Error("engine: the GPU has too few registers for a block");
+  for (; found; found = resident_of(net, plan.rows, way, found->cluster / 2)) {
+    if (load(*found, net)) {
+      resident = *found;
+      const int64_t tiles = (plan.rows + resident.rows - 1) / resident.rows;
+      resident.tiles = int(std::min<int64_t>(resident.tiles, tiles * net.directions()));
+      return;
+    }
+    if (found->cluster == 1) throw Error("engine: the GPU has too few registers for a block");
+    if (found->grid) break;
+  }
+  why = "the GPU has no room for so many blocks at the same time";
 }
 
 std::string explained(const Resident& r, const char* why) {
@@ -79,13 +97,14 @@ std::string explained(const Resident& r, const char* why) {
   const auto all = [&](const int(&of)[kMaxPhases]) {
     return std::to_string(of[0]) + (r.places.sources[1] ? " and " + std::to_string(of[1]) : "");
   };
-  char shown[32];
-  std::snprintf(shown, sizeof shown, "%.2f", r.cycles / kCyclesOfMicrosecond);
+  char shown[99];
+  std::snprintf(shown, sizeof shown, " cycles (%.2f us) a step, waves: %.0f; the least of %d ways by arithmetic",
+                r.cycles / kCyclesOfMicrosecond, r.waves, r.ways);
   return ", resident: one launch for all steps of a layer; " + std::to_string(r.rows) + " rows a " +
-         (r.cluster > 1 ? "cluster of " + std::to_string(r.cluster) + " blocks of " : "block of ") + std::to_string(r.threads) +
-         " threads, " + all(r.held) + " of " + all(r.places.sources) + " weights a column in registers, " +
-         std::to_string(r.shared_bytes) + " bytes of shared memory; " + std::to_string(int64_t(r.cycles)) + " cycles (" +
-         shown + " us) a step by arithmetic, not measured";
+         (r.cluster > 1 ? (r.grid ? "grid of " : "cluster of ") + std::to_string(r.cluster) + " blocks of " : "block of ") +
+         std::to_string(r.threads) + " threads, " + all(r.held) + " of " + all(r.places.sources) +
+         " weights a column in registers, " + std::to_string(r.shared_bytes) + " bytes of shared memory; " +
+         std::to_string(int64_t(r.cycles)) + shown + ", not measured";
 }
 
 }  // namespace

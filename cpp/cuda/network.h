@@ -133,10 +133,9 @@ struct Network::Data {
   Weights weights_at(const void* base) const;
 };
 
-// Of a call of so many rows: by one block where that has room, else by the smallest cluster that has, where the GPU has
-// clusters, else by blocks of a grid.
-std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way);
-int most_cluster(const Network::Data& net);
+// Of a call of so many rows: of the tiles that fit, by a block, a cluster of up to so many or blocks of a grid, those that
+// should take least time.
+std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way way, int most_cluster = kMostCluster);
 bool has_products(const Network::Data& net);  // of 16-bit numbers, which a kernel of all steps needs for them
 // Sets the plan's `resident...` and `why...`; compiles.
 void choose_walk(const Network::Data& net, Plan::Data& plan);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "choice.h"
 #include "engine/model.h"
-#include "network.h"
 
 namespace recurra {
 namespace cuda {
@@ -54,10 +54,6 @@ int64_t spare_of(const Spec& spec, Way way, int cluster) {
   for (int p = 0; p < spec.phases.size; ++p) constants += spec.phases[p].vector_count;
   return constants * kConstantRegisters;
 }
-
-// Numbers to every block of a cluster and its barrier: 0.25 microseconds at most, nobody has measured it. Through memory, a
-// count that all blocks add to and read, then the numbers, each some 700 cycles away, at 64 bytes a cycle: nor that.
-constexpr double kExchangeCycles = 425, kGridCycles = 2100, kGridBytes = 64;
 
 // What threads and registers have of the columns of a phase's weights; whether that suffices.
 bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes* wide, const Sizes* own) {
@@ -145,13 +141,13 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
   return true;
 }
 
-// Cycles of a product by the tensor cores: a quarter of a multiprocessor begins one of 16 x 8 x 16 every 8 cycles, as it is
-// known of sm_80, and the next that adds to the same sums 33 after it. Weights of a slab in shared memory come in 8 cycles.
+// Cycles of a product by the tensor cores. Weights of a slab in shared memory come in 8 cycles.
 double product_cycles(const Resident& r, const Sizes& s, int p) {
   const Tiles t = tiles_of(r, s, p);
   const double products = double(2 * t.slabs);
-  const double issued = 8 * products * double(r.columns[p] / 2 * shares(t.warps, 4));
-  return std::max({issued, 33 * products / (r.columns[p] == 2 ? 2 : 1), double(4 * t.warps * t.slabs + 8 * t.in_memory)});
+  const double issued = kTensorCycles * products * double(r.columns[p] / 2 * shares(t.warps, 4));
+  return std::max(
+      {issued, kTensorLatencyCycles * products / (r.columns[p] == 2 ? 2 : 1), double(4 * t.warps * t.slabs + 8 * t.in_memory)});
 }
 
 // Cycles of a phase's step on a multiprocessor. A load brings 128 bytes in a cycle, also where all threads get the same; in
@@ -164,11 +160,10 @@ double cycles_of(const Resident& r, const Sizes& s, int p, Number number, int ro
   const double issued = sums * (wide ? 5.0 / 64 : 1.0 / 128), chained = double(s.columns ? s.sources : 0) * (wide ? 24 : 4);
   const double loaded = warps * double(s.sources * rows) * words + in_memory * words / 32;
   const double items = double(shares(s.units * rows, r.threads));
-  return (weight_bytes(number) == 2 ? product_cycles(r, s, p) : std::max({issued, chained, loaded})) + (wide ? 1000 : 400) +
-         150 * items +
-         (r.grid          ? kGridCycles + double(s.sources * rows) * double(weight_bytes(number)) / kGridBytes
-          : r.cluster > 1 ? kExchangeCycles
-                          : 0);
+  const double read = kMemoryCycles + double(s.sources * rows * int64_t(weight_bytes(number))) / kMemoryBytes;
+  const double exchange = r.grid ? kGridCycles + read : r.cluster > 1 ? kExchangeCycles : 0;
+  return (weight_bytes(number) == 2 ? product_cycles(r, s, p) : std::max({issued, chained, loaded})) +
+         (wide ? kWideStepCycles : kStepCycles) + kUnitCycles * items + exchange;
 }
 
 }  // namespace

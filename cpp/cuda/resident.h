@@ -27,6 +27,8 @@ struct Resident {
   int place = 0;            // of a grid: numbers that are exchanged
   int tiles = 0;            // of a grid, at most, of all directions
   double cycles = 0;        // of a step, by arithmetic
+  double waves = 1;         // of tiles
+  int ways = 1;             // of which this is the fastest, by arithmetic
   CUfunction kernel = nullptr;
 };
 

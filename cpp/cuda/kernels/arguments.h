@@ -151,8 +151,8 @@ struct WalkPlaces {
   int sums_at, sums_row, held_at, held_row;
 };
 
-// What blocks of a grid exchange in memory: weights [direction][tile][place][row][source], two places for each tile of a launch,
-// of which `arrived`, [direction][tile], begins with 0.
+// What blocks of a grid exchange in memory: weights [direction][tile][place][row][source], two places for each tile of a
+// launch, of which `arrived`, [direction][tile], begins with 0.
 struct Exchange {
   void* exchange;
   unsigned* arrived;

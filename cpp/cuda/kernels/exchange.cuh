@@ -50,8 +50,7 @@ template <class Arguments>
 inline void give(const Arguments& a, int p, int64_t step, int at, V v) {
   Weight* const to = (kGrid ? exchanged(a, p, step) : source_of(a, p, step)) + at;
   RECURRA_UNROLL
-  for (int rank = 0; rank < (kCluster ? kSharers : 1); ++rank)
-    *(kCluster ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
+  for (int rank = 0; rank < (kCluster ? kSharers : 1); ++rank) *(kCluster ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
 }
 
 // Nobody writes what is behind a row's numbers; called before anything is given.
