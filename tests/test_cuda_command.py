@@ -17,6 +17,7 @@ from checks import TESTS, Array
 from cuda_arrays import require_gpu
 
 import recurra
+import recurra.__main__
 from recurra import _core
 from recurra.cuda import buffers, kernels, report, selftest, times
 from recurra.cuda.array_libraries import current_stream, library_of
@@ -55,10 +56,32 @@ def test_what_is_compiled_ahead_is_found_in_the_cache(tmp_path: Path, monkeypatc
     monkeypatch.setenv("RECURRA_CACHE_DIR", str(tmp_path))
     wanted = kernels.units(["gru"], ["float32"])
     runs_as_documented(recurra.cuda.precompile)
-    assert len(wanted) == len(list(tmp_path.iterdir()))
+    assert len(wanted) + 2 == len(list(tmp_path.iterdir()))
     assert recurra.cuda.precompile(["gru"], ["float32"]) == 0
     recurra.GRU(2, 3, device="cuda")
-    assert len(list(tmp_path.iterdir())) == len(wanted)
+    assert len(list(tmp_path.iterdir())) == len(wanted) + 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "ways", "of_tiles"),
+    [("exact-resident", "float32", 2, 2), ("cublas-resident", "bfloat16", 1, 0)],
+)
+def test_what_runs_all_steps_is_compiled_ahead_for_a_layer(
+    engine: str, dtype: str, ways: int, of_tiles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for the number of rows, but for what it decides: 900 are in tiles of 4, in 16 bits all are in tiles of 8."""
+    monkeypatch.setenv("RECURRA_CACHE_DIR", str(tmp_path))
+    x: Any = Buffer.of(np.ones((3, 2, 5), "float32"), dtype)
+    layer = recurra.LSTM(5, 90, device="cuda", dtype=dtype, engine=engine)  # a size that no other test here has
+    before = _core.cuda.compilations()
+    assert recurra.cuda.precompile(layer.to("cuda", engine="auto"), batch=2) == 0
+    assert recurra.cuda.precompile(layer, batch=[2, 3, 1]) == _core.cuda.compilations() - before == ways
+    _, _, tape = layer.forward(x)
+    dy: Any = Buffer.of(np.ones((3, 2, 90), "float32"), dtype)
+    tape.backward(dy)
+    assert recurra.cuda.precompile(layer, batch=2) == 0
+    assert _core.cuda.compilations() == before + ways
+    assert recurra.cuda.precompile(layer, batch=900) == of_tiles
 
 
 def test_every_cell_and_dtype_is_compiled() -> None:
@@ -81,6 +104,16 @@ def test_every_cell_and_dtype_is_compiled() -> None:
 def test_what_cannot_be_compiled_is_named(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         recurra.cuda.precompile(**arguments)
+
+
+def test_a_layer_that_cannot_be_compiled_ahead_is_named() -> None:
+    with pytest.raises(TypeError, match=r"layer: expected a layer of sequences on a GPU, got GRU on the CPU"):
+        recurra.cuda.precompile(recurra.GRU(2, 3))
+    layer = recurra.GRU(2, 3, device="cuda", engine="exact-resident")
+    with pytest.raises(ValueError, match=r"^batch: "):
+        recurra.cuda.precompile(layer, batch=[1, 0])
+    with pytest.raises(TypeError, match=r"^batch: expected an integer"):
+        recurra.cuda.precompile(layer, batch=1.5)  # type: ignore[arg-type]
 
 
 # ---- plans
@@ -276,6 +309,29 @@ def test_the_command_says_what_stopped_it(capsys: pytest.CaptureFixture[str], mo
     assert report.run("found") == 0
     assert report.run("compiled") == 1
     assert capsys.readouterr().out.endswith("\nNVRTC 13.0 cannot compile for sm_999\n")
+
+
+def test_the_command_compiles_for_layers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECURRA_CACHE_DIR", str(tmp_path))
+
+    def command(*layers: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["recurra", "cuda", "--until", "compiled", *layers])
+        return int(recurra.__main__.main())
+
+    monkeypatch.setattr(report, "compile_all", lambda cells: None)
+    words = ("--layer", "gru:float64:35:1", "--layer", "lstm:float16:40:3")
+    assert [command(*words), command(*words)] == [0, 0]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compiled for ")]
+    names = ["compiled for gru of 35 units, float64, 1 rows: ", "compiled for lstm of 40 units, float16, 3 rows: "]
+    assert lines == [f"{name}{count}" for counts in ((2, 1), (0, 0)) for name, count in zip(names, counts, strict=True)]
+    assert command("--layer", "lstm:float32:5000:1") == 1
+    assert "lstm of hidden_size 5000 does not fit" in capsys.readouterr().out
+    for wrong, complaint in (("lstm:32", "expected CELL:DTYPE:H:BATCH"), ("lstm:float32:0:1", "a whole number")):
+        with pytest.raises(SystemExit):
+            command("--layer", wrong)
+        assert complaint in capsys.readouterr().err
 
 
 def test_the_command_prints_times(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ void define_cuda(py::module_& core) {
   m.def("cache_folder", cuda::cache_folder, "Where compiled kernels are kept; empty when they are not.");
   m.def("compile", cuda_compile, py::arg("source"), py::arg("options"), py::arg("architecture"),
         "The cubin and the compiler's log. Needs NVRTC and no GPU.");
+  m.def("compilations", cuda::compilations, "How often this process has compiled.");
   m.def("cached", cuda_cached, py::arg("source"), py::arg("options"), py::arg("architecture"),
         "The cubin, from the cache on disk or put there.");
   define_cuda_network(m);

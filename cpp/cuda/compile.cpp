@@ -148,6 +148,7 @@ struct Loaded {
   const Loaded* older;
 };
 std::atomic<const Loaded*> newest{nullptr};
+std::atomic<int> compilation_count{0};
 
 }  // namespace
 
@@ -167,8 +168,11 @@ Compiled compile(const std::string& source, const std::vector<std::string>& opti
                 ": another version may, pip install -U nvidia-cuda-nvrtc");
   if (status)
     throw Error("NVRTC " + version_of(nvrtc()) + ", " + architecture + ": error " + std::to_string(status) + "\n" + log);
+  ++compilation_count;
   return {program.cubin(), log};
 }
+
+int compilations() { return compilation_count; }
 
 std::string cached(const std::string& source, const std::vector<std::string>& options, const std::string& architecture) {
   return found_or_compiled(source, options, architecture).first;

@@ -31,6 +31,7 @@ struct Compiled {
   std::string cubin, log;
 };
 Compiled compile(const std::string& source, const std::vector<std::string>& options, const std::string& architecture);
+int compilations();  // so far, of the process
 
 // The cubin alone, from the cache on disk when it is there; put there when it is not. Needs no GPU either.
 std::string cached(const std::string& source, const std::vector<std::string>& options, const std::string& architecture);

@@ -54,6 +54,14 @@ def run() -> int:
         help="how far to go: show what was found, compile every kernel into the cache, compare results with the CPU's, "
         "print a table of times; default all of it",
     )
+    cuda.add_argument(
+        "--layer",
+        action="append",
+        default=[],
+        type=layer_of,
+        metavar="CELL:DTYPE:H:BATCH",
+        help="compile what runs all steps of such a layer at once too; may be repeated",
+    )
     parser.add_argument("--cmake-dir", action="store_true", help="print where find_package finds the C++ library")
     parser.add_argument("--includes", action="store_true", help="print the compiler's option for its headers")
     options, rest = parser.parse_known_args()
@@ -81,10 +89,18 @@ def run() -> int:
     elif options.command == "cuda":
         from recurra.cuda import report
 
-        return report.run(options.until)
+        return report.run(options.until, layers=options.layer)
     else:
         parser.print_help()
     return 0
+
+
+def layer_of(text: str) -> tuple[str, str, int, int]:
+    """Of "lstm:float32:128:1"."""
+    words = text.split(":")
+    if len(words) != 4:
+        raise argparse.ArgumentTypeError(f"expected CELL:DTYPE:H:BATCH, got {text!r}")
+    return words[0], words[1], positive(words[2]), positive(words[3])
 
 
 def show_library(options: argparse.Namespace) -> int:

@@ -171,6 +171,10 @@ def cached(source: str, options: collections.abc.Sequence[str], architecture: st
     """
     The cubin, from the cache on disk or put there.
     """
+def compilations() -> int:
+    """
+    How often this process has compiled.
+    """
 def compile(source: str, options: collections.abc.Sequence[str], architecture: str) -> tuple[bytes, str]:
     """
     The cubin and the compiler's log. Needs NVRTC and no GPU.

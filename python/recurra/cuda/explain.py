@@ -8,6 +8,7 @@ from .._options import flag, integer
 
 if TYPE_CHECKING:
     from ..recurrent import Recurrent
+    from .packed import CudaPacked
 
 __all__ = ["explain"]
 
@@ -31,11 +32,17 @@ def explain(layer: Recurrent, steps: int, batch: int, *, training: bool = False)
         TypeError: `layer` is none, or not on a GPU; an argument of the wrong type.
         ValueError: `steps` or `batch` is less than 1.
     """
+    packed = packed_of(layer)
+    steps, batch = integer("steps", steps), integer("batch", batch)
+    return packed.plan(steps, batch, training=flag("training", training)).explain()
+
+
+def packed_of(layer: object) -> CudaPacked:
+    """What a layer of sequences on a GPU runs."""
     from .packed import CudaPacked  # which needs what needs this package
 
     packed = getattr(layer, "_packed", None)
     if not isinstance(packed, CudaPacked):
         where = " on the CPU" if getattr(layer, "device", None) == "cpu" else ""
         raise TypeError(f"layer: expected a layer of sequences on a GPU, got {type(layer).__name__}{where}")
-    steps, batch = integer("steps", steps), integer("batch", batch)
-    return packed.plan(steps, batch, training=flag("training", training)).explain()
+    return packed

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import _core
 from .._cells import CELLS
-from .._options import choice, placement
+from .._options import choice, integer, placement
 from . import _libraries
+from .explain import packed_of
+
+if TYPE_CHECKING:
+    from ..recurrent import Recurrent
 
 __all__ = ["precompile"]
 
@@ -43,26 +47,43 @@ def compiled(wanted: Iterable[Unit], device: int) -> Iterator[bool]:
         yield from pool.map(lambda unit: _core.cuda.precompile(unit.source, unit.options, device), wanted)
 
 
-def precompile(cells: Iterable[str] | None = None, dtypes: Iterable[str] = DTYPES, device: str = "cuda") -> int:
+def precompile(
+    cells: Iterable[str] | Recurrent | None = None,
+    dtypes: Iterable[str] = DTYPES,
+    device: str = "cuda",
+    *,
+    batch: int | Iterable[int] = 1,
+) -> int:
     """Compile kernels for a GPU now, into the cache on disk, rather than when a layer first needs them.
 
         >>> recurra.cuda.precompile(["gru"], ["float32"])
         4
+        >>> layer = recurra.GRU(8, 37, device="cuda", engine="exact-resident")
+        >>> recurra.cuda.precompile(layer, batch=[1, 16])
+        2
 
     Args:
-        cells: names among `recurra.cells()`, default all.
-        dtypes: of float32, float64, float16 and bfloat16, default all.
-        device: "cuda" (the first GPU) or "cuda:1" (the second).
+        cells: names among `recurra.cells()`, default all. Or a layer of sequences on a GPU whose engine is resident:
+            what runs all its steps at once, forward and backward, which is compiled for a size. (The rest was compiled
+            when it was made.)
+        dtypes: of float32, float64, float16 and bfloat16, default all. A layer has its own.
+        device: "cuda" (the first GPU) or "cuda:1" (the second). A layer has its own.
+        batch: of the layer's calls, one or several: how many rows there are decides which kernels run.
 
     Returns:
         How many units were compiled; the cache had the others. There is one for each cell and dtype, and for each dtype
-        there are those that all cells share. What runs all steps of a layer at once is compiled for a size, by the
-        first call that takes it.
+        there are those that all cells share.
 
     Raises:
-        ValueError: there is no such cell, dtype or GPU.
+        TypeError: a layer that is none of sequences, or on the CPU; `batch` is no integer.
+        ValueError: there is no such cell, dtype or GPU; `batch` is less than 1.
         RuntimeError: there is no driver or NVRTC; the message says how to get it.
     """
+    if hasattr(cells, "_packed"):
+        packed, before = packed_of(cells), _core.cuda.compilations()
+        for rows in [integer("batch", rows) for rows in (batch if isinstance(batch, Iterable) else [batch])]:
+            packed.plan(1, rows, training=True)
+        return _core.cuda.compilations() - before
     gpu = placement(device, "float32").gpu
     if gpu is None:
         raise ValueError(f"device: expected 'cuda' or 'cuda:0', got {device!r}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from .. import _core
+from ..recurrent import Recurrent
 from . import _libraries, kernels, selftest, times
 
 NAMES = {"driver": "driver", "nvrtc": "NVRTC", "cublas": "cuBLAS"}
@@ -15,20 +17,28 @@ STAGES = ("found", "compiled", "tested", "timed")
 SELF_TEST_SECONDS = 10.0
 
 
-def run(until: str = "timed", cells: tuple[str, ...] | None = None) -> int:
+def run(
+    until: str = "timed", cells: tuple[str, ...] | None = None, layers: Iterable[tuple[str, str, int, int]] = ()
+) -> int:
     """Print the report, up to one of STAGES; returns 0 when layers can run on a GPU and compute what they should, else
-    1. `cells`: those to compile and test, default all."""
+    1. `cells`: those to compile and test, default all. `layers`: cell, dtype, hidden size and batch of those whose
+    kernels of all steps are compiled too."""
     if not report():
         return 1
     stages = STAGES[1 : STAGES.index(until) + 1]
     try:
         if "compiled" in stages:
             compile_all(cells)
+            compile_layers(layers)
         if "tested" in stages and not test(cells):
             return 1
         if "timed" in stages:
             print_times()
-    except (RuntimeError, MemoryError) as error:  # what NVRTC or the driver says; no room on the GPU
+    except (
+        RuntimeError,
+        MemoryError,
+        ValueError,
+    ) as error:  # what NVRTC or the driver says; no room on the GPU; no such layer
         progress("")
         print(f"\n{error}")
         return 1
@@ -89,6 +99,15 @@ def compile_all(cells: tuple[str, ...] | None) -> None:
     progress("")
     seconds = time.monotonic() - start
     print(f"\ncompiled for cuda:0: {len(wanted) - had} in {seconds:.1f} s; the cache had {had}")
+
+
+def compile_layers(layers: Iterable[tuple[str, str, int, int]]) -> None:
+    """What runs all their steps at once."""
+    for cell, dtype, size, batch in layers:
+        engine = "exact-resident" if dtype in ("float32", "float64") else "cublas-resident"
+        layer = Recurrent(cell, 1, size, dtype=dtype, device="cuda", engine=engine)
+        made = kernels.precompile(layer, batch=batch)
+        print(f"compiled for {cell} of {size} units, {dtype}, {batch} rows: {made}")
 
 
 def test(cells: tuple[str, ...] | None) -> bool:
