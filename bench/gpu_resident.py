@@ -55,9 +55,9 @@ def is_narrow(dtype: str) -> bool:
 
 
 def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = CLUSTERS[-1]) -> Kernel:
-    """Without a projection: by one block or, forward, the smallest cluster of up to `most` in which it fits."""
+    """Without a projection: by one block or the smallest cluster of up to `most` in which it fits."""
     found = None
-    for blocks in CLUSTERS[: 1 if way == "backward" else CLUSTERS.index(most) + 1]:
+    for blocks in CLUSTERS[: CLUSTERS.index(most) + 1]:
         try:
             made = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, way == "backward", blocks)
         except ValueError:  # of registers
@@ -139,7 +139,7 @@ def main() -> None:
                 for hidden in map(int, args.sizes.split(",")):
                     print(line(cell, dtype, hidden, way, args.architecture), flush=True)
     for way in args.ways.split(","):
-        for most in CLUSTERS if way == "forward" else (1,):
+        for most in CLUSTERS:
             print(f"\n| H up to, {way}, blocks: {most} | {' | '.join(cells)} |\n|{' --- |' * (1 + len(cells))}")
             for dtype in dtypes:
                 print(f"| {dtype} | {' | '.join(str(largest(cell, dtype, way, most)) for cell in cells)} |")

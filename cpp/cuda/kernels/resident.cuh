@@ -2,8 +2,6 @@
 // recurrent product and a unit) and sums them up; then, when the sums have met in shared memory, units are shared out and the
 // cell runs on them. As columns.cuh, and for each phase RECURRA_PASSES: chains of a thread that have no recurrent weights.
 // Of 16-bit weights the tensor cores make the sums (fragments.cuh), to which the bias is added: the input product has none.
-// RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains, and what a product reads
-// is written to every block's shared memory.
 #pragma once
 #include "cuda/kernels/fragments.cuh"
 
