@@ -1,4 +1,4 @@
-"""All steps of a layer backward by a cluster of blocks: the bits of the CPU, or in 16 bits near those of single steps."""
+"""All steps of a layer backward by a cluster of blocks: the bits of the CPU, or in 16 bits near those by steps."""
 
 from __future__ import annotations
 
