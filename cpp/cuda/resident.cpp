@@ -104,8 +104,9 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
 
 // Tiles of 16-bit weights (kernels/fragments.cuh) are shared out among so many warps, whose threads have 255 registers each. Of
 // these a thread needs some of its own, found by compiling, and for each column the next step's two numbers, a bias and where
-// it is among all, or backward for each unit of a row its numbers; more where there are very many.
-constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40;
+// it is among all, or backward for each unit of a row its numbers; more where there are very many, backward several.
+constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40,
+                  kPastTwoBack = 8;
 
 // Sizes of a phase in tiles and slabs.
 struct Tiles {
@@ -132,7 +133,7 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
     taken += back ? r.others[p] * (given_of(spec, p) + 2) : kOfColumn * (r.columns[p] + r.others[p]);
     most = std::max(most, of_thread(sizes[p].columns));
   }
-  taken += 2 * most * (most == 2 ? 2 : 1) + (most > 10 ? kPastTen : 0);  // sums
+  taken += 2 * most * (most == 2 ? 2 : 1) + (most > 10 ? kPastTen : 0) + (back && most > 2 ? kPastTwoBack : 0);  // sums
   int64_t left = registers_of(r.threads) - taken;
   if (left < 0) return false;
   left = std::max<int64_t>(left - (back ? 1 : phases) * spare_of(spec, r.way, 1), 0);
