@@ -61,23 +61,30 @@ def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int, backw
 
 
 @pytest.mark.parametrize(
-    ("cell", "dtype", "hidden", "rows", "blocks", "architecture"),
+    ("cell", "dtype", "hidden", "rows", "blocks", "backward", "architecture"),
     (
-        ("lstm", "float32", 257, 1, 4, "sm_90a"),
-        ("lstm", "float32", 384, 4, 8, "sm_100a"),
-        ("lstm_peephole_projected", "float32", 200, 4, 4, "sm_120"),
-        ("gru_reset_before", "float64", 200, 4, 8, "sm_90a"),
+        ("lstm", "float32", 257, 1, 4, False, "sm_90a"),
+        ("lstm", "float32", 384, 4, 8, False, "sm_100a"),
+        ("lstm_peephole_projected", "float32", 200, 4, 4, False, "sm_120"),
+        ("gru_reset_before", "float64", 200, 4, 8, False, "sm_90a"),
+        ("gru", "float32", 300, 1, 8, True, "sm_120"),
+        ("lstm", "float32", 250, 4, 8, True, "sm_90a"),
+        ("gru_reset_before", "float64", 200, 1, 4, True, "sm_100a"),
         # By the tensor cores, in a block and in a cluster.
-        ("lstm", "bfloat16", 128, 8, 1, "sm_80"),
-        ("gru_reset_before", "float16", 128, 8, 1, "sm_120"),
-        ("gru", "bfloat16", 640, 8, 8, "sm_100a"),
-        ("lstm", "float16", 512, 8, 8, "sm_90a"),
+        ("lstm", "bfloat16", 128, 8, 1, False, "sm_80"),
+        ("gru_reset_before", "float16", 128, 8, 1, False, "sm_120"),
+        ("gru", "bfloat16", 640, 8, 8, False, "sm_100a"),
+        ("lstm", "float16", 512, 8, 8, False, "sm_90a"),
+        ("gru_reset_before", "bfloat16", 128, 8, 1, True, "sm_80"),
+        ("lstm", "float16", 160, 8, 1, True, "sm_120"),
+        ("lstm_peephole_projected", "float16", 192, 8, 4, True, "sm_90a"),
+        ("gru", "bfloat16", 512, 8, 8, True, "sm_100a"),
     ),
 )
 def test_no_kernel_of_a_cluster_or_of_16_bits_spills(
-    cell: str, dtype: str, hidden: int, rows: int, blocks: int, architecture: str
+    cell: str, dtype: str, hidden: int, rows: int, blocks: int, backward: bool, architecture: str
 ) -> None:
-    source, options, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, False, blocks)
+    source, options, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, backward, blocks)
     cubin, log = _core.cuda.compile(source, options, architecture)
     assert cubin and "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
     assert "warning" not in log

@@ -113,21 +113,22 @@ def test_a_cluster_of_blocks_has_the_bits_of_the_cpu(cell: str, other_gpu: Calla
 
 
 @pytest.mark.parametrize(
-    ("cell", "dtype", "hidden", "blocks"),
+    ("cell", "dtype", "hidden", "blocks", "back"),
     (
-        ("lstm", "float32", 150, 8),
-        ("gru", "float64", 200, 4),
-        ("gru_reset_before", "float64", 151, 2),
-        ("lstm", "float32", 257, 8),
-        ("lstm", "float32", 384, 8),
+        ("lstm", "float32", 150, 8, 8),
+        ("gru", "float64", 200, 4, 4),
+        ("gru_reset_before", "float64", 151, 2, 2),
+        ("lstm", "float32", 257, 8, 8),
+        ("lstm", "float32", 384, 8, None),
     ),
 )
-def test_what_no_block_holds_a_cluster_does(cell: str, dtype: str, hidden: int, blocks: int) -> None:
+def test_what_no_block_holds_a_cluster_does(cell: str, dtype: str, hidden: int, blocks: int, back: int | None) -> None:
     layer = recurra.Recurrent(cell, 2, hidden, seed=0, dtype=dtype, bidirectional=hidden % 2 == 1)
     there = layer.to("cuda", engine="exact-resident")
     told = plan_of(there, 3, 2, training=True)
-    assert f"; 1 rows a cluster of {blocks} blocks of " in told
-    assert told.endswith("a step; " + TOO_LARGE + "a block")
+    forward, backward = told.split("; backward")
+    assert f"; 1 rows a cluster of {blocks} blocks of " in forward
+    assert (f"; 1 rows a cluster of {back} blocks of " if back else "; 1 rows a grid of ") in backward
     x = data(3, 2, 2, dtype=dtype)
     want, _, tape = layer.forward(x, lengths=(3, 1))
     y, _, there_tape = there.forward(upload(x), lengths=(3, 1))
@@ -280,15 +281,19 @@ def test_where_forward_does_not_fit_it_goes_by_steps(
     assert_same_bits(download(tuple(there_tape.backward(y))), tuple(tape.backward(want)))
 
 
-def test_where_backward_does_not_fit_it_goes_by_steps() -> None:
+def test_where_backward_does_not_fit_it_goes_by_steps(
+    other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = other_gpu(2, CAPABILITY=80)  # without clusters
+    monkeypatch.setenv("RECURRA_STANDIN_CAPABILITY", "80")  # for kernels, too
     layer = recurra.LSTM(2, 100, seed=0, dtype="float64")
-    there = layer.to("cuda", engine="exact-resident")
+    there = layer.to(gpu, engine="exact-resident")
     told = plan_of(there, 3, 2, training=True)
     assert told.startswith("exact, resident: one launch for all steps of a layer; 1 rows a cluster of 2 blocks of ")
     assert told.endswith("a product and a pointwise kernel for each phase of a step; " + TOO_LARGE)
     x = data(3, 2, 2, dtype="float64")
     want, _, tape = layer.forward(x)
-    y, _, there_tape = there.forward(upload(x))
+    y, _, there_tape = there.forward(upload(x, device=2))
     assert_same_bits(download(y), want)
     assert_same_bits(download(tuple(there_tape.backward(y))), tuple(tape.backward(want)))
 

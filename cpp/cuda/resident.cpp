@@ -19,9 +19,10 @@ constexpr int64_t kMostThreads = 512;
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
 // second phase; in float more where constants choose functions, which brings the code of all of them; backward in float more
-// for each constant and vector, and for every row but the first, whose numbers the compiler loads far ahead.
+// for each constant and vector, and for every row but the first, whose numbers the compiler loads far ahead; and no more than
+// so many weights in a thread of a grid, or ptxas spills for sm_80.
 constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16, kConstantRegisters = 12,
-                  kChoiceRegisters = 16;
+                  kChoiceRegisters = 16, kGridWeights = 104;
 // With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.
 constexpr int64_t kManyRegisters = 256;
 
@@ -91,6 +92,7 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
   int64_t left = registers_of(r.most_threads) - taken;
   if (left < 0) return false;
   left = std::max<int64_t>(left - (words == 1 ? spare_of(spec, r.way, cluster) : 0), 0);
+  if (back && r.grid) left = std::min(left, kGridWeights * words);
   for (int p = 0; p < phases; ++p) {
     if (!r.columns[p]) continue;
     r.held[p] = int(std::clamp<int64_t>(left / (words * r.columns[p]) / 4 * 4, 0, wide[p].sources));
@@ -101,8 +103,9 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
 
 // Tiles of 16-bit weights (kernels/fragments.cuh) are shared out among so many warps, whose threads have 255 registers each. Of
 // these a thread needs some of its own, found by compiling, and for each column the next step's two numbers, a bias and where
-// it is among all, or backward for each unit of a row its numbers; more where there are very many.
-constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40;
+// it is among all, or backward for each unit of a row its numbers; more where there are very many, backward several.
+constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40,
+                  kPastTwoBack = 8;
 
 // Sizes of a phase in tiles and slabs.
 struct Tiles {
@@ -129,7 +132,7 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
     taken += back ? r.others[p] * (given_of(spec, p) + 2) : kOfColumn * (r.columns[p] + r.others[p]);
     most = std::max(most, of_thread(sizes[p].columns));
   }
-  taken += 2 * most * (most == 2 ? 2 : 1) + (most > 10 ? kPastTen : 0);  // sums
+  taken += 2 * most * (most == 2 ? 2 : 1) + (most > 10 ? kPastTen : 0) + (back && most > 2 ? kPastTwoBack : 0);  // sums
   int64_t left = registers_of(r.threads) - taken;
   if (left < 0) return false;
   left = std::max<int64_t>(left - (back ? 1 : phases) * spare_of(spec, r.way, 1), 0);

@@ -2,6 +2,8 @@
 // waits for nobody. The recurrent weights stay on the chip: a thread has some columns of them, the first kHeldOf weights of
 // each in registers, the others in shared memory, and makes its columns' sums in the CPU's order, for all rows. Of one cell and
 // one size, rounded up: RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS of a thread and RECURRA_HELD.
+// RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains, and what a product reads
+// is written to every block's shared memory.
 #pragma once
 #include "cuda/kernels/cell.cuh"
 
@@ -23,8 +25,8 @@ inline int padded(int n) { return (n + 3) / 4 * 4; }
 // Weights of fewer bits than sums are for the tensor cores, which go through sources in slabs.
 constexpr bool kNarrow = sizeof(Weight) < sizeof(Number);
 constexpr int kSlab = 32;
-// From row to row of what a product reads. An odd number of slabs: 8 lanes find 8 x 16 bytes in different banks. Those of held
-// weights are there in any case.
+// From row to row of what a product reads. An odd number of slabs: 8 lanes find 8 x 16 bytes in different banks. Held
+// weights, of which there may be a slab too many, meet zeros.
 inline int source_row(int n, int held = 0) {
   const int all = n < held ? held : n;
   return kNarrow ? ((all + kSlab - 1) / kSlab | 1) * kSlab : padded(n);

@@ -3,7 +3,9 @@
 // order of `ordered_product`. Units of rows are shared out besides: for each phase from the last to the first, the cell makes
 // the gradients of a unit's chains, for the sums and for the products after the loop, then columns are summed up to the
 // gradient of h before the step, or of what the phase before has returned. What the cell reads of the tape is on its way during
-// the sums of the step after. As columns.cuh, and for each phase RECURRA_ITEMS: units of rows of a thread.
+// the sums of the step after. As columns.cuh, and for each phase RECURRA_ITEMS: units of rows of a thread. Of 16-bit weights
+// the tensor cores make the sums (fragments.cuh). A block of a cluster has, with all sources, the columns of its own units: of
+// those whose gradient it needs.
 #pragma once
 #include "cuda/kernels/exchange.cuh"
 

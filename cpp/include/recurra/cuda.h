@@ -59,10 +59,10 @@ enum class Number { f32, f64, f16, bf16 };
 enum class Engine { automatic, exact, cublas };
 
 // How the exact engine walks through time, which changes no bit of its. steps: launches for every step. resident: one launch
-// for all steps of a layer, and one backward, whose recurrent weights stay on the chip, of one multiprocessor or, forward, of
-// up to 8 with compute capability 9.0 or more; steps for the way for which they do not fit, std::invalid_argument where they
-// fit neither. automatic: steps, until a GPU has shown that the other is faster, as arithmetic says. Of f16 and bf16 the cublas
-// engine has a resident walk too, forward only and by the tensor cores, with compute capability 8.0 or more.
+// for all steps of a layer, and one backward, whose recurrent weights stay on the chip, of as many multiprocessors as should
+// be fastest; steps for the way for which they do not fit, std::invalid_argument where they fit neither. automatic: steps,
+// until a GPU has shown that the other is faster, as arithmetic says. Of f16 and bf16 the cublas engine has a resident walk
+// too, by the tensor cores, with compute capability 8.0 or more.
 enum class Walk { automatic, steps, resident };
 
 struct Options {
