@@ -304,7 +304,7 @@ def all_widths() -> list[Case]:
     """GRUs and LSTMs whose last tiles have all widths, alone and behind others, and Linear layers; with numbers of all
     sizes, so that gates come to their ends, infinity and NaN among them."""
     layers: list[Any] = []
-    for k, size in enumerate((1, 7, 17, 64, 31, 16)):
+    for k, size in enumerate((1, 7, 17, 80, 31, 16)):
         inputs = layers[-1].out_features if layers else 5
         options = {"hidden_size": size, "num_layers": 2 if size == 17 else 1}
         layers.append(recurrent("gru" if k % 2 else "lstm", inputs, k, **options))

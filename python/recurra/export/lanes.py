@@ -37,7 +37,9 @@ def vector_phases(source: Source, layer: Layer, phases: tuple[Phase, ...]) -> li
         units = layer.outputs if phase.projects else layer.hidden
         result = "next" if last else f"result{number}"
         widest = phase.source or phase.input
-        sizes = f"{units}, {phase.chains}, {len(widest.chains) if widest else 0}"
+        read = [blocks for blocks in (phase.input, phase.source) if blocks and layer.of.num_layers == 1]
+        weights = sum(len(blocks.chains) * int(layer.params[blocks.name].shape[1]) for blocks in read)
+        sizes = f"{units}, {phase.chains}, {len(widest.chains) if widest else 0}, {weights}"
         direct = last and (number > 0 or phase.source is None)  # nobody reads what is written over
         if direct:
             lines.append("float *const next = h;")

@@ -232,8 +232,10 @@ constexpr int rc_lanes(int units)
     return units <= 16 && RC_LANES > 8 ? 8 : RC_LANES;
 }
 
-/* Enough chains to hide the time of a multiply-add, and no more than there are registers for. */
-constexpr int rc_side_by_side(int lanes, int units, int chains, int gates)
+/* Enough chains to hide the time of a multiply-add, and no more than there are registers for. Fewer, but as many as
+ * read a vector a cycle, if a block's weights then stay in a cache of 48 KiB until the next step begins with them;
+ * `weights`: how many a unit has, 0 where what other layers read comes in between. */
+constexpr int rc_side_by_side(int lanes, int units, int chains, int gates, int weights)
 {
 #if defined(RC_AVX512)
     const int n = gates > 3 ? 2 : gates > 1 ? 4 : 8;
@@ -242,33 +244,40 @@ constexpr int rc_side_by_side(int lanes, int units, int chains, int gates)
 #else
     const int n = chains > 2 ? 2 : chains > 1 ? 4 : 8;
 #endif
-    return chains + gates > 0 && n * lanes > units ? units / lanes : n;
+    const int most = chains + gates > 0 && n * lanes > units ? units / lanes : n;
+    for (int few = most; few * lanes * gates >= 64; few /= 2)
+        if (few * lanes * weights <= 13000) return few; /* a little more than fits: most of it stays */
+    return most;
 }
 
-template <int L, int N, int begin, int end, class Run>
-RC_INLINE void rc_blocks(bool back, const Run &run)
+template <int L, int N, int units, class Run>
+RC_INLINE void rc_blocks(bool back, int begin, const Run &run)
 {
-    constexpr int width = N * L, blocks = (end - begin) / width, rest = begin + blocks * width;
-    for (int b = 0; b < blocks; ++b) run(rc_block<L, N, 16>(), begin + (back ? blocks - 1 - b : b) * width);
-    if constexpr (rest < end) rc_blocks<L, (end - rest) / L < N / 2 ? (end - rest) / L : N / 2, rest, end>(back, run);
+    constexpr int width = N * L, rest = units % width, whole = units - rest;
+    for (int u = 0; u < whole; u += width) run(rc_block<L, N, 16>(), begin + (back ? units - width - u : u));
+    constexpr int fewer = rest / L < N / 2 ? rest / L : N / 2;
+    if constexpr (rest > 0) rc_blocks<L, fewer, rest>(back, back ? begin : begin + whole, run);
 }
 
-/* run(block, unit) for all units; the order alternates, so that a step begins with weights that are still near. */
-template <int units, int chains, int gates, class Run>
+/* run(block, unit) for all units; the order alternates, so that a step begins with weights that are still near. Where
+ * all are, it does not: a step can begin before the last units of the one before are done, but not before the first. */
+template <int units, int chains, int gates, int weights, class Run>
 RC_INLINE void rc_units(bool back, const Run &run)
 {
     constexpr int lanes = rc_lanes(units), full = units / 16 * 16, rest = units - full;
     constexpr int width = rest > 8 ? 16 : rest > 4 ? 8 : 4, narrow = width < lanes ? width : lanes;
-    if constexpr (full > 0) rc_blocks<lanes, rc_side_by_side(lanes, full, chains, gates), 0, full>(back, run);
+    constexpr bool stay = weights > 0 && units * weights <= (RC_LANES > 8 ? 12000 : 8000); /* of 48 KiB or 32 */
+    constexpr int side_by_side = rc_side_by_side(lanes, full, chains, gates, weights);
+    if constexpr (full > 0) rc_blocks<lanes, side_by_side, full>(back && !stay, 0, run);
     if constexpr (rest > 0) run(rc_block<narrow, width / narrow, width>(), full);
 }
 
 /* Whether that is one block, which may write over what it has read. */
-template <int units, int chains, int gates>
+template <int units, int chains, int gates, int weights>
 constexpr bool rc_at_once()
 {
     constexpr int lanes = rc_lanes(units);
-    return units < 16 || (units % 16 == 0 && rc_side_by_side(lanes, units, chains, gates) * lanes == units);
+    return units < 16 || (units % 16 == 0 && rc_side_by_side(lanes, units, chains, gates, weights) * lanes == units);
 }
 
 /* y = weight x + bias, each sum in four parts, a quarter of the inputs each: a block of outputs. */
@@ -306,7 +315,7 @@ RC_INLINE void rc_affine_block(int u, const float *weight, const float *bias, co
 template <int inputs, int outputs>
 RC_INLINE void rc_affine(const float *weight, const float *bias, const float *x, float *y)
 {
-    rc_units<outputs, 4, 4>(false, [&](auto block, int u) {
+    rc_units<outputs, 4, 4, 0>(false, [&](auto block, int u) {
         rc_affine_block<decltype(block), inputs, outputs>(u, weight, bias, x, y);
     });
 }
