@@ -178,7 +178,8 @@ def predicted(run: Found) -> Iterator[str]:
     clock = measured(run, "clock_mhz") or constants()["kCyclesOfMicrosecond"]
     for row in tuned(run, training=False):
         told = re.search(
-            r"(?:(?:cluster|grid) of (\d+) blocks|block) of .*?; (\d+) cycles .*?waves: (\d+)", row["said"].get("plan", "")
+            r"(?:(?:cluster|grid) of (\d+) blocks|block) of .*?; (\d+) cycles .*?waves: (\d+)",
+            row["said"].get("plan", ""),
         )
         us = step_us(row, "recurra resident")
         if told and not math.isnan(us):

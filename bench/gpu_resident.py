@@ -69,9 +69,11 @@ def is_narrow(dtype: str) -> bool:
     return dtype in ("float16", "bfloat16")
 
 
-def kernel(cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = GRIDS[-1], many: bool = False) -> Kernel:
-    """Without a projection: by up to `most` blocks, as `resident_of` of cpp/cuda/choose_walk.cpp chooses for one tile, or
-    for `many`, where blocks have to wait for each other."""
+def kernel(
+    cell: str, dtype: str, hidden: int, rows: int, way: str, most: int = GRIDS[-1], many: bool = False
+) -> Kernel:
+    """Without a projection: by up to `most` blocks, as `resident_of` of cpp/cuda/choose_walk.cpp chooses for one tile,
+    or for `many`, where blocks have to wait for each other."""
     found = None
     grid = way.startswith("grid")
     for blocks in GRIDS if grid else CLUSTERS:

@@ -90,6 +90,35 @@ def test_no_kernel_of_a_cluster_or_of_16_bits_spills(
     assert "warning" not in log
 
 
+@pytest.mark.parametrize(
+    ("cell", "dtype", "hidden", "rows", "blocks", "backward", "architecture"),
+    (
+        ("lstm", "bfloat16", 2048, 8, 128, False, "sm_90a"),
+        ("gru", "float16", 1536, 8, 96, False, "sm_80"),
+        ("gru_reset_before", "bfloat16", 1024, 8, 32, False, "sm_100a"),
+        ("lstm", "float32", 1024, 4, 128, False, "sm_120"),
+        ("gru_reset_before", "float32", 768, 1, 56, False, "sm_80"),
+        ("lstm", "float64", 512, 4, 64, False, "sm_90a"),
+        ("lstm", "float16", 1024, 8, 64, True, "sm_80"),
+        ("gru", "bfloat16", 1536, 8, 96, True, "sm_90a"),
+        ("gru_reset_before", "float16", 768, 8, 32, True, "sm_120"),
+        ("lstm", "float32", 1024, 1, 80, True, "sm_80"),
+        ("gru", "float32", 1024, 4, 128, True, "sm_100a"),
+        ("lstm", "float64", 512, 1, 40, True, "sm_80"),
+    ),
+)
+def test_no_kernel_of_a_grid_spills(
+    cell: str, dtype: str, hidden: int, rows: int, blocks: int, backward: bool, architecture: str
+) -> None:
+    source, options, _, shared, *_ = _core.cuda.resident_unit(
+        cell, dtype, hidden, hidden, rows, backward, blocks, grid=True
+    )
+    assert shared <= 227 << 10  # that a block of an H100 may have
+    cubin, log = _core.cuda.compile(source, options, architecture)
+    assert cubin and "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
+    assert "warning" not in log
+
+
 CELLS = """
 #include <cmath>
 #include <cstddef>
