@@ -169,7 +169,7 @@ def step_us(row: Found, name: str) -> float:
 def median(values: Iterator[float]) -> float | None:
     """Of those that are numbers."""
     known = [value for value in values if not math.isnan(value)]
-    return float(np.median(known)) if known else None
+    return max(0.0, float(np.median(known))) if known else None
 
 
 def predicted(run: Found) -> Iterator[str]:
