@@ -79,7 +79,7 @@ void trial(const recurra::CellInfo& cell, cuda::Number number, bool wide) {
   config.layers = int(draw(1, 2));
   config.directions = int(draw(1, 2));
   for (const auto& [name, value] : cell.constants) config.constants.push_back(value);
-  if (draw(0, 1)) config.regularization = {0.3, 0.2, {0.1, 0.2, 0.2, 0.3}};
+  if (draw(0, 1)) config.regularization = {0.3, cell.recurrent_product ? 0.2 : 0, {0.1, 0.2, 0.2, 0.3}};
   const int64_t steps = wide ? 2 : draw(0, 5), rows = draw(1, wide ? 9 : 18), outputs = config.directions * config.output_size;
   const uint64_t seed = 5;
   std::vector<int64_t> lengths;
