@@ -87,8 +87,7 @@ inline void define_cuda_try(py::module_& m) {
       py::arg("cell"), py::arg("dtype"), py::arg("hidden"), py::arg("output"), py::arg("rows"), py::arg("backward") = false,
       py::arg("cluster") = 1, py::arg("grid") = false,
       "The kernel of all steps at once, of so many rows a block, or a cluster or grid of them: (source, options, threads, "
-      "bytes "
-      "of shared memory, cycles a step by arithmetic, numbers that a product of each phase sums up).");
+      "bytes of shared memory, cycles a step by arithmetic, numbers that a product of each phase sums up).");
   m.def(
       "precompile",
       [](const std::string& source, const std::vector<std::string>& options, int device) {

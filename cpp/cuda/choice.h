@@ -39,8 +39,8 @@ inline double waves_of(const Resident& resident, int64_t rows, int directions, i
   return double(up(up(rows, resident.rows) * directions, std::max(multiprocessors / resident.cluster, 1)));
 }
 
-// Whether one launch should take less time than the steps' own, by arithmetic. Plans only
-// tell: a resident walk is taken on request, until a GPU has shown this.
+// Whether one launch should take less time than the steps' own, by arithmetic. Plans only tell: a resident walk is taken on
+// request, until a GPU has shown this.
 inline bool should_be_resident(const Network::Data& net, const Plan::Data& plan, const Resident& resident) {
   constexpr double cycles = kCyclesOfMicrosecond, launch = kLaunchMicroseconds;
   const double rows = double(plan.rows * net.directions()), multiprocessors = net.device.multiprocessors;

@@ -80,9 +80,9 @@ class Recurrent(Fixed):
         engine: on a GPU, "exact" has the CPU's bits, of float32 and float64; "cublas" is fast for large layers, and
             has the same bits every time; "auto" chooses. "exact-resident" runs all steps of a layer in one launch,
             forward and backward, whose weights stay on the chip as far as they fit, "exact-steps" each on its own, as
-            "exact" does until a GPU has shown more.
-            "cublas-resident", of float16 and "bfloat16" on GPUs of compute capability 8.0 or more, is "cublas" with
-            all steps of a layer in one launch, forward and backward, on the tensor cores.
+            "exact" does until a GPU has shown more. "cublas-resident", of float16 and "bfloat16" on GPUs of compute
+            capability 8.0 or more, is "cublas" with all steps of a layer in one launch, forward and backward, on the
+            tensor cores.
         allow_tf32: on a GPU, whether cuBLAS may round what it multiplies to TF32's 11 bits.
         seed: for numpy.random.default_rng; default fresh entropy.
         rng: the numpy.random.Generator to draw from, in place of a seed.

@@ -34,11 +34,7 @@ def run(
             return 1
         if "timed" in stages:
             print_times()
-    except (
-        RuntimeError,
-        MemoryError,
-        ValueError,
-    ) as error:  # what NVRTC or the driver says; no room on the GPU; no such layer
+    except (RuntimeError, MemoryError, ValueError) as error:  # of NVRTC or the driver; no room; no such layer
         progress("")
         print(f"\n{error}")
         return 1
