@@ -17,7 +17,6 @@ from typing import Any
 from recurra.cuda import selftest
 from recurra.cuda.selftest import Case
 
-from .gpu_selftest import has_clusters
 from .gpu_task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,9 +113,11 @@ def sanitized_cases(tool: str) -> list[Case]:
                 for dtype in ("float32", "float16", "bfloat16")
             ]
     found.append(Case("lstm_layer_norm", "float32", "exact", 7, 5, 6, 33, 0, 2, True, lengths=lengths))
-    if has_clusters():
-        found.append(Case("lstm", "float32", "exact-resident", 7, 5, 6, 200, lengths=lengths))
-        found.append(Case("lstm", "float16", "cublas-resident", 7, 5, 6, 300, lengths=lengths))
+    # By a cluster of blocks, where a GPU has them, and by a grid.
+    for hidden in (200, 450):
+        found.append(Case("lstm", "float32", "exact-resident", 7, 5, 6, hidden, lengths=lengths))
+    for hidden in (300, 680):
+        found.append(Case("lstm", "float16", "cublas-resident", 7, 5, 6, hidden, lengths=lengths))
     return found
 
 

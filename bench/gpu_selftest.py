@@ -60,21 +60,21 @@ def random_case(draw: random.Random, small: bool) -> Case:
     )
 
 
-def has_clusters() -> bool:
-    """Whether the first GPU runs thread blocks in clusters; others refuse layers that no block has room for."""
-    return bool(_core.cuda.device_count()) and _core.cuda.device(0)["capability"][0] >= 9
-
-
 def cases(small: bool, seed: int = 0) -> Iterator[Case]:
     """First every cell, as `python -m recurra cuda` has it, then random ones without end."""
     draw = random.Random(seed)
     yield from selftest.cases()
     if not small:  # more input products than are in memory at a time: all steps are two launches
         yield Case("lstm", "float32", "exact-resident", 1100, 64, 8, 64, bidirectional=True)
-    if not small and has_clusters():
-        for cell, rows, hidden in (("lstm", 3, 257), ("lstm", 90, 200), ("gru_reset_before", 5, 201)):
+        # By clusters of blocks where a GPU has them, and by grids, of which the last come group after group.
+        for cell, rows, hidden in (("lstm", 3, 257), ("lstm", 90, 200), ("gru_reset_before", 5, 201), ("gru", 40, 600)):
             yield Case(cell, "float32", "exact-resident", 300, rows, 8, hidden, bidirectional=True)
-        for cell, rows, hidden in (("lstm", 3, 512), ("lstm", 90, 257), ("gru_reset_before", 9, 400)):
+        for cell, rows, hidden in (
+            ("lstm", 3, 512),
+            ("lstm", 90, 257),
+            ("gru_reset_before", 9, 400),
+            ("lstm", 70, 1024),
+        ):
             yield Case(cell, "bfloat16", "cublas-resident", 100, rows, 8, hidden, bidirectional=True)
     yield from (random_case(draw, small) for _ in itertools.count())
 
