@@ -320,11 +320,11 @@ def test_the_command_compiles_for_layers(
         return int(recurra.__main__.main())
 
     monkeypatch.setattr(report, "compile_all", lambda cells: None)
-    words = ("--layer", "gru:float64:35:1", "--layer", "lstm:float16:40:3")
+    words = ("--layer", "rnn_relu:float64:35:1", "--layer", "lstm:float16:40:3")
     assert [command(*words), command(*words)] == [0, 0]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compiled for ")]
-    names = ["compiled for gru of 35 units, float64, 1 rows: ", "compiled for lstm of 40 units, float16, 3 rows: "]
-    assert lines == [f"{name}{count}" for counts in ((2, 1), (0, 0)) for name, count in zip(names, counts, strict=True)]
+    names = ["compiled for rnn_relu of 35 units, float64, 1 rows: ", "compiled for lstm of 40 units, float16, 3 rows: "]
+    assert lines == [f"{name}{count}" for counts in ((2, 2), (0, 0)) for name, count in zip(names, counts, strict=True)]
     assert command("--layer", "lstm:float32:5000:1") == 1
     assert "lstm of hidden_size 5000 does not fit" in capsys.readouterr().out
     for wrong, complaint in (("lstm:32", "expected CELL:DTYPE:H:BATCH"), ("lstm:float32:0:1", "a whole number")):
