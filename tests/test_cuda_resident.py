@@ -96,20 +96,24 @@ def test_more_than_48_kilobytes_of_shared_memory() -> None:
     assert_same_bits(download(tuple(there_tape.backward(y))), tuple(tape.backward(want)))
 
 
-@pytest.mark.parametrize("cell", KINDS)
-def test_a_cluster_of_blocks_has_the_bits_of_the_cpu(cell: str, other_gpu: Callable[..., str]) -> None:
-    """Where blocks have little shared memory, small layers are a cluster's; some blocks then have no unit."""
-    gpu = other_gpu(1, SHARED_BYTES=300)
+def check_shared(cell: str, number: int, blocks: str) -> None:
+    """On a GPU whose blocks have little shared memory, small layers are several blocks', of which some have no unit."""
     case = case_of(cell, dropout=0.3, zoneout=0.3, recurrent_dropout=0.3)
     layer, (x, state, lengths) = case.layer(), (case.problem.x(), case.problem.state(), case.problem.lengths)
-    there = layer.to(gpu, engine="exact-resident")
-    assert " rows a cluster of " in plan_of(there, 5, 3)
-    given = upload(x, device=1), upload(state, device=1)
+    there = layer.to(f"cuda:{number}", engine="exact-resident")
+    assert f" rows a {blocks} of " in plan_of(there, 5, 3)
+    given = upload(x, device=number), upload(state, device=number)
     assert_same_bits(download(there(*given, lengths=lengths)), layer(x, state, lengths=lengths))
     y, final, tape = there.forward(*given, lengths=lengths, rng=7)
     want, want_final, want_tape = layer.forward(x, state, lengths=lengths, rng=7)
     assert_same_bits(download((y, final)), (want, want_final))
     assert_same_bits(download(tuple(tape.backward(y))), tuple(want_tape.backward(want)))
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_a_cluster_of_blocks_has_the_bits_of_the_cpu(cell: str, other_gpu: Callable[..., str]) -> None:
+    other_gpu(1, SHARED_BYTES=300)
+    check_shared(cell, 1, "cluster")
 
 
 @pytest.mark.parametrize(
@@ -184,18 +188,9 @@ def test_a_grid_of_blocks_has_the_bits_of_the_cpu(
     cell: str, other_gpu: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a GPU has no clusters, blocks exchange through memory."""
-    gpu = other_gpu(4, SHARED_BYTES=300, CAPABILITY=80, MULTIPROCESSORS=16)
+    other_gpu(4, SHARED_BYTES=300, CAPABILITY=80, MULTIPROCESSORS=16)
     monkeypatch.setenv("RECURRA_STANDIN_CAPABILITY", "80")  # for kernels, too
-    case = case_of(cell, dropout=0.3, zoneout=0.3, recurrent_dropout=0.3)
-    layer, (x, state, lengths) = case.layer(), (case.problem.x(), case.problem.state(), case.problem.lengths)
-    there = layer.to(gpu, engine="exact-resident")
-    assert " rows a grid of " in plan_of(there, 5, 3)
-    given = upload(x, device=4), upload(state, device=4)
-    assert_same_bits(download(there(*given, lengths=lengths)), layer(x, state, lengths=lengths))
-    y, final, tape = there.forward(*given, lengths=lengths, rng=7)
-    want, want_final, want_tape = layer.forward(x, state, lengths=lengths, rng=7)
-    assert_same_bits(download((y, final)), (want, want_final))
-    assert_same_bits(download(tuple(tape.backward(y))), tuple(want_tape.backward(want)))
+    check_shared(cell, 4, "grid")
 
 
 @pytest.mark.parametrize(
