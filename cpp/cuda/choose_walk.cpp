@@ -65,8 +65,15 @@ std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way 
 
 namespace {
 
+std::optional<Resident> known_resident_of(const Network::Data& net, int64_t rows, Way way) {
+  const std::lock_guard<std::mutex> lock(net.chosen_lock);
+  Network::Data::Chosen& latest = net.chosen[way == Way::backward];
+  if (latest.rows != rows) latest = {rows, resident_of(net, rows, way)};
+  return latest.resident;
+}
+
 void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resident& resident, const char*& why) {
-  auto found = resident_of(net, plan.rows, way);
+  auto found = known_resident_of(net, plan.rows, way);
   if (!found) {
     why = net.spec.phases[0].by_rows ? "the cell needs whole rows"
           : !has_products(net)       ? "the GPU is older than compute capability 8.0"

@@ -103,6 +103,13 @@ struct Network::Data {
   size_t weight_bytes = 0;
   Memory memory;    // of the weights of set_parameters
   Weights weights;  // there
+  // What arithmetic said of the latest plan, forward and backward: a call with lengths makes a plan each time.
+  struct Chosen {
+    int64_t rows = -1;
+    std::optional<Resident> resident;
+  };
+  mutable Chosen chosen[2];
+  mutable std::mutex chosen_lock;
   std::mutex graphs_lock;
   std::list<Graph> graphs;  // the latest first
   CUstream capture_stream = nullptr;
