@@ -60,64 +60,52 @@ def test_no_kernel_of_all_steps_spills(hidden: int, dtype: str, rows: int, backw
         assert "warning" not in log, log
 
 
-@pytest.mark.parametrize(
-    ("cell", "dtype", "hidden", "rows", "blocks", "backward", "architecture"),
-    (
-        ("lstm", "float32", 257, 1, 4, False, "sm_90a"),
-        ("lstm", "float32", 384, 4, 8, False, "sm_100a"),
-        ("lstm_peephole_projected", "float32", 200, 4, 4, False, "sm_120"),
-        ("gru_reset_before", "float64", 200, 4, 8, False, "sm_90a"),
-        ("gru", "float32", 300, 1, 8, True, "sm_120"),
-        ("lstm", "float32", 250, 4, 8, True, "sm_90a"),
-        ("gru_reset_before", "float64", 200, 1, 4, True, "sm_100a"),
-        # By the tensor cores, in a block and in a cluster.
-        ("lstm", "bfloat16", 128, 8, 1, False, "sm_80"),
-        ("gru_reset_before", "float16", 128, 8, 1, False, "sm_120"),
-        ("gru", "bfloat16", 640, 8, 8, False, "sm_100a"),
-        ("lstm", "float16", 512, 8, 8, False, "sm_90a"),
-        ("gru_reset_before", "bfloat16", 128, 8, 1, True, "sm_80"),
-        ("lstm", "float16", 160, 8, 1, True, "sm_120"),
-        ("lstm_peephole_projected", "float16", 192, 8, 4, True, "sm_90a"),
-        ("gru", "bfloat16", 512, 8, 8, True, "sm_100a"),
-    ),
+CLUSTERS = (
+    ("lstm", "float32", 257, 1, 4, False, "sm_90a"),
+    ("lstm", "float32", 384, 4, 8, False, "sm_100a"),
+    ("lstm_peephole_projected", "float32", 200, 4, 4, False, "sm_120"),
+    ("gru_reset_before", "float64", 200, 4, 8, False, "sm_90a"),
+    ("gru", "float32", 300, 1, 8, True, "sm_120"),
+    ("lstm", "float32", 250, 4, 8, True, "sm_90a"),
+    ("gru_reset_before", "float64", 200, 1, 4, True, "sm_100a"),
+    # By the tensor cores, in a block and in a cluster.
+    ("lstm", "bfloat16", 128, 8, 1, False, "sm_80"),
+    ("gru_reset_before", "float16", 128, 8, 1, False, "sm_120"),
+    ("gru", "bfloat16", 640, 8, 8, False, "sm_100a"),
+    ("lstm", "float16", 512, 8, 8, False, "sm_90a"),
+    ("gru_reset_before", "bfloat16", 128, 8, 1, True, "sm_80"),
+    ("lstm", "float16", 160, 8, 1, True, "sm_120"),
+    ("lstm_peephole_projected", "float16", 192, 8, 4, True, "sm_90a"),
+    ("gru", "bfloat16", 512, 8, 8, True, "sm_100a"),
 )
-def test_no_kernel_of_a_cluster_or_of_16_bits_spills(
-    cell: str, dtype: str, hidden: int, rows: int, blocks: int, backward: bool, architecture: str
+GRIDS = (
+    ("lstm", "bfloat16", 2048, 8, 128, False, "sm_90a"),
+    ("gru", "float16", 1536, 8, 96, False, "sm_80"),
+    ("gru_reset_before", "bfloat16", 1024, 8, 32, False, "sm_100a"),
+    ("lstm", "float32", 1024, 4, 128, False, "sm_120"),
+    ("gru_reset_before", "float32", 768, 1, 56, False, "sm_80"),
+    ("lstm", "float64", 512, 4, 64, False, "sm_90a"),
+    ("lstm", "float16", 1024, 8, 64, True, "sm_80"),
+    ("gru", "bfloat16", 1536, 8, 96, True, "sm_90a"),
+    ("gru_reset_before", "float16", 768, 8, 32, True, "sm_120"),
+    ("lstm", "float32", 1024, 1, 80, True, "sm_80"),
+    ("gru", "float32", 1024, 4, 128, True, "sm_100a"),
+    ("lstm", "float64", 512, 1, 40, True, "sm_80"),
+)
+
+
+@pytest.mark.parametrize(
+    ("grid", "cell", "dtype", "hidden", "rows", "blocks", "backward", "architecture"),
+    [(grid, *case) for grid, cases in ((False, CLUSTERS), (True, GRIDS)) for case in cases],
+)
+def test_no_kernel_of_several_blocks_or_of_16_bits_spills(
+    grid: bool, cell: str, dtype: str, hidden: int, rows: int, blocks: int, backward: bool, architecture: str
 ) -> None:
-    check_spills(_core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, backward, blocks), architecture)
-
-
-def check_spills(unit: tuple[str, list[str], int, int, float, list[int]], architecture: str) -> None:
-    """A kernel that keeps a block's shared memory and a thread's registers."""
-    source, options, _, shared, *_ = unit
+    source, options, _, shared, *_ = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, backward, blocks, grid)
     assert shared <= 227 << 10  # that a block of an H100 may have
     cubin, log = _core.cuda.compile(source, options, architecture)
     assert cubin and "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
     assert "warning" not in log
-
-
-@pytest.mark.parametrize(
-    ("cell", "dtype", "hidden", "rows", "blocks", "backward", "architecture"),
-    (
-        ("lstm", "bfloat16", 2048, 8, 128, False, "sm_90a"),
-        ("gru", "float16", 1536, 8, 96, False, "sm_80"),
-        ("gru_reset_before", "bfloat16", 1024, 8, 32, False, "sm_100a"),
-        ("lstm", "float32", 1024, 4, 128, False, "sm_120"),
-        ("gru_reset_before", "float32", 768, 1, 56, False, "sm_80"),
-        ("lstm", "float64", 512, 4, 64, False, "sm_90a"),
-        ("lstm", "float16", 1024, 8, 64, True, "sm_80"),
-        ("gru", "bfloat16", 1536, 8, 96, True, "sm_90a"),
-        ("gru_reset_before", "float16", 768, 8, 32, True, "sm_120"),
-        ("lstm", "float32", 1024, 1, 80, True, "sm_80"),
-        ("gru", "float32", 1024, 4, 128, True, "sm_100a"),
-        ("lstm", "float64", 512, 1, 40, True, "sm_80"),
-    ),
-)
-def test_no_kernel_of_a_grid_spills(
-    cell: str, dtype: str, hidden: int, rows: int, blocks: int, backward: bool, architecture: str
-) -> None:
-    unit = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, backward, blocks, grid=True)
-    check_spills(unit, architecture)
 
 
 CELLS = """
