@@ -65,6 +65,7 @@ CLUSTERS = (
     ("lstm", "float32", 384, 4, 8, False, "sm_100a"),
     ("lstm_peephole_projected", "float32", 200, 4, 4, False, "sm_120"),
     ("gru_reset_before", "float64", 200, 4, 8, False, "sm_90a"),
+    ("slstm_exp", "float64", 128, 4, 8, False, "sm_100a"),  # the most states
     ("gru", "float32", 300, 1, 8, True, "sm_120"),
     ("lstm", "float32", 250, 4, 8, True, "sm_90a"),
     ("gru_reset_before", "float64", 200, 1, 4, True, "sm_100a"),
@@ -85,6 +86,7 @@ GRIDS = (
     ("lstm", "float32", 1024, 4, 128, False, "sm_120"),
     ("gru_reset_before", "float32", 768, 1, 56, False, "sm_80"),
     ("lstm", "float64", 512, 4, 64, False, "sm_90a"),
+    ("slstm_exp", "float64", 128, 1, 8, False, "sm_120"),
     ("lstm", "float16", 1024, 8, 64, True, "sm_80"),
     ("gru", "bfloat16", 1536, 8, 96, True, "sm_90a"),
     ("gru_reset_before", "float16", 768, 8, 32, True, "sm_120"),

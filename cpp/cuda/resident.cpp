@@ -19,10 +19,11 @@ constexpr int64_t kMostThreads = 512;
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
 // second phase; in float more where constants choose functions, which brings the code of all of them; backward in float more
-// for each constant and vector, and for every row but the first, whose numbers the compiler loads far ahead; and no more than
-// so many weights in a thread of a grid, or ptxas spills for sm_80.
+// for each constant and vector, and for every row but the first, whose numbers the compiler loads far ahead, and no more
+// weights in a thread of a grid than kGridWeights, or ptxas spills for sm_80; forward in double more for every state beyond an
+// LSTM's, where several blocks share rows.
 constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16, kConstantRegisters = 12,
-                  kChoiceRegisters = 16, kGridWeights = 104;
+                  kChoiceRegisters = 16, kStateRegisters = 16, kGridWeights = 104;
 // With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.
 constexpr int64_t kManyRegisters = 256;
 
@@ -63,6 +64,7 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
   const int64_t words = int64_t(number_bytes(number) / 4);
   int64_t widest = 0, most_columns = 0, taken = (back ? kBackRegisters : kOwnRegisters) + (phases - 1) * kPhaseRegisters;
   if (back && words == 1) taken += (rows - 1) * kRowRegisters;
+  if (!back && words == 2 && cluster > 1) taken += std::max(spec.states.size - 2, 0) * kStateRegisters;
   for (int p = 0; p < phases; ++p) widest = std::max(widest, wide[p].columns || back ? wide[p].columns : wide[p].units);
   const int64_t each = widest <= (back || cluster > 1 ? kManyRegisters : 128) ? 1 : 2;
   const auto threads_of = [&](const Sizes* sizes) {
