@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 
 #include "engine/parts.h"
 
@@ -197,7 +198,7 @@ Tape deal_tape(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
   Tape tape;
   tape.header = deal_header(deal, net, plan);
   // Without a tape a layer's rows last until the layer above has read them.
-  for (int layer = 0; layer < (training ? c.layers : std::min(c.layers, 2)); ++layer) {
+  for (int layer = 0; layer < (training || plan.wavefront ? c.layers : std::min(c.layers, 2)); ++layer) {
     LayerRows rows{};
     rows.h = deal_rows(deal, net.directions(), all, c.output_size, net.number_size);
     rows.states =
@@ -269,6 +270,35 @@ void Call::state(CUfunction kernel, const Array& array, int format, void* rows, 
   launch.run(kernel, width, plan.rows, net.config.layers * net.directions(), a);
 }
 
+// ---- layers
+
+void run_layers(const Network::Data& net, const std::vector<Lane>& lanes, int64_t chunks,
+                const std::function<void(int, int64_t)>& run) {
+  const int layers = net.config.layers;
+  if (lanes.size() == 1) {
+    for (int i = 0; i < layers; ++i)
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) run(i, chunk);
+    return;
+  }
+  const auto record = [&](int i) {
+    check_driver(driver().cuEventRecord(net.lanes[size_t(i)].reached, lanes[size_t(i)].stream), "cuEventRecord");
+  };
+  const auto wait = [&](int i, int for_lane) {
+    check_driver(driver().cuStreamWaitEvent(lanes[size_t(i)].stream, net.lanes[size_t(for_lane)].reached, 0),
+                 "cuStreamWaitEvent");
+  };
+  record(0);
+  for (int i = 1; i < layers; ++i) wait(i, 0);
+  for (int64_t front = 0; front < chunks + layers - 1; ++front)
+    for (int i = layers - 1; i >= 0; --i) {  // the latest first: what it waits for has been reached in the front before
+      if (front < i || front - i >= chunks) continue;
+      if (i) wait(i, i - 1);
+      run(i, front - i);
+      record(i);
+    }
+  for (int i = 1; i < layers; ++i) wait(0, i);
+}
+
 // ---- graphs
 
 namespace {
@@ -298,15 +328,15 @@ CUgraphExec captured(CUstream stream, const std::function<void()>& body) {
 }  // namespace
 
 void replay(Network::Data& net, const Plan::Data& plan, int kind, double clip, const void* workspace, const void* tape,
-            const void* weights, void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body) {
-  std::optional<Blas> blas;
-  const auto blas_on = [&](CUstream on) -> const Blas* {
-    if (plan.engine == Engine::cublas) blas.emplace(net.device, on, blas_memory, net.options.allow_tf32);
-    return blas ? &*blas : nullptr;
+            const void* weights, const std::vector<void*>& blas_memory, int64_t steps, CUstream stream,
+            const std::function<void(const std::vector<Lane>&)>& body) {
+  std::deque<Blas> blas;
+  const auto lane_on = [&](CUstream on, size_t i) -> Lane {
+    if (plan.engine != Engine::cublas) return {on, nullptr};
+    return {on, &blas.emplace_back(net.device, on, blas_memory[i], net.options.allow_tf32)};
   };
   // A graph pays once it is launched again. One of sorted rows would fit one batch's lengths only.
-  if (!plan.starts.empty() || plan.steps * net.config.layers > kGraphSteps || is_capturing(stream))
-    return body(stream, blas_on(stream));
+  if (!plan.starts.empty() || steps > kGraphSteps || is_capturing(stream)) return body({lane_on(stream, 0)});
   std::unique_lock<std::mutex> lock(net.graphs_lock);
   auto& graphs = net.graphs;
   const auto found = std::find_if(graphs.begin(), graphs.end(), [&](const Graph& g) {
@@ -320,12 +350,13 @@ void replay(Network::Data& net, const Plan::Data& plan, int kind, double clip, c
       graphs.pop_back();
     }
     lock.unlock();
-    return body(stream, blas_on(stream));
+    return body({lane_on(stream, 0)});
   }
   graphs.splice(graphs.begin(), graphs, found);
   if (!found->exec) {
-    const Blas* const ready = blas_on(net.capture_stream);  // before the capture, in which no handle could be made
-    found->exec = captured(net.capture_stream, [&] { body(net.capture_stream, ready); });
+    std::vector<Lane> lanes;  // before the capture, in which no cuBLAS handle could be made
+    for (size_t i = 0; i < blas_memory.size(); ++i) lanes.push_back(lane_on(net.stream_of_lane(i), i));
+    found->exec = captured(net.capture_stream, [&] { body(lanes); });
   }
   check_driver(driver().cuGraphLaunch(found->exec, stream), "cuGraphLaunch");
 }

@@ -146,10 +146,26 @@ void measure(const Network::Data& net, Plan::Data& plan);
 size_t forward_bytes(const Network::Data& net, const Plan::Data& plan);
 size_t backward_bytes(const Network::Data& net, const Plan::Data& plan);
 
-// body(stream, cuBLAS), or the graph that it was when it last ran at these addresses. `kind` and `clip` tell bodies with other
-// launches apart; cuBLAS, null on the exact engine, has its memory at `blas_memory`.
+// Where a layer's launches go. cuBLAS is null on the exact engine.
+struct Lane {
+  CUstream stream;
+  const Blas* blas;
+};
+
+// body(lanes), or the graph that it was when it last ran at these addresses. A graph has as many lanes as there is memory for
+// cuBLAS, `blas_memory`, null on the exact engine; else there is one, the call's stream. `kind` and `clip` tell bodies with
+// other launches apart; `steps`, of all layers, are launched one by one.
 void replay(Network::Data& net, const Plan::Data& plan, int kind, double clip, const void* workspace, const void* tape,
-            const void* weights, void* blas_memory, CUstream stream, const std::function<void(CUstream, const Blas*)>& body);
+            const void* weights, const std::vector<void*>& blas_memory, int64_t steps, CUstream stream,
+            const std::function<void(const std::vector<Lane>&)>& body);
+
+// run(i, chunk) for each chunk of each layer, i counting in the order in which layers feed each other: one after another, or,
+// in a lane each, as a wavefront: a layer begins a chunk when the one before has ended it.
+void run_layers(const Network::Data& net, const std::vector<Lane>& lanes, int64_t chunks,
+                const std::function<void(int, int64_t)>& run);
+inline int64_t chunks_of(int64_t steps, int64_t chunk_steps) {
+  return std::max<int64_t>((steps + chunk_steps - 1) / chunk_steps, 1);
+}
 
 void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, const Array* initial, const int32_t* lengths,
                  const Array& y, const Array* final_states, int state_format, const uint64_t* seed, void* tape, void* workspace,

@@ -1,6 +1,7 @@
 // Which engine computes what, how it walks through time and over how many blocks, where the caller does not say.
 #pragma once
 #include <algorithm>
+#include <cmath>
 
 #include "network.h"
 
@@ -13,6 +14,7 @@ constexpr double kCyclesOfMicrosecond = 1700;  // the clock
 constexpr double kLaunchMicroseconds = 1.5;    // a kernel of a step, at least
 constexpr double kSliceMicroseconds = 0.5;     // 16 numbers of an ordered product: latencies of memory and of two barriers
 constexpr double kCublasMicroseconds = 4;      // a product by cuBLAS, as long as it is small
+constexpr double kChunkMicroseconds = 8;       // of a wavefront, beside its steps: products of its input, another lane's wait
 constexpr double kStepCycles = 400;            // two barriers and the cell's functions in float
 constexpr double kWideStepCycles = 1000;       // in double
 constexpr double kUnitCycles = 150;            // each unit that a thread finishes
@@ -39,6 +41,13 @@ inline double waves_of(const Resident& resident, int64_t rows, int directions, i
   return double(up(up(rows, resident.rows) * directions, std::max(multiprocessors / resident.cluster, 1)));
 }
 
+// One launch for so many steps: the weights come from L2, some 32 bytes a cycle, then the steps.
+inline double resident_microseconds(const Network::Data& net, const Resident& resident, int64_t steps) {
+  constexpr double cycles = kCyclesOfMicrosecond;
+  const double first = double(resident.weights) / resident.cluster * double(net.weight_size) / 32 / cycles;
+  return resident.waves * (kLaunchMicroseconds + first + double(steps) * resident.cycles / cycles);
+}
+
 // Whether one launch should take less time than the steps' own, by arithmetic. Plans only tell: a resident walk is taken on
 // request, until a GPU has shown this.
 inline bool should_be_resident(const Network::Data& net, const Plan::Data& plan, const Resident& resident) {
@@ -56,10 +65,23 @@ inline bool should_be_resident(const Network::Data& net, const Plan::Data& plan,
                                                                     sums / (multiprocessors * 64 * cycles));
     steps += launch + (chains ? product : 0);
   }
-  // Weights come from L2, some 32 bytes a cycle.
-  const double first = launch + double(resident.weights) / resident.cluster * double(net.weight_size) / 32 / cycles;
-  return plan.steps >= kResidentSteps &&
-         resident.waves * (first + double(plan.steps) * resident.cycles / cycles) < double(plan.steps) * steps;
+  return plan.steps >= kResidentSteps && resident_microseconds(net, resident, plan.steps) < double(plan.steps) * steps;
+}
+
+// Of a layer's so many steps, those of a chunk, a multiple, with which a wavefront over layers should take least time, or all
+// of them, where it should gain nothing, or where a GPU has no room for all layers at once. Of n layers, T steps of t and w for
+// each chunk: with k chunks it takes (k + n - 1) (T t / k + w), so k^2 = (n - 1) T t / w.
+inline int64_t wavefront_steps(const Network::Data& net, const Resident& resident, int64_t steps, int64_t rows,
+                               int64_t multiple) {
+  const int64_t tiles = (rows + resident.rows - 1) / resident.rows, layers = net.config.layers;
+  if (layers == 1 || net.runs_back() || layers * tiles * resident.cluster > net.device.multiprocessors) return steps;
+  const auto time_of = [&](int64_t count) { return kChunkMicroseconds + resident_microseconds(net, resident, count); };
+  const double others = double(layers - 1), all = time_of(steps);
+  const double chunks = std::sqrt(others * (all - time_of(0)) / time_of(0));
+  const int64_t least = std::max(int64_t(std::ceil(double(steps) / std::max(chunks, 1.0))), kResidentSteps),
+                each = (least + multiple - 1) / multiple * multiple;
+  const double made = std::ceil(double(steps) / double(each));
+  return (made + others) * time_of(each) < double(layers) * all ? std::min(each, steps) : steps;
 }
 
 }  // namespace cuda

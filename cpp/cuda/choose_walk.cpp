@@ -124,10 +124,27 @@ void choose_walk(const Network::Data& net, Plan::Data& plan) {
   if (plan.options.training) choose_walk(net, plan, Way::backward, plan.resident_back, plan.why_back);
 }
 
+void choose_wavefront(const Network::Data& net, Plan::Data& plan) {
+  const auto choose = [&](const Resident& resident, int64_t& steps, int64_t multiple, bool& wavefront) {
+    if (!resident.kernel) return;
+    const int64_t each = wavefront_steps(net, resident, plan.steps, plan.rows, multiple);
+    wavefront = each < plan.steps;
+    if (wavefront) steps = std::min(steps, each);
+  };
+  choose(plan.resident, plan.chunk_steps, 1, plan.wavefront);
+  choose(plan.resident_back, plan.backward_steps, plan.block_steps, plan.wavefront_back);
+}
+
 std::string Plan::explain() const {
   const Data& plan = *data_;
-  return (plan.engine == Engine::cublas ? "cublas" : "exact") + explained(plan.resident, plan.why) +
-         (plan.options.training ? "; backward" + explained(plan.resident_back, plan.why_back) : "");
+  const auto all = [](const Resident& resident, const char* why, bool wavefront, int64_t steps) {
+    return explained(resident, why) +
+           (wavefront ? "; layers in a wavefront of " + std::to_string(steps) + " steps a chunk" : "");
+  };
+  return (plan.engine == Engine::cublas ? "cublas" : "exact") + all(plan.resident, plan.why, plan.wavefront, plan.chunk_steps) +
+         (plan.options.training
+              ? "; backward" + all(plan.resident_back, plan.why_back, plan.wavefront_back, plan.backward_steps)
+              : "");
 }
 
 }  // namespace cuda

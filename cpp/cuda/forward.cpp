@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <deque>
 
 #include "call.h"
 
@@ -6,16 +7,44 @@ namespace recurra {
 namespace cuda {
 namespace {
 
-struct Workspace {
-  Tape own;                           // of a call without a tape
-  std::vector<char*> initial, final;  // of each state: [lane][row][width], numbers
-  char* reversed_x = nullptr;
+// What a layer needs while it runs.
+struct Scratch {
   std::vector<Rows> input;  // of each phase, of a chunk of steps
   Rows recurrent, kept, mask;
   Rows result;  // where it is not on the tape
   char* blas = nullptr;
   Exchanged exchange;
 };
+
+struct Workspace {
+  Tape own;                           // of a call without a tape
+  std::vector<char*> initial, final;  // of each state: [lane][row][width], numbers
+  char* reversed_x = nullptr;
+  std::vector<Scratch> scratch;  // of each layer that runs at the same time
+};
+
+Scratch deal_scratch(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
+  const NetworkConfig& c = net.config;
+  const int directions = net.directions();
+  const int64_t chunk = std::min(plan.total, plan.chunk_steps * plan.rows);
+  int64_t columns = 0;
+  Scratch s;
+  for (int p = 0; p < net.phases(); ++p) {
+    const Phase& phase = net.spec.phases[p];
+    const int64_t units = net.shape(0, p).units;
+    s.input.push_back(deal_rows(deal, directions, chunk, phase.input.count * units, net.number_size));
+    columns = std::max(columns, phase.recurrent.count * units);
+  }
+  s.recurrent = deal_rows(deal, directions, plan.rows, columns, net.number_size);
+  s.kept = deal_rows(deal, directions, plan.rows, net.spec.kept * c.hidden_size, net.number_size);
+  if (!plan.options.training || plan.options.recompute)
+    s.result = deal_rows(deal, directions, plan.rows, net.phases() > 1 ? net.shape(0, 0).units : 0, net.weight_size);
+  if (plan.options.training && c.regularization.recurrent_dropout > 0)
+    s.mask = deal_rows(deal, directions, plan.rows, c.output_size, net.number_size);
+  if (plan.engine == Engine::cublas) s.blas = deal.take(Blas::workspace_bytes, 1);
+  s.exchange = deal_exchange(deal, plan.resident, net.weight_size);
+  return s;
+}
 
 Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Data& plan) {
   const NetworkConfig& c = net.config;
@@ -28,34 +57,33 @@ Workspace deal_workspace(Dealer& deal, const Network::Data& net, const Plan::Dat
           deal.take(int64_t(c.layers) * directions * plan.rows * (s ? c.hidden_size : c.output_size), net.number_size));
   const int64_t widest = std::max(c.input_size, c.layers > 1 ? net.input_size(1) : 0);
   if (net.runs_back()) w.reversed_x = deal.take(plan.total * widest, net.weight_size);
-  const int64_t chunk = std::min(plan.total, plan.chunk_steps * plan.rows);
-  int64_t columns = 0;
-  for (int p = 0; p < net.phases(); ++p) {
-    const Phase& phase = net.spec.phases[p];
-    const int64_t units = net.shape(0, p).units;
-    w.input.push_back(deal_rows(deal, directions, chunk, phase.input.count * units, net.number_size));
-    columns = std::max(columns, phase.recurrent.count * units);
-  }
-  w.recurrent = deal_rows(deal, directions, plan.rows, columns, net.number_size);
-  w.kept = deal_rows(deal, directions, plan.rows, net.spec.kept * c.hidden_size, net.number_size);
-  if (!plan.options.training || plan.options.recompute)
-    w.result = deal_rows(deal, directions, plan.rows, net.phases() > 1 ? net.shape(0, 0).units : 0, net.weight_size);
-  if (plan.options.training && c.regularization.recurrent_dropout > 0)
-    w.mask = deal_rows(deal, directions, plan.rows, c.output_size, net.number_size);
-  if (plan.engine == Engine::cublas) w.blas = deal.take(Blas::workspace_bytes, 1);
-  w.exchange = deal_exchange(deal, plan.resident, net.weight_size);
+  for (int i = 0; i < (plan.wavefront ? c.layers : 1); ++i) w.scratch.push_back(deal_scratch(deal, net, plan));
   return w;
 }
 
-// The time loop of one layer, both directions at once.
+// What a layer has made, at times from .. to - 1.
+OutputArguments output_of(const Call& call, const LayerRows& rows, int layer, int64_t from, int64_t to) {
+  OutputArguments a{};
+  a.steps = call.steps();
+  a.from = from;
+  a.to = to;
+  a.columns = call.net.config.output_size;
+  a.directions = call.net.directions();
+  a.rows = cuda::from(rows.h, call.plan.rows, 0, call.net.number_size);
+  a.noise = call.seeded(layer);
+  return a;
+}
+
+// The time loop of one layer, both directions at once, in chunks of steps.
 class Layer {
  public:
-  Layer(const Call& call, const Workspace& workspace, const Products& products, const std::vector<LayerRows>& layers, int layer)
+  Layer(const Call& call, const Workspace& workspace, const Blas* blas, const std::vector<LayerRows>& layers, int layer)
       : call_(call),
         net_(call.net),
         plan_(call.plan),
         workspace_(workspace),
-        products_(products),
+        scratch_(workspace.scratch[size_t(layer) % workspace.scratch.size()]),
+        products_{call_.launch, plan_.engine, blas, net_.directions()},
         weights_(call.weights[size_t(layer)]),
         layers_(layers),
         rows_(layers[size_t(layer) % layers.size()]),
@@ -66,21 +94,16 @@ class Layer {
     if (net_.config.reverse) x_.data = workspace.reversed_x;
   }
 
-  void run() const {
-    begin();
-    for (int64_t from = 0; from < plan_.steps; from += plan_.chunk_steps) {
-      const int64_t to = std::min(plan_.steps, from + plan_.chunk_steps), first = plan_.at(from);
-      for (int p = 0; p < net_.phases(); ++p)
-        if (net_.spec.phases[p].input.count)
-          products_.input(weights_[size_t(p)], net_.spec.phases[p], net_.shape(layer_, p),
-                          cuda::from(x_, first, 0, net_.weight_size), plan_.at(to) - first, workspace_.input[size_t(p)]);
-      if (plan_.resident.kernel) {
-        walk(from, to);
-        continue;
-      }
-      for (int64_t step = from; step < to; ++step) this->step(step, plan_.at(step) - first);
-    }
-    end();
+  void run(int64_t chunk) const {
+    if (chunk == 0) begin();
+    const int64_t from = chunk * plan_.chunk_steps, to = std::min(plan_.steps, from + plan_.chunk_steps);
+    if (from < to) run(from, to);
+    if (to == plan_.steps) end();
+    if (layer_ + 1 == net_.config.layers || call_.reads_h_below(layer_ + 1)) return;
+    if (!net_.runs_back())
+      pass_on(from, to);
+    else if (to == plan_.steps)
+      pass_on(0, to);
   }
 
  private:
@@ -88,6 +111,22 @@ class Layer {
   bool trains() const { return plan_.options.training; }
   Rows number(const Rows& rows, int64_t first) const { return from(rows, first, 0, net_.number_size); }
   Rows weight(const Rows& rows, int64_t first) const { return from(rows, first, 0, net_.weight_size); }
+
+  void run(int64_t from, int64_t to) const {
+    const int64_t first = plan_.at(from);
+    for (int p = 0; p < net_.phases(); ++p)
+      if (net_.spec.phases[p].input.count)
+        products_.input(weights_[size_t(p)], net_.spec.phases[p], net_.shape(layer_, p),
+                        cuda::from(x_, first, 0, net_.weight_size), plan_.at(to) - first, scratch_.input[size_t(p)]);
+    if (plan_.resident.kernel) return walk(from, to);
+    for (int64_t step = from; step < to; ++step) this->step(step, plan_.at(step) - first);
+  }
+
+  void pass_on(int64_t from, int64_t to) const {
+    OutputArguments a = output_of(call_, rows_, layer_, from, to);
+    a.packed = layers_[size_t(layer_ + 1) % layers_.size()].x;
+    call_.launch.run(net_.kernels.pass_on, a.columns, plan_.rows, (to - from) * lanes(), a, lanes());
+  }
 
   void begin() const {
     if (net_.runs_back()) {
@@ -99,7 +138,7 @@ class Layer {
     if (call_.drops_recurrent())
       call_.launch.run(
           net_.kernels.draw_masks, net_.config.output_size, plan_.rows, lanes(),
-          MaskArguments{plan_.rows, net_.config.output_size, call_.steps().order, workspace_.mask, call_.seeded(layer_)});
+          MaskArguments{plan_.rows, net_.config.output_size, call_.steps().order, scratch_.mask, call_.seeded(layer_)});
     if (rows_.source.data)
       call_.launch.run(net_.kernels.make_source, net_.config.output_size, plan_.rows, lanes(),
                        SourceArguments{plan_.rows, net_.config.output_size, rows_.h, mask(), rows_.source});
@@ -109,7 +148,7 @@ class Layer {
     for (int s = 0; s <= net_.states(); ++s) copy_state(s, net_.kernels.write_state, workspace_.final[size_t(s)], true);
   }
 
-  Rows mask() const { return call_.drops_recurrent() ? workspace_.mask : Rows{}; }
+  Rows mask() const { return call_.drops_recurrent() ? scratch_.mask : Rows{}; }
 
   // Between a state of this layer and rows of all layers that keep it for the caller.
   void copy_state(int s, CUfunction kernel, char* all, bool at_end) const {
@@ -136,11 +175,11 @@ class Layer {
     a.states_after = number(rows_.states, plan_.keeps_states() ? after : 0);
     a.source = weight(rows_.source, trains() ? after : 0);
     a.mask = mask();
-    a.kept = workspace_.kept;
+    a.kept = scratch_.kept;
     a.saved = number(rows_.saved, at);
     net_.set_constants(a.constants);
     a.noise = call_.seeded(layer_);
-    a.result = rows_.result.data ? weight(rows_.result, at) : workspace_.result;
+    a.result = rows_.result.data ? weight(rows_.result, at) : scratch_.result;
     return a;
   }
   void set_sums(PhaseArguments& a, int p) const {
@@ -163,8 +202,8 @@ class Layer {
       const PhaseShape shape = net_.shape(layer_, p);
       const PhaseWeights& weights = weights_[size_t(p)];
       set_sums(a, p);
-      a.input = number(workspace_.input[size_t(p)], place);
-      a.recurrent = workspace_.recurrent;
+      a.input = number(scratch_.input[size_t(p)], place);
+      a.recurrent = scratch_.recurrent;
       a.recurrent.row = phase.recurrent.count * shape.units;
       if (products_.engine == Engine::exact) a.bias = nullptr;
       products_.recurrent(weights, phase, shape, source, rows, a.input, a.recurrent);
@@ -187,17 +226,18 @@ class Layer {
     for (int p = 0; p < net_.phases(); ++p) {
       w.phase[p] = arguments(0, 0, 0);
       set_sums(w.phase[p], p);
-      w.phase[p].input = workspace_.input[size_t(p)];
+      w.phase[p].input = scratch_.input[size_t(p)];
       w.phase[p].recurrent = weights_[size_t(p)].recurrent;
     }
-    launch_walk(call_.launch, resident, plan_.rows, lanes(), workspace_.exchange, w);
+    launch_walk(call_.launch, resident, plan_.rows, lanes(), scratch_.exchange, w);
   }
 
-  const Call& call_;
+  const Call call_;
   const Network::Data& net_;
   const Plan::Data& plan_;
   const Workspace& workspace_;
-  const Products& products_;
+  const Scratch& scratch_;
+  const Products products_;
   const std::vector<PhaseWeights>& weights_;
   const std::vector<LayerRows>& layers_;
   const LayerRows& rows_;
@@ -233,34 +273,25 @@ void run_forward(Network::Data& net, const Plan::Data& plan, const Array& x, con
   for (int s = 0; s <= net.states(); ++s)
     call.state(net.kernels.read_state, initial ? initial[s] : Array{}, state_format, w.initial[size_t(s)], width(s));
 
-  const auto output_of = [&](const Call& on, int layer) {
-    OutputArguments a{};
-    a.steps = on.steps();
-    a.columns = c.output_size;
-    a.directions = net.directions();
-    a.from = from(layers[size_t(layer) % layers.size()].h, plan.rows, 0, net.number_size);
-    a.noise = on.seeded(layer);
-    return a;
-  };
-  replay(net, plan, seed ? 1 : 0, 0, workspace, tape, packed, w.blas, stream, [&](CUstream on, const Blas* blas) {
-    const Call call = call_on(on);
-    const Products products{call.launch, plan.engine, blas, net.directions()};
+  std::vector<void*> blas;
+  for (const Scratch& each : w.scratch) blas.push_back(each.blas);
+  const int64_t steps = plan.resident.kernel ? 0 : plan.steps * c.layers;
+  replay(net, plan, seed ? 1 : 0, 0, workspace, tape, packed, blas, steps, stream, [&](const std::vector<Lane>& lanes) {
+    std::deque<Layer> all;
     for (int layer = 0; layer < c.layers; ++layer) {
-      Layer(call, w, products, layers, layer).run();
-      if (layer + 1 == c.layers || call.reads_h_below(layer + 1)) continue;
-      OutputArguments a = output_of(call, layer);
-      a.packed = layers[size_t(layer + 1) % layers.size()].x;
-      call.launch.run(net.kernels.pass_on, c.output_size, plan.rows, plan.steps * net.directions(), a, net.directions());
+      const Lane& lane = lanes[size_t(layer) % lanes.size()];
+      all.emplace_back(call_on(lane.stream), w, lane.blas, layers, layer);
     }
+    run_layers(net, lanes, chunks_of(plan.steps, plan.chunk_steps), [&](int i, int64_t chunk) { all[size_t(i)].run(chunk); });
   });
 
-  OutputArguments a = output_of(call, c.layers - 1);
+  const LayerRows& last = layers[size_t(c.layers - 1) % layers.size()];
+  OutputArguments a = output_of(call, last, c.layers - 1, 0, plan.all_steps);
   a.array = call.sequence(y);
-  a.array_steps = plan.all_steps;
   call.launch.run(net.kernels.write_output, c.output_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
   if (cells.data) {
     a.columns = c.hidden_size;
-    a.from = from(layers[size_t(c.layers - 1) % layers.size()].states, plan.rows, 0, net.number_size);
+    a.rows = from(last.states, plan.rows, 0, net.number_size);
     a.array = call.sequence(cells);
     call.launch.run(net.kernels.write_output, c.hidden_size, plan.rows, plan.all_steps * net.directions(), a, net.directions());
   }

@@ -55,8 +55,23 @@ Network::Data::~Data() {
   release(device, [&] {
     for (const Graph& graph : graphs)
       if (graph.exec) driver().cuGraphExecDestroy(graph.exec);
+    for (size_t i = 0; i < lanes.size(); ++i) {
+      driver().cuEventDestroy(lanes[i].reached);
+      if (i) driver().cuStreamDestroy(lanes[i].stream);
+    }
     driver().cuStreamDestroy(capture_stream);
   });
+}
+
+CUstream Network::Data::stream_of_lane(size_t i) {
+  const Relaxed relaxed;  // another thread may be capturing
+  while (lanes.size() <= i) {
+    Lane lane{capture_stream, nullptr};
+    check_driver(driver().cuEventCreate(&lane.reached, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+    if (!lanes.empty()) check_driver(driver().cuStreamCreate(&lane.stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+    lanes.push_back(lane);
+  }
+  return lanes[i].stream;
 }
 
 void Network::Data::set_constants(double (&to)[2][kMaxConstants], int first) const {
@@ -188,6 +203,7 @@ Plan Network::plan(int64_t steps, int64_t rows, const PlanOptions& options) cons
   plan->chunk_steps = steps_of_chunk(rows, columns, plan->steps);
   plan->backward_steps = std::max<int64_t>(plan->chunk_steps / plan->block_steps, 1) * plan->block_steps;
   choose_walk(net, *plan);
+  choose_wavefront(net, *plan);
   measure(net, *plan);
   Plan made;
   made.data_ = std::move(plan);

@@ -15,12 +15,12 @@
 namespace recurra {
 namespace cuda {
 
-// Divides memory up. Without a base it only counts.
+// Divides memory up; nothing is nowhere. Without a base it only counts.
 struct Dealer {
   char* base = nullptr;
   size_t used = 0;
   char* take(int64_t count, size_t size) {
-    char* const at = base ? base + used : nullptr;
+    char* const at = base && count ? base + used : nullptr;
     used += (size_t(count) * size + 255) / 256 * 256;
     return at;
   }
@@ -76,6 +76,7 @@ struct Plan::Data {
   // Forward and backward: with a kernel where all steps of a layer are one launch, or why they are not.
   Resident resident, resident_back;
   const char *why = "", *why_back = "";
+  bool wavefront = false, wavefront_back = false;  // over layers, of chunks of steps
 
   bool keeps_states() const { return options.training || options.cells; }  // those of every step, beside h
   int64_t at(int64_t step) const { return starts.empty() ? step * rows : starts[size_t(step)]; }
@@ -113,6 +114,13 @@ struct Network::Data {
   std::mutex graphs_lock;
   std::list<Graph> graphs;  // the latest first
   CUstream capture_stream = nullptr;
+  // Of each layer while a wavefront is captured, under the lock of graphs: the first has the capture's stream.
+  struct Lane {
+    CUstream stream;
+    CUevent reached;  // how far the layer is
+  };
+  std::vector<Lane> lanes;
+  CUstream stream_of_lane(size_t i);  // made when it is asked for first
 
   Data(const NetworkConfig& config, const Options& options);
   ~Data();
@@ -146,6 +154,8 @@ std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way 
 bool has_products(const Network::Data& net);  // of 16-bit numbers, which a kernel of all steps needs for them
 // Sets the plan's `resident...` and `why...`; compiles.
 void choose_walk(const Network::Data& net, Plan::Data& plan);
+// Whether layers go on as a wavefront, and the steps of its chunks.
+void choose_wavefront(const Network::Data& net, Plan::Data& plan);
 
 }  // namespace cuda
 }  // namespace recurra

@@ -209,28 +209,29 @@ struct ReadArguments {
   void* packed;  // weights where it is x (`read_input`), numbers where it is a gradient (`read_gradient`)
 };
 
-// Numbers of one or two directions in the loop's order to an array of the caller's, [t][order[r]][direction][column], 0 for
-// steps of no row (`write_output`), or to the weights of the next layer's input rows, in time (`pass_on`), with dropout between
-// layers. grid (columns, rows, all steps of the array, directions).
+// Numbers of one or two directions in the loop's order, at times from .. to - 1, to an array of the caller's,
+// [t][order[r]][direction][column], 0 for steps of no row (`write_output`), or to the weights of the next layer's input rows,
+// in time (`pass_on`), with dropout between layers. grid (columns, rows, steps, directions).
 struct OutputArguments {
   Steps steps;
+  int64_t from, to;
   int64_t columns;
   int64_t directions;
-  Rows from;
+  Rows rows;
   Strided array;
-  int64_t array_steps;
   void* packed;
   Seeded noise;
 };
 
-// The gradient of a layer's output, numbers [row in time][direction][column], to each direction in its loop's order, through
-// dropout if there was some. grid (columns, rows, steps, directions).
+// The gradient of a layer's output at times from .. to - 1, numbers [row of these][direction][column], to each direction in its
+// loop's order, through dropout if there was some. grid (columns, rows, steps, directions).
 struct DivideArguments {
   Steps steps;
+  int64_t from, to;
   int64_t columns;
   int64_t directions;
-  const void* from;
-  Rows to;
+  const void* packed;
+  Rows rows;
   Seeded noise;
 };
 

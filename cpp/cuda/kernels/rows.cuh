@@ -116,10 +116,10 @@ RECURRA_KERNEL(write_output, OutputArguments) {
   const int64_t column = thread_column();
   if (column >= a.columns) return;
   const int d = int(blockIdx.z) % a.directions;
-  each_row(a.array_steps, a.steps.rows, blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
+  each_row(a.to, a.steps.rows, a.from + blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
     const bool there = runs(a.steps, t, r);
     if (a.array.packed && !there) return;
-    const Number x = there ? row_of<Number>(a.from, loop_row(a.steps, t, r, d), d)[column] : Number(0);
+    const Number x = there ? row_of<Number>(a.rows, loop_row(a.steps, t, r, d), d)[column] : Number(0);
     write(a.array, place(a.array, a.steps, t, r, d * a.columns + column), x);
   });
 }
@@ -128,11 +128,11 @@ RECURRA_KERNEL(pass_on, OutputArguments) {
   const int64_t column = thread_column();
   if (column >= a.columns) return;
   const int d = int(blockIdx.z) % a.directions;
-  each_row(a.steps.steps, a.steps.rows, blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
+  each_row(a.to, a.steps.rows, a.from + blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
     if (r >= rows_of(a.steps, t)) return;
     V x(0);
     if (runs(a.steps, t, r))
-      x = dropped(a, t, r, d, column, V::load(row_of<Number>(a.from, loop_row(a.steps, t, r, d), d) + column));
+      x = dropped(a, t, r, d, column, V::load(row_of<Number>(a.rows, loop_row(a.steps, t, r, d), d) + column));
     static_cast<Weight*>(a.packed)[((first_of(a.steps, t) + r) * a.directions + d) * a.columns + column] = narrowed(x.v);
   });
 }
@@ -141,11 +141,12 @@ RECURRA_KERNEL(divide_gradient, DivideArguments) {
   const int64_t column = thread_column();
   if (column >= a.columns) return;
   const int d = int(blockIdx.z) % a.directions;
-  each_row(a.steps.steps, a.steps.rows, blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
+  each_row(a.to, a.steps.rows, a.from + blockIdx.z / a.directions, gridDim.z / a.directions, [&](int64_t t, int64_t r) {
     if (r >= rows_of(a.steps, t) || !runs(a.steps, t, r)) return;
-    const Number* from = static_cast<const Number*>(a.from);
-    const V x = V::load(from + ((first_of(a.steps, t) + r) * a.directions + d) * a.columns + column);
-    row_of<Number>(a.to, loop_row(a.steps, t, r, d), d)[column] = dropped(a, t, r, d, column, x).v;
+    const Number* from = static_cast<const Number*>(a.packed);
+    const int64_t row = first_of(a.steps, t) - first_of(a.steps, a.from) + r;
+    const V x = V::load(from + (row * a.directions + d) * a.columns + column);
+    row_of<Number>(a.rows, loop_row(a.steps, t, r, d), d)[column] = dropped(a, t, r, d, column, x).v;
   });
 }
 

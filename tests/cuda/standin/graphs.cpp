@@ -39,11 +39,13 @@ CUresult replay(Exec& exec, Stream& stream) {
   begin_work(stream);
   join(stream.clock, exec.seen);  // a graph's launches follow each other, whatever their streams
   const Clock start = stream.clock;
+  static uint64_t launches = 0;
+  const uint64_t launch = ++launches;
   std::vector<Clock> clocks(exec.steps.size(), start);
   for (size_t i = 0; i < exec.steps.size(); ++i) {
     const Exec::Step& step = exec.steps[i];
     for (size_t before : step.after) join(clocks[i], clocks[before]);
-    if (const CUresult error = perform(step.work, clocks[i], step.chain < 0 ? stream.chain : step.chain)) return error;
+    if (const CUresult error = perform(step.work, clocks[i], step.chain < 0 ? stream.chain : step.chain, launch)) return error;
     join(stream.clock, clocks[i]);
   }
   exec.seen = stream.clock;

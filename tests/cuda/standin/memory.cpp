@@ -12,7 +12,7 @@ std::string text(const void* pointer) { return std::to_string(reinterpret_cast<u
 const char* at(CUdeviceptr pointer) { return reinterpret_cast<const char*>(pointer); }
 
 void insert(char* data, size_t bytes, int ordinal, bool registered) {
-  state().memory[reinterpret_cast<uintptr_t>(data)] = {data, bytes, ordinal, registered, {}, {}};
+  state().memory[reinterpret_cast<uintptr_t>(data)] = {{}, data, bytes, ordinal, registered, 0, {}};
 }
 
 size_t live_bytes(int ordinal) {

@@ -1,5 +1,5 @@
 // Work runs at once here, so what happens to come later on a GPU is told by clocks: two touches of an allocation, one of them a
-// write, must be ordered by a stream, an event or a synchronisation.
+// write, must be ordered by a stream, an event or a synchronisation. In one launch of a graph, two touches of a line of it.
 #include <algorithm>
 
 #include "standin.h"
@@ -10,19 +10,38 @@ namespace {
 // Of what a kernel touches only the pointers among its arguments are known: what changes near one of them has been written.
 constexpr size_t window_bytes = 16 << 10;
 
+// Lines around pointers of a kernel, and their bits.
 struct Window {
-  const char *begin, *end;
-  uint64_t hash;
+  size_t begin, end;
+  std::vector<uint64_t> bits;
 };
-struct Touched {
-  Access access = Access::read;
+// What a work does with an allocation.
+struct Done {
+  bool writes = false;
+  std::set<size_t> reads, written;  // lines, as far as is known
   std::vector<Window> windows;
 };
 
-Window window_around(const char* pointer, const Allocation& allocation) {
-  const size_t before = std::min(size_t(pointer - allocation.data), window_bytes);
-  const size_t behind = std::min(size_t(allocation.data + allocation.bytes - pointer), window_bytes);
-  return {pointer - before, pointer + behind, 0};
+size_t line_of(const Allocation& allocation, const char* pointer) { return size_t(pointer - allocation.data) / line_bytes; }
+
+uint64_t hash(const Allocation& allocation, size_t line) {
+  const size_t at = line * line_bytes;
+  return hash_bytes(allocation.data + at, std::min(line_bytes, allocation.bytes - at));
+}
+
+void add_lines(std::set<size_t>& lines, const Allocation& allocation, const char* from, size_t bytes) {
+  for (size_t line = line_of(allocation, from); line * line_bytes < size_t(from - allocation.data) + bytes; ++line)
+    lines.insert(line);
+}
+
+void add(Done& done, const Allocation& allocation, const Touch& touch) {
+  const char* const pointer = static_cast<const char*>(touch.pointer);
+  if (touch.access == Access::write) done.writes = true;
+  if (touch.access != Access::unknown)
+    return add_lines(touch.access == Access::write ? done.written : done.reads, allocation, pointer, touch.bytes);
+  done.reads.insert(line_of(allocation, pointer));
+  const size_t at = size_t(pointer - allocation.data), end = std::min(at + window_bytes, allocation.bytes);
+  done.windows.push_back({(at - std::min(at, window_bytes)) / line_bytes, (end + line_bytes - 1) / line_bytes, {}});
 }
 
 void merge(std::vector<Window>& windows) {
@@ -37,20 +56,54 @@ void merge(std::vector<Window>& windows) {
   windows = std::move(merged);
 }
 
-uint64_t hash(const Window& window) { return hash_bytes(window.begin, size_t(window.end - window.begin)); }
+struct Now {
+  const Work& work;
+  const Clock& clock;
+  Stamp stamp;
+};
 
-CUresult check(const Work& work, const Clock& clock, const Allocation& allocation, const Stamp& earlier, const char* did) {
-  const auto seen = clock.find(earlier.chain);
-  if (earlier.chain < 0 || (seen != clock.end() && seen->second >= earlier.time)) return CUDA_SUCCESS;
+CUresult check(const Now& now, const Allocation& allocation, bool line, const Stamp& earlier, const char* did) {
+  const auto seen = now.clock.find(earlier.chain);
+  if (earlier.chain < 0 || (seen != now.clock.end() && seen->second >= earlier.time)) return CUDA_SUCCESS;
+  if (!line && now.stamp.launch && earlier.launch == now.stamp.launch) return CUDA_SUCCESS;  // lines tell
   return fail(CUDA_ERROR_LAUNCH_FAILED,
-              work.what + " touches an allocation of " + std::to_string(allocation.bytes) + " bytes that " + earlier.what +
+              now.work.what + " touches an allocation of " + std::to_string(allocation.bytes) + " bytes that " + earlier.what +
                   " " + did + " on another stream, and nothing orders the two: an event or a synchronisation is missing");
 }
 
-CUresult check_readers(const Work& work, const Clock& clock, const Allocation& allocation) {
-  for (const auto& [chain, stamp] : allocation.read)
-    if (const CUresult error = check(work, clock, allocation, stamp, "reads")) return error;
+// Whether all that was done to `touched` before is over for a read, or for a write.
+CUresult check(const Now& now, const Allocation& allocation, bool line, const Touched& touched, bool writes) {
+  if (const CUresult error = check(now, allocation, line, touched.written, "writes")) return error;
+  for (const auto& [chain, stamp] : touched.read)
+    if (const CUresult error = writes ? check(now, allocation, line, stamp, "reads") : CUDA_SUCCESS) return error;
   return CUDA_SUCCESS;
+}
+
+void stamp(Touched& touched, const Stamp& stamp, bool writes) {
+  if (!writes) {
+    touched.read[stamp.chain] = stamp;
+    return;
+  }
+  touched.written = stamp;
+  touched.read.clear();
+}
+
+// use(touched, whether it is a line, whether it is written)
+template <class Use>
+void each_touched(const Now& now, Allocation& allocation, const Done& done, const Use& use) {
+  use(allocation, false, done.writes);
+  if (!now.stamp.launch) return;
+  if (allocation.launch != now.stamp.launch) allocation.launch = now.stamp.launch, allocation.lines.clear();
+  for (size_t line : done.reads) use(allocation.lines[line], true, false);
+  for (size_t line : done.written) use(allocation.lines[line], true, true);
+}
+
+CUresult check(const Now& now, Allocation& allocation, const Done& done) {
+  CUresult result = CUDA_SUCCESS;
+  each_touched(now, allocation, done, [&](const Touched& touched, bool line, bool writes) {
+    if (!result) result = check(now, allocation, line, touched, writes);
+  });
+  return result;
 }
 
 }  // namespace
@@ -67,41 +120,34 @@ int new_chain() {
   return chains++;
 }
 
-CUresult perform(const Work& work, Clock& clock, int chain) {
+CUresult perform(const Work& work, Clock& clock, int chain, uint64_t launch) {
   static uint64_t time = 0;
   clock[chain] = ++time;
+  const Now now = {work, clock, {chain, time, work.what, launch}};
 
-  std::map<Allocation*, Touched> all;
+  std::map<Allocation*, Done> all;
   for (const Touch& touch : work.touches) {
     Allocation* const allocation = allocation_of(touch.pointer);
     if (!allocation) continue;
     if (allocation->ordinal != work.ordinal)
       return fail(CUDA_ERROR_ILLEGAL_ADDRESS, work.what + ": a pointer to memory of another GPU");
-    Touched& touched = all[allocation];
-    if (touch.access == Access::write) touched.access = Access::write;
-    if (touch.access == Access::unknown)
-      touched.windows.push_back(window_around(static_cast<const char*>(touch.pointer), *allocation));
+    add(all[allocation], *allocation, touch);
   }
-  for (auto& [allocation, touched] : all) {
-    merge(touched.windows);
-    for (Window& window : touched.windows) window.hash = hash(window);
-    if (const CUresult error = check(work, clock, *allocation, allocation->written, "writes")) return error;
-    if (touched.access != Access::write) continue;
-    if (const CUresult error = check_readers(work, clock, *allocation)) return error;
+  for (auto& [allocation, done] : all) {
+    merge(done.windows);
+    for (Window& window : done.windows)
+      for (size_t line = window.begin; line < window.end; ++line) window.bits.push_back(hash(*allocation, line));
+    if (const CUresult error = check(now, *allocation, done)) return error;
   }
 
   CUresult result = work.run();
 
-  for (auto& [allocation, touched] : all) {
-    for (const Window& window : touched.windows)
-      if (hash(window) != window.hash) touched.access = Access::write;
-    if (touched.access == Access::write) {
-      if (!result) result = check_readers(work, clock, *allocation);
-      allocation->written = {chain, time, work.what};
-      allocation->read.clear();
-    } else {
-      allocation->read[chain] = {chain, time, work.what};
-    }
+  for (auto& [allocation, done] : all) {
+    for (const Window& window : done.windows)
+      for (size_t line = window.begin; line < window.end; ++line)
+        if (hash(*allocation, line) != window.bits[line - window.begin]) done.written.insert(line), done.writes = true;
+    if (!result) result = check(now, *allocation, done);
+    each_touched(now, *allocation, done, [&](Touched& touched, bool, bool writes) { stamp(touched, now.stamp, writes); });
   }
   return result;
 }

@@ -66,16 +66,23 @@ struct Stamp {
   int chain = -1;
   uint64_t time = 0;
   std::string what;
+  uint64_t launch = 0;
+};
+struct Touched {
+  Stamp written;
+  std::map<int, Stamp> read;  // since then, the last time by each chain
 };
 
-struct Allocation {
+struct Allocation : Touched {
   char* data;
   size_t bytes;
   int ordinal;
   bool registered;  // by a test, whose memory it is
-  Stamp written;
-  std::map<int, Stamp> read;  // since then, the last time by each chain
+  // By one launch of a graph, whose branches share allocations: of each line of `line_bytes`.
+  uint64_t launch = 0;
+  std::map<size_t, Touched> lines;
 };
+constexpr size_t line_bytes = 256;
 
 enum class Access { read, write, unknown };
 struct Touch {
@@ -91,8 +98,8 @@ struct Work {
   std::vector<Touch> touches;
   std::function<CUresult()> run;
 };
-// Runs it as the next work of `chain`, if all the work that it must come after is in `clock`.
-CUresult perform(const Work& work, Clock& clock, int chain);
+// Runs it as the next work of `chain`, if all the work that it must come after is in `clock`. A launch of a graph has a number.
+CUresult perform(const Work& work, Clock& clock, int chain, uint64_t launch = 0);
 
 // ---- memory (memory.cpp, bytes.cpp) -----------------------------------------------------------------------------------------
 Allocation* allocation_of(const void* pointer);  // or null
