@@ -287,8 +287,6 @@ void run_layers(const Network::Data& net, const std::vector<Lane>& lanes, int64_
     check_driver(driver().cuStreamWaitEvent(lanes[size_t(i)].stream, net.lanes[size_t(for_lane)].reached, 0),
                  "cuStreamWaitEvent");
   };
-  record(0);
-  for (int i = 1; i < layers; ++i) wait(i, 0);
   for (int64_t front = 0; front < chunks + layers - 1; ++front)
     for (int i = layers - 1; i >= 0; --i) {  // the latest first: what it waits for has been reached in the front before
       if (front < i || front - i >= chunks) continue;

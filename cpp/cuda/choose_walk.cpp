@@ -132,7 +132,7 @@ void choose_wavefront(const Network::Data& net, Plan::Data& plan) {
     if (wavefront) steps = std::min(steps, each);
   };
   choose(plan.resident, plan.chunk_steps, 1, plan.wavefront);
-  choose(plan.resident_back, plan.backward_steps, plan.block_steps, plan.wavefront_back);
+  choose(plan.resident_back, plan.backward_steps, plan.engine == Engine::exact ? plan.block_steps : 1, plan.wavefront_back);
 }
 
 std::string Plan::explain() const {
