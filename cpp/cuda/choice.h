@@ -77,8 +77,8 @@ inline int64_t wavefront_steps(const Network::Data& net, const Resident& residen
   if (layers == 1 || net.runs_back() || layers * tiles * resident.cluster > net.device.multiprocessors) return steps;
   const auto time_of = [&](int64_t count) { return kChunkMicroseconds + resident_microseconds(net, resident, count); };
   const double others = double(layers - 1), all = time_of(steps);
-  const double chunks = std::sqrt(others * (all - time_of(0)) / time_of(0));
-  const int64_t least = std::max(int64_t(std::ceil(double(steps) / std::max(chunks, 1.0))), kResidentSteps),
+  const double chunks = std::max(std::round(std::sqrt(others * (all - time_of(0)) / time_of(0))), 1.0);
+  const int64_t least = std::max(int64_t(std::ceil(double(steps) / chunks)), kResidentSteps),
                 each = (least + multiple - 1) / multiple * multiple;
   const double made = std::ceil(double(steps) / double(each));
   return (made + others) * time_of(each) < double(layers) * all ? std::min(each, steps) : steps;

@@ -31,6 +31,7 @@ void assign_chains(Exec& exec) {
       step.chain = -1;
     } else {
       step.chain = new_chain();
+      exec.branches = true;
     }
   }
 }
@@ -40,7 +41,7 @@ CUresult replay(Exec& exec, Stream& stream) {
   join(stream.clock, exec.seen);  // a graph's launches follow each other, whatever their streams
   const Clock start = stream.clock;
   static uint64_t launches = 0;
-  const uint64_t launch = ++launches;
+  const uint64_t launch = exec.branches ? ++launches : 0;
   std::vector<Clock> clocks(exec.steps.size(), start);
   for (size_t i = 0; i < exec.steps.size(); ++i) {
     const Exec::Step& step = exec.steps[i];

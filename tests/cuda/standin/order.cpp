@@ -10,23 +10,27 @@ namespace {
 // Of what a kernel touches only the pointers among its arguments are known: what changes near one of them has been written.
 constexpr size_t window_bytes = 16 << 10;
 
-// Lines around pointers of a kernel, and their bits.
+// Lines around pointers of a kernel, and the bits of each `stride`.
 struct Window {
-  size_t begin, end;
+  size_t begin, end, stride;
   std::vector<uint64_t> bits;
 };
 // What a work does with an allocation.
 struct Done {
   bool writes = false;
-  std::set<size_t> reads, written;  // lines, as far as is known
+  std::set<size_t> reads, written;  // lines, as far as is known, where they count
   std::vector<Window> windows;
 };
 
 size_t line_of(const Allocation& allocation, const char* pointer) { return size_t(pointer - allocation.data) / line_bytes; }
 
-uint64_t hash(const Allocation& allocation, size_t line) {
-  const size_t at = line * line_bytes;
-  return hash_bytes(allocation.data + at, std::min(line_bytes, allocation.bytes - at));
+// use(line, the bits of it and those behind it)
+template <class Use>
+void each_stride(const Allocation& allocation, const Window& window, const Use& use) {
+  for (size_t line = window.begin; line < window.end; line += window.stride) {
+    const size_t at = line * line_bytes, end = std::min(line + window.stride, window.end) * line_bytes;
+    use(line, hash_bytes(allocation.data + at, std::min(end, allocation.bytes) - at));
+  }
 }
 
 void add_lines(std::set<size_t>& lines, const Allocation& allocation, const char* from, size_t bytes) {
@@ -34,14 +38,14 @@ void add_lines(std::set<size_t>& lines, const Allocation& allocation, const char
     lines.insert(line);
 }
 
-void add(Done& done, const Allocation& allocation, const Touch& touch) {
+void add(Done& done, const Allocation& allocation, const Touch& touch, bool lines) {
   const char* const pointer = static_cast<const char*>(touch.pointer);
   if (touch.access == Access::write) done.writes = true;
-  if (touch.access != Access::unknown)
-    return add_lines(touch.access == Access::write ? done.written : done.reads, allocation, pointer, touch.bytes);
-  done.reads.insert(line_of(allocation, pointer));
+  const size_t bytes = touch.access == Access::unknown ? 1 : touch.bytes;
+  if (lines) add_lines(touch.access == Access::write ? done.written : done.reads, allocation, pointer, bytes);
+  if (touch.access != Access::unknown) return;
   const size_t at = size_t(pointer - allocation.data), end = std::min(at + window_bytes, allocation.bytes);
-  done.windows.push_back({(at - std::min(at, window_bytes)) / line_bytes, (end + line_bytes - 1) / line_bytes, {}});
+  done.windows.push_back({(at - std::min(at, window_bytes)) / line_bytes, (end + line_bytes - 1) / line_bytes, 1, {}});
 }
 
 void merge(std::vector<Window>& windows) {
@@ -67,7 +71,7 @@ CUresult check(const Now& now, const Allocation& allocation, bool line, const St
   if (earlier.chain < 0 || (seen != now.clock.end() && seen->second >= earlier.time)) return CUDA_SUCCESS;
   if (!line && now.stamp.launch && earlier.launch == now.stamp.launch) return CUDA_SUCCESS;  // lines tell
   return fail(CUDA_ERROR_LAUNCH_FAILED,
-              now.work.what + " touches an allocation of " + std::to_string(allocation.bytes) + " bytes that " + earlier.what +
+              now.work.what + " touches an allocation of " + std::to_string(allocation.bytes) + " bytes that " + *earlier.what +
                   " " + did + " on another stream, and nothing orders the two: an event or a synchronisation is missing");
 }
 
@@ -123,7 +127,7 @@ int new_chain() {
 CUresult perform(const Work& work, Clock& clock, int chain, uint64_t launch) {
   static uint64_t time = 0;
   clock[chain] = ++time;
-  const Now now = {work, clock, {chain, time, work.what, launch}};
+  const Now now = {work, clock, {chain, time, std::make_shared<std::string>(work.what), launch}};
 
   std::map<Allocation*, Done> all;
   for (const Touch& touch : work.touches) {
@@ -131,12 +135,14 @@ CUresult perform(const Work& work, Clock& clock, int chain, uint64_t launch) {
     if (!allocation) continue;
     if (allocation->ordinal != work.ordinal)
       return fail(CUDA_ERROR_ILLEGAL_ADDRESS, work.what + ": a pointer to memory of another GPU");
-    add(all[allocation], *allocation, touch);
+    add(all[allocation], *allocation, touch, launch);
   }
   for (auto& [allocation, done] : all) {
     merge(done.windows);
-    for (Window& window : done.windows)
-      for (size_t line = window.begin; line < window.end; ++line) window.bits.push_back(hash(*allocation, line));
+    for (Window& window : done.windows) {
+      window.stride = launch ? 1 : window.end - window.begin;
+      each_stride(*allocation, window, [&](size_t, uint64_t bits) { window.bits.push_back(bits); });
+    }
     if (const CUresult error = check(now, *allocation, done)) return error;
   }
 
@@ -144,8 +150,9 @@ CUresult perform(const Work& work, Clock& clock, int chain, uint64_t launch) {
 
   for (auto& [allocation, done] : all) {
     for (const Window& window : done.windows)
-      for (size_t line = window.begin; line < window.end; ++line)
-        if (hash(*allocation, line) != window.bits[line - window.begin]) done.written.insert(line), done.writes = true;
+      each_stride(*allocation, window, [&](size_t line, uint64_t bits) {
+        if (bits != window.bits[(line - window.begin) / window.stride]) done.written.insert(line), done.writes = true;
+      });
     if (!result) result = check(now, *allocation, done);
     each_touched(now, *allocation, done, [&](Touched& touched, bool, bool writes) { stamp(touched, now.stamp, writes); });
   }

@@ -65,7 +65,7 @@ int new_chain();
 struct Stamp {
   int chain = -1;
   uint64_t time = 0;
-  std::string what;
+  std::shared_ptr<const std::string> what;
   uint64_t launch = 0;
 };
 struct Touched {
@@ -78,7 +78,7 @@ struct Allocation : Touched {
   size_t bytes;
   int ordinal;
   bool registered;  // by a test, whose memory it is
-  // By one launch of a graph, whose branches share allocations: of each line of `line_bytes`.
+  // By one launch of a graph whose branches share allocations: of each line of `line_bytes`.
   uint64_t launch = 0;
   std::map<size_t, Touched> lines;
 };
@@ -98,7 +98,8 @@ struct Work {
   std::vector<Touch> touches;
   std::function<CUresult()> run;
 };
-// Runs it as the next work of `chain`, if all the work that it must come after is in `clock`. A launch of a graph has a number.
+// Runs it as the next work of `chain`, if all the work that it must come after is in `clock`. A launch of a graph with
+// branches has a number.
 CUresult perform(const Work& work, Clock& clock, int chain, uint64_t launch = 0);
 
 // ---- memory (memory.cpp, bytes.cpp) -----------------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ struct Exec {
   };
   int ordinal;
   std::vector<Step> steps;
+  bool branches = false;
   std::map<const Node*, size_t> index;
   Clock seen;  // by its last launch
 };

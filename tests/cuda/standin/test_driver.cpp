@@ -311,6 +311,28 @@ void test_graphs() {
   CHECK_IS(cuGraphExecDestroy(exec), 0);
   CHECK_IS(cuGraphDestroy(graph), 0);
 
+  // Two branches may write to one allocation, not to one line of it; nor may one write what the other reads.
+  const Array<float> shared(std::vector<float>(1024));
+  const auto branches = [&](size_t from, size_t to, bool reads) {
+    const Next writes{x.data(), shared.data() + from},
+        touches{reads ? shared.data() + to : x.data(), reads ? z.data() : shared.data() + to};
+    CHECK_IS(cuGraphCreate(&graph, 0), 0);
+    for (const Next& each : {writes, touches}) {
+      const CUDA_KERNEL_NODE_PARAMS node_parameters = node(next(), {1, 2}, parameters, each);
+      CHECK_IS(cuGraphAddKernelNode(&first, graph, nullptr, 0, &node_parameters), 0);
+    }
+    CHECK_IS(cuGraphInstantiate(&exec, graph, 0), 0);
+    const CUresult result = cuGraphLaunch(exec, stream);
+    CHECK_IS(cuStreamSynchronize(stream), 0);
+    CHECK_IS(cuGraphExecDestroy(exec), 0);
+    CHECK_IS(cuGraphDestroy(graph), 0);
+    return result;
+  };
+  CHECK_IS(branches(0, 64, false), 0);
+  CHECK_IS(branches(128, 130, false), 719);
+  CHECK_IS(branches(192, 256, true), 0);
+  CHECK_IS(branches(320, 322, true), 719);
+
   make(true);
   CHECK_IS(cuGraphLaunch(exec, stream), 0);
   CHECK_IS(cuGraphLaunch(exec, other), 0);        // launches of one graph follow each other
