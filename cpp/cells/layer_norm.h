@@ -27,26 +27,31 @@ struct Norm {
   V backward(V t, V normed, V mean_t, V mean_tn) const { return fma(-normed, mean_tn, t - mean_t) * scale; }
 };
 
-// Over value(unit, k), k < n, of each unit. In two passes: the square of a mean may be much larger than the variance.
-template <int n, class Row, class Value>
-RECURRA_SMALL Norm<typename Row::Value> norm_of(Row& row, const Value& value) {
+// Of each side s, over value(unit, s, k), k < n, of each unit. In two passes: the square of a mean may be much larger than the
+// variance.
+template <int n, int sides, class Row, class Value>
+RECURRA_SMALL void find_norms(Row& row, Norm<typename Row::Value> (&norm)[sides], const Value& value) {
   using V = typename Row::Value;
-  typename Row::Sum sum, squares;
-  row.each([&](auto& u) {
-    V all(0);
-    for (int k = 0; k < n; ++k) all = all + value(u, k);
-    sum.add(u, all);
+  V mean[sides];
+  const auto find = [&](const auto& with) {
+    auto sums = row.template sums<sides>();
+    row.each([&](auto& u) {
+      RECURRA_UNROLL
+      for (int s = 0; s < sides; ++s) {
+        V all(0);
+        for (int k = 0; k < n; ++k) all = with(all, value(u, s, k), s);
+        sums.add(u, s, all);
+      }
+    });
+    row.means(sums, n, mean);
+  };
+  find([](V all, V v, int) { return all + v; });
+  for (int s = 0; s < sides; ++s) norm[s].mean = mean[s];
+  find([&](V all, V v, int s) {
+    const V distance = v - norm[s].mean;
+    return fma(distance, distance, all);
   });
-  const V mean = row.mean(sum, n);
-  row.each([&](auto& u) {
-    V all(0);
-    for (int k = 0; k < n; ++k) {
-      const V distance = value(u, k) - mean;
-      all = fma(distance, distance, all);
-    }
-    squares.add(u, all);
-  });
-  return {mean, V(1) / sqrt(row.mean(squares, n) + V(1e-5))};
+  for (int s = 0; s < sides; ++s) norm[s].scale = V(1) / sqrt(mean[s] + V(1e-5));
 }
 
 // Both products of a row, whose gains are its first 2 * gates vectors.
@@ -56,7 +61,9 @@ struct NormedSides {
   Row& row;
   Norm<V> norm[2];
 
-  explicit NormedSides(Row& row) : row(row), norm{norm_of_side(0), norm_of_side(1)} {}
+  explicit NormedSides(Row& row) : row(row) {
+    find_norms<gates>(row, norm, [](auto& u, int s, int g) { return u.side(s, g); });
+  }
 
   template <class Unit>
   V operator()(Unit& u, int s, int g, V bias) const {
@@ -77,13 +84,9 @@ struct NormedSides {
   }
 
  private:
-  Norm<V> norm_of_side(int s) {
-    return norm_of<gates>(row, [s](auto& u, int g) { return u.side(s, g); });
-  }
-
   template <class Gradient>
   RECURRA_SMALL void backward(int s, const Norm<V>& norm, const Gradient& d) const {
-    typename Row::Sum sum_t, sum_tn;
+    auto sums = row.template sums<2>();
     row.each([&](auto& u) {
       V t(0), tn(0);
       for (int g = 0; g < gates; ++g) {
@@ -91,15 +94,16 @@ struct NormedSides {
         t = t + each;
         tn = fma(each, norm(u.side(s, g)), tn);
       }
-      sum_t.add(u, t), sum_tn.add(u, tn);
+      sums.add(u, 0, t), sums.add(u, 1, tn);
     });
-    const V mean_t = row.mean(sum_t, gates), mean_tn = row.mean(sum_tn, gates);
+    V mean[2];
+    row.means(sums, gates, mean);
     row.each([&](auto& u) {
       for (int g = 0; g < gates; ++g) {
         const int k = s * gates + g;
         const V normed = norm(u.side(s, g)), each = d(u, s, g);
         u.set_d_vector(k, each * normed);
-        u.set_da(k, norm.backward(each * u.vector(k), normed, mean_t, mean_tn));
+        u.set_da(k, norm.backward(each * u.vector(k), normed, mean[0], mean[1]));
       }
     });
   }
@@ -131,11 +135,12 @@ struct LayerNormLstmGates {
       u.keep(0, a.o), u.keep(1, clip(a.unclipped, u.constant(0)));
       sides.save(u);
     });
-    const Norm<V> norm = norm_of<1>(row, [](auto& u, int) { return u.kept(1); });
+    Norm<V> norm[1];
+    find_norms<1>(row, norm, [](auto& u, int, int) { return u.kept(1); });
     row.each([&](auto& u) {
       const V c = u.kept(1);
       u.set_state(0, c);
-      u.set_result(u.kept(0) * tanh(fma(u.vector(kGain), norm(c), u.vector(kShift))));
+      u.set_result(u.kept(0) * tanh(fma(u.vector(kGain), norm[0](c), u.vector(kShift))));
     });
   }
 
@@ -150,21 +155,23 @@ struct LayerNormLstmGates {
     });
 
     const auto cell = [](auto& u) { return clip(u.d_kept(4), u.constant(0)); };
-    const Norm<V> norm = norm_of<1>(row, [&](auto& u, int) { return cell(u); });
-    typename Row::Sum sum_t, sum_tn;
+    Norm<V> norm[1];
+    find_norms<1>(row, norm, [&](auto& u, int, int) { return cell(u); });
+    auto sums = row.template sums<2>();
     row.each([&](auto& u) {
-      const V dh = u.d_result(), o = u.d_kept(3), normed = norm(cell(u));
+      const V dh = u.d_result(), o = u.d_kept(3), normed = norm[0](cell(u));
       const V q = tanh(fma(u.vector(kGain), normed, u.vector(kShift)));
       const V d = dh * o * ((one - q) * (one + q)), t = d * u.vector(kGain);
       u.set_d_vector(kGain, d * normed), u.set_d_vector(kShift, d);
       u.set_d_kept(3, dh * q * (o * (one - o))), u.set_d_kept(5, t);
-      sum_t.add(u, t), sum_tn.add(u, t * normed);
+      sums.add(u, 0, t), sums.add(u, 1, t * normed);
     });
 
-    const V mean_t = row.mean(sum_t, 1), mean_tn = row.mean(sum_tn, 1);
+    V mean[2];
+    row.means(sums, 1, mean);
     row.each([&](auto& u) {
       const V i = u.d_kept(0), f = u.d_kept(1), g = u.d_kept(2);
-      const V through = norm.backward(u.d_kept(5), norm(cell(u)), mean_t, mean_tn);
+      const V through = norm[0].backward(u.d_kept(5), norm[0](cell(u)), mean[0], mean[1]);
       const V dc = where_inside(u.d_kept(4), u.constant(0), u.d_state(0) + through);
       const V da[] = {dc * g * (i * (one - i)), dc * u.state(0) * (f * (one - f)), dc * i * ((one - g) * (one + g)),
                       u.d_kept(3)};

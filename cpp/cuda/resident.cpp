@@ -27,6 +27,9 @@ constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, 
 // With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.
 constexpr int64_t kManyRegisters = 256;
 
+// As kernels/resident_rows.cuh.
+constexpr int64_t kSums = 2;
+
 struct Sizes {
   int64_t units, sources, columns, passes;  // of a block, which has all sources
 };
@@ -47,6 +50,9 @@ int64_t given_of(const Spec& spec, int p) {
   return (phase.units == Dim::hidden ? spec.saved : 0) + (phase.units == spec.phases[last].units) + (p == last) +
          (phase.sets_states ? spec.states.size : 0);
 }
+
+// A phase by rows divides a block's threads evenly among the rows of its tile.
+int64_t threads_multiple(const Spec& spec, int rows) { return spec.phases[0].by_rows ? std::max(kParts * rows, 32) : 32; }
 
 // Registers that are no weights', and without which weights are read from memory instead.
 int64_t spare_of(const Spec& spec, Way way, int cluster) {
@@ -74,7 +80,7 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
       most = std::max(most, shares(s.columns || back ? s.columns : s.units, each));
       if (back) most = std::max(most, std::min(s.units * rows, kManyRegisters));
     }
-    return rounded(most, 32);
+    return rounded(most, threads_multiple(spec, rows));
   };
   if (threads_of(wide) > kMostThreads) return false;
   r.most_threads = int(threads_of(wide));
@@ -125,7 +131,7 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
   int64_t warps = 1, taken = kFragmentRegisters + (phases - 1) * kPhaseRegisters, most = 0;
   for (int p = 0; p < phases; ++p)
     warps = std::max({warps, shares(sizes[p].columns, kTileColumns), shares(sizes[p].units * kFragmentRows, 32)});
-  warps = std::min(warps, kMostWarps);
+  warps = std::min(rounded(warps, threads_multiple(spec, kFragmentRows) / 32), kMostWarps);
   r.threads = r.most_threads = int(warps * 32);
   const auto of_thread = [&](int64_t columns) { return 2 * shares(shares(columns, kTileColumns), warps); };
   for (int p = 0; p < phases; ++p) {
@@ -176,8 +182,7 @@ double cycles_of(const Resident& r, const Sizes& s, int p, Number number, int ro
 std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
                                     int cluster, bool grid) {
   const int phases = spec.phases.size;
-  const bool back = way == Way::backward, narrow = weight_bytes(number) == 2;
-  if (spec.phases[0].by_rows) return std::nullopt;
+  const bool back = way == Way::backward, narrow = weight_bytes(number) == 2, by_rows = spec.phases[0].by_rows;
   Resident r;
   r.way = way;
   r.rows = narrow ? kFragmentRows : rows;
@@ -222,6 +227,12 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
   const int64_t widest = shares(std::max(hidden, output), cluster);
   places.held_row = back ? row_of(widest) : int(widest);
   places.held_at = take(r.rows * places.held_row * (spec.states.size + spec.kept));
+  if (by_rows) {
+    places.values_row = int(rounded(hidden, 4));
+    const int64_t values = kSums * r.rows * places.values_row;
+    places.values_at = take(grid ? values : 2 * values);
+    if (grid) r.place += int(narrow ? 2 * values : values);
+  }
   r.shared_bytes = size_t(at) * number_bytes(number);
   return r;
 }
