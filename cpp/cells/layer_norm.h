@@ -39,6 +39,7 @@ RECURRA_SMALL void find_norms(Row& row, Norm<typename Row::Value> (&norm)[sides]
       RECURRA_UNROLL
       for (int s = 0; s < sides; ++s) {
         V all(0);
+        RECURRA_UNROLL
         for (int k = 0; k < n; ++k) all = with(all, value(u, s, k), s);
         sums.add(u, s, all);
       }
@@ -46,11 +47,13 @@ RECURRA_SMALL void find_norms(Row& row, Norm<typename Row::Value> (&norm)[sides]
     row.means(sums, n, mean);
   };
   find([](V all, V v, int) { return all + v; });
+  RECURRA_UNROLL
   for (int s = 0; s < sides; ++s) norm[s].mean = mean[s];
   find([&](V all, V v, int s) {
     const V distance = v - norm[s].mean;
     return fma(distance, distance, all);
   });
+  RECURRA_UNROLL
   for (int s = 0; s < sides; ++s) norm[s].scale = V(1) / sqrt(mean[s] + V(1e-5));
 }
 
@@ -72,7 +75,9 @@ struct NormedSides {
 
   template <class Unit>
   void save(Unit& u) const {
+    RECURRA_UNROLL
     for (int s = 0; s < 2; ++s)
+      RECURRA_UNROLL
       for (int g = 0; g < gates; ++g) u.save(s * gates + g, u.side(s, g));
   }
 
@@ -89,6 +94,7 @@ struct NormedSides {
     auto sums = row.template sums<2>();
     row.each([&](auto& u) {
       V t(0), tn(0);
+      RECURRA_UNROLL
       for (int g = 0; g < gates; ++g) {
         const V each = d(u, s, g) * u.vector(s * gates + g);
         t = t + each;
@@ -99,6 +105,7 @@ struct NormedSides {
     V mean[2];
     row.means(sums, gates, mean);
     row.each([&](auto& u) {
+      RECURRA_UNROLL
       for (int g = 0; g < gates; ++g) {
         const int k = s * gates + g;
         const V normed = norm(u.side(s, g)), each = d(u, s, g);
@@ -175,6 +182,7 @@ struct LayerNormLstmGates {
       const V dc = where_inside(u.d_kept(4), u.constant(0), u.d_state(0) + through);
       const V da[] = {dc * g * (i * (one - i)), dc * u.state(0) * (f * (one - f)), dc * i * ((one - g) * (one + g)),
                       u.d_kept(3)};
+      RECURRA_UNROLL
       for (int k = 0; k < 4; ++k) u.set_d_kept(k, da[k]), u.set_d_vector(kBias + k, da[k]);
       u.set_d_state(0, dc * f);
       u.set_d_h(V(0));
@@ -254,6 +262,7 @@ struct LayerNormGruGates {
       const V dh = u.d_result(), dn = dh * (one - a.z) * ((one - a.n) * (one + a.n));
       const V dr = dn * a.q * (a.r * (one - a.r)), dz = dh * (u.h() - a.n) * (a.z * (one - a.z));
       const V d[] = {dr, dz, dn, dr, dz, dn * a.r};
+      RECURRA_UNROLL
       for (int k = 0; k < 6; ++k) u.set_d_kept(k, d[k]), u.set_d_vector(kBias + k, d[k]);
       u.set_d_h(dh * a.z);
     });
@@ -269,6 +278,7 @@ struct LayerNormGruGates {
   template <class V, class Unit, class Sides>
   static Gates<V> gates_of(Unit& u, const Sides& sides) {
     V x[3], h[3];
+    RECURRA_UNROLL
     for (int g = 0; g < 3; ++g) x[g] = sides(u, 0, g, u.vector(kBias + g)), h[g] = sides(u, 1, g, u.vector(kBias + 3 + g));
     const V r = sigmoid(x[0] + h[0]), z = sigmoid(x[1] + h[1]);
     return {r, z, tanh(fma(r, h[2], x[2])), h[2]};
