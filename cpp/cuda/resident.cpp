@@ -113,7 +113,8 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
 
 // Tiles of 16-bit weights (kernels/fragments.cuh) are shared out among so many warps, whose threads have 255 registers each. Of
 // these a thread needs some of its own, found by compiling, and for each column the next step's two numbers, a bias and where
-// it is among all, or backward for each unit of a row its numbers; more where there are very many, backward several.
+// it is among all, or backward for each unit of a row its numbers; more where there are very many, backward several or those
+// of a phase by rows.
 constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40,
                   kPastTwoBack = 8;
 
@@ -130,7 +131,8 @@ Tiles tiles_of(const Resident& r, const Sizes& s, int p) {
 bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
   const int phases = spec.phases.size;
   const bool back = r.way == Way::backward;
-  int64_t warps = 1, taken = kFragmentRegisters + (phases - 1) * kPhaseRegisters, most = 0;
+  int64_t warps = 1, most = 0;
+  int64_t taken = kFragmentRegisters + (phases - 1 + (back && spec.phases[0].by_rows ? 2 : 0)) * kPhaseRegisters;
   for (int p = 0; p < phases; ++p)
     warps = std::max({warps, shares(sizes[p].columns, kTileColumns), shares(sizes[p].units * kFragmentRows, 32)});
   warps = std::min(rounded(warps, threads_multiple(spec, kFragmentRows) / 32), kMostWarps);
