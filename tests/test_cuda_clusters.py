@@ -18,15 +18,17 @@ require_gpu()
 
 # GPUs whose blocks have so little shared memory that layers of these sizes need clusters of the stand-in's; some blocks
 # then have no unit. One of each kind: projected, two products a step, one, without states beside h.
-BYTES = {1: 500, 2: 2100, 3: 20000}
+BYTES = {1: 500, 2: 2100, 3: 20000, 4: 4500, 5: 50000}
 EXACT = (
     ("gru_reset_before", 40, 2),
     ("lstm_peephole_projected", 18, 1),
     ("multiplicative_lstm", 18, 1),
     ("slstm", 40, 2),
     ("differential_012", 70, 3),
+    ("lstm_layer_norm", 40, 4),
+    ("gru_layer_norm", 40, 2),
 )
-NARROW = (("gru", "float16"), ("gru_reset_before", "bfloat16"))
+NARROW = (("gru", "float16", 3), ("gru_reset_before", "bfloat16", 3), ("gru_layer_norm", "float16", 5))
 
 
 def case_of(cell: str, hidden: int, **options: Any) -> Case:
@@ -60,12 +62,12 @@ def test_backward_by_a_cluster_has_the_bits_of_the_cpu(
         assert_same_bits(trained(case, there, number, *options), trained(case, layer, -1, *options))
 
 
-@pytest.mark.parametrize(("cell", "dtype"), NARROW)
-def test_of_16_bits_too(cell: str, dtype: str, other_gpu: Callable[..., str]) -> None:
-    gpu = other_gpu(3, SHARED_BYTES=BYTES[3])
+@pytest.mark.parametrize(("cell", "dtype", "number"), NARROW)
+def test_of_16_bits_too(cell: str, dtype: str, number: int, other_gpu: Callable[..., str]) -> None:
+    gpu = other_gpu(number, SHARED_BYTES=BYTES[number])
     case = case_of(cell, 150, zoneout=0.3, recurrent_dropout=0.3)
     there = case.layer().to(gpu, dtype=dtype, engine="cublas-resident")
     assert "; 8 rows a cluster of " in plan_of(there, 4, 3, training=True).split("; backward")[1]
     for options in OPTIONS:
-        found, steps = (trained(case, layer, 3, *options) for layer in (there, there.to(gpu, engine="cublas")))
+        found, steps = (trained(case, layer, number, *options) for layer in (there, there.to(gpu, engine="cublas")))
         assert_close(found, steps, 6 * {"float16": 2**-10, "bfloat16": 2**-7}[dtype])  # as in test_cuda_tensor_cores.py

@@ -27,26 +27,34 @@ struct Norm {
   V backward(V t, V normed, V mean_t, V mean_tn) const { return fma(-normed, mean_tn, t - mean_t) * scale; }
 };
 
-// Over value(unit, k), k < n, of each unit. In two passes: the square of a mean may be much larger than the variance.
-template <int n, class Row, class Value>
-RECURRA_SMALL Norm<typename Row::Value> norm_of(Row& row, const Value& value) {
+// Of each side s, over value(unit, s, k), k < n, of each unit. In two passes: the square of a mean may be much larger than the
+// variance.
+template <int n, int sides, class Row, class Value>
+RECURRA_SMALL void find_norms(Row& row, Norm<typename Row::Value> (&norm)[sides], const Value& value) {
   using V = typename Row::Value;
-  typename Row::Sum sum, squares;
-  row.each([&](auto& u) {
-    V all(0);
-    for (int k = 0; k < n; ++k) all = all + value(u, k);
-    sum.add(u, all);
+  V mean[sides];
+  const auto find = [&](const auto& with) {
+    auto sums = row.template sums<sides>();
+    row.each([&](auto& u) {
+      RECURRA_UNROLL
+      for (int s = 0; s < sides; ++s) {
+        V all(0);
+        RECURRA_UNROLL
+        for (int k = 0; k < n; ++k) all = with(all, value(u, s, k), s);
+        sums.add(u, s, all);
+      }
+    });
+    row.means(sums, n, mean);
+  };
+  find([](V all, V v, int) { return all + v; });
+  RECURRA_UNROLL
+  for (int s = 0; s < sides; ++s) norm[s].mean = mean[s];
+  find([&](V all, V v, int s) {
+    const V distance = v - norm[s].mean;
+    return fma(distance, distance, all);
   });
-  const V mean = row.mean(sum, n);
-  row.each([&](auto& u) {
-    V all(0);
-    for (int k = 0; k < n; ++k) {
-      const V distance = value(u, k) - mean;
-      all = fma(distance, distance, all);
-    }
-    squares.add(u, all);
-  });
-  return {mean, V(1) / sqrt(row.mean(squares, n) + V(1e-5))};
+  RECURRA_UNROLL
+  for (int s = 0; s < sides; ++s) norm[s].scale = V(1) / sqrt(mean[s] + V(1e-5));
 }
 
 // Both products of a row, whose gains are its first 2 * gates vectors.
@@ -56,7 +64,9 @@ struct NormedSides {
   Row& row;
   Norm<V> norm[2];
 
-  explicit NormedSides(Row& row) : row(row), norm{norm_of_side(0), norm_of_side(1)} {}
+  explicit NormedSides(Row& row) : row(row) {
+    find_norms<gates>(row, norm, [](auto& u, int s, int g) { return u.side(s, g); });
+  }
 
   template <class Unit>
   V operator()(Unit& u, int s, int g, V bias) const {
@@ -65,7 +75,9 @@ struct NormedSides {
 
   template <class Unit>
   void save(Unit& u) const {
+    RECURRA_UNROLL
     for (int s = 0; s < 2; ++s)
+      RECURRA_UNROLL
       for (int g = 0; g < gates; ++g) u.save(s * gates + g, u.side(s, g));
   }
 
@@ -77,29 +89,28 @@ struct NormedSides {
   }
 
  private:
-  Norm<V> norm_of_side(int s) {
-    return norm_of<gates>(row, [s](auto& u, int g) { return u.side(s, g); });
-  }
-
   template <class Gradient>
   RECURRA_SMALL void backward(int s, const Norm<V>& norm, const Gradient& d) const {
-    typename Row::Sum sum_t, sum_tn;
+    auto sums = row.template sums<2>();
     row.each([&](auto& u) {
       V t(0), tn(0);
+      RECURRA_UNROLL
       for (int g = 0; g < gates; ++g) {
         const V each = d(u, s, g) * u.vector(s * gates + g);
         t = t + each;
         tn = fma(each, norm(u.side(s, g)), tn);
       }
-      sum_t.add(u, t), sum_tn.add(u, tn);
+      sums.add(u, 0, t), sums.add(u, 1, tn);
     });
-    const V mean_t = row.mean(sum_t, gates), mean_tn = row.mean(sum_tn, gates);
+    V mean[2];
+    row.means(sums, gates, mean);
     row.each([&](auto& u) {
+      RECURRA_UNROLL
       for (int g = 0; g < gates; ++g) {
         const int k = s * gates + g;
         const V normed = norm(u.side(s, g)), each = d(u, s, g);
         u.set_d_vector(k, each * normed);
-        u.set_da(k, norm.backward(each * u.vector(k), normed, mean_t, mean_tn));
+        u.set_da(k, norm.backward(each * u.vector(k), normed, mean[0], mean[1]));
       }
     });
   }
@@ -131,11 +142,12 @@ struct LayerNormLstmGates {
       u.keep(0, a.o), u.keep(1, clip(a.unclipped, u.constant(0)));
       sides.save(u);
     });
-    const Norm<V> norm = norm_of<1>(row, [](auto& u, int) { return u.kept(1); });
+    Norm<V> norm[1];
+    find_norms<1>(row, norm, [](auto& u, int, int) { return u.kept(1); });
     row.each([&](auto& u) {
       const V c = u.kept(1);
       u.set_state(0, c);
-      u.set_result(u.kept(0) * tanh(fma(u.vector(kGain), norm(c), u.vector(kShift))));
+      u.set_result(u.kept(0) * tanh(fma(u.vector(kGain), norm[0](c), u.vector(kShift))));
     });
   }
 
@@ -150,24 +162,27 @@ struct LayerNormLstmGates {
     });
 
     const auto cell = [](auto& u) { return clip(u.d_kept(4), u.constant(0)); };
-    const Norm<V> norm = norm_of<1>(row, [&](auto& u, int) { return cell(u); });
-    typename Row::Sum sum_t, sum_tn;
+    Norm<V> norm[1];
+    find_norms<1>(row, norm, [&](auto& u, int, int) { return cell(u); });
+    auto sums = row.template sums<2>();
     row.each([&](auto& u) {
-      const V dh = u.d_result(), o = u.d_kept(3), normed = norm(cell(u));
+      const V dh = u.d_result(), o = u.d_kept(3), normed = norm[0](cell(u));
       const V q = tanh(fma(u.vector(kGain), normed, u.vector(kShift)));
       const V d = dh * o * ((one - q) * (one + q)), t = d * u.vector(kGain);
       u.set_d_vector(kGain, d * normed), u.set_d_vector(kShift, d);
       u.set_d_kept(3, dh * q * (o * (one - o))), u.set_d_kept(5, t);
-      sum_t.add(u, t), sum_tn.add(u, t * normed);
+      sums.add(u, 0, t), sums.add(u, 1, t * normed);
     });
 
-    const V mean_t = row.mean(sum_t, 1), mean_tn = row.mean(sum_tn, 1);
+    V mean[2];
+    row.means(sums, 1, mean);
     row.each([&](auto& u) {
       const V i = u.d_kept(0), f = u.d_kept(1), g = u.d_kept(2);
-      const V through = norm.backward(u.d_kept(5), norm(cell(u)), mean_t, mean_tn);
+      const V through = norm[0].backward(u.d_kept(5), norm[0](cell(u)), mean[0], mean[1]);
       const V dc = where_inside(u.d_kept(4), u.constant(0), u.d_state(0) + through);
       const V da[] = {dc * g * (i * (one - i)), dc * u.state(0) * (f * (one - f)), dc * i * ((one - g) * (one + g)),
                       u.d_kept(3)};
+      RECURRA_UNROLL
       for (int k = 0; k < 4; ++k) u.set_d_kept(k, da[k]), u.set_d_vector(kBias + k, da[k]);
       u.set_d_state(0, dc * f);
       u.set_d_h(V(0));
@@ -247,6 +262,7 @@ struct LayerNormGruGates {
       const V dh = u.d_result(), dn = dh * (one - a.z) * ((one - a.n) * (one + a.n));
       const V dr = dn * a.q * (a.r * (one - a.r)), dz = dh * (u.h() - a.n) * (a.z * (one - a.z));
       const V d[] = {dr, dz, dn, dr, dz, dn * a.r};
+      RECURRA_UNROLL
       for (int k = 0; k < 6; ++k) u.set_d_kept(k, d[k]), u.set_d_vector(kBias + k, d[k]);
       u.set_d_h(dh * a.z);
     });
@@ -262,6 +278,7 @@ struct LayerNormGruGates {
   template <class V, class Unit, class Sides>
   static Gates<V> gates_of(Unit& u, const Sides& sides) {
     V x[3], h[3];
+    RECURRA_UNROLL
     for (int g = 0; g < 3; ++g) x[g] = sides(u, 0, g, u.vector(kBias + g)), h[g] = sides(u, 1, g, u.vector(kBias + 3 + g));
     const V r = sigmoid(x[0] + h[0]), z = sigmoid(x[1] + h[1]);
     return {r, z, tanh(fma(r, h[2], x[2])), h[2]};

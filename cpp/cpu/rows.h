@@ -90,18 +90,26 @@ struct RowOf {
   const ptrdiff_t header;  // numbers of a tile before its vectors
   const Make make;
 
-  struct Sum {
-    Parts<T> parts;
+  template <int count>
+  struct Sums {
+    Parts<T> parts[count];
     template <class Unit>
-    RECURRA_FN void add(const Unit& unit, Vec<T> v) {
+    RECURRA_FN void add(const Unit& unit, int s, Vec<T> v) {
       constexpr int U = Vec<T>::lanes;
       if (const ptrdiff_t left = unit.call.tiles.units - unit.at; left < U) v = only(v, left);
-      Vec<T>& part = parts.part[unit.at / U % Parts<T>::vectors];
+      Vec<T>& part = parts[s].part[unit.at / U % Parts<T>::vectors];
       part = part + v;
     }
   };
 
-  RECURRA_FN Vec<T> mean(const Sum& sum, int n) const { return Vec<T>(mean_of(sum.parts, n * ptrdiff_t(tiles.units))); }
+  template <int count>
+  RECURRA_FN Sums<count> sums() const {
+    return {};
+  }
+  template <int count>
+  RECURRA_FN void means(const Sums<count>& sums, int n, Vec<T> (&mean)[count]) const {
+    for (int s = 0; s < count; ++s) mean[s] = Vec<T>(mean_of(sums.parts[s], n * ptrdiff_t(tiles.units)));
+  }
 
   template <class Use>
   RECURRA_FN void each(const Use& use) const {

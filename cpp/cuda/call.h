@@ -31,7 +31,7 @@ struct Launcher {
   // The pointwise function of a phase, or that of its rows.
   template <class Arguments>
   void phase(CUfunction kernel, int p, int directions, const Arguments& a) const {
-    if (net.spec.phases[p].by_rows) return launch_by_rows(kernel, a.rows, directions, net.number_size, stream, a);
+    if (net.spec.phases[p].by_rows) return launch_by_rows(kernel, a.rows, directions, stream, a);
     run(kernel, a.units, a.rows, directions, a);
   }
   void parameter(CUfunction kernel, const ParameterArguments& a) const {

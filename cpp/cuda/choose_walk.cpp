@@ -75,9 +75,8 @@ std::optional<Resident> known_resident_of(const Network::Data& net, int64_t rows
 void choose_walk(const Network::Data& net, const Plan::Data& plan, Way way, Resident& resident, const char*& why) {
   auto found = known_resident_of(net, plan.rows, way);
   if (!found) {
-    why = net.spec.phases[0].by_rows ? "the cell needs whole rows"
-          : !has_products(net)       ? "the GPU is older than compute capability 8.0"
-                                     : "the recurrent weights do not fit into all multiprocessors";
+    why = has_products(net) ? "the recurrent weights do not fit into all multiprocessors"
+                            : "the GPU is older than compute capability 8.0";
     return;
   }
   if (net.options.walk != Walk::resident) {

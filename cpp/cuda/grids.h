@@ -24,11 +24,9 @@ void launch_rows(CUfunction kernel, int64_t columns, int64_t rows, int64_t rest,
 
 // Rows that kParts threads have each: by_rows.cuh.
 template <class Arguments>
-void launch_by_rows(CUfunction kernel, int64_t rows, int directions, size_t number_size, CUstream stream,
-                    const Arguments& arguments) {
+void launch_by_rows(CUfunction kernel, int64_t rows, int directions, CUstream stream, const Arguments& arguments) {
   if (rows <= 0) return;
-  launch(kernel, {1, unsigned(std::min<int64_t>(rows, 65535)), unsigned(directions)}, {kParts, 1, 1}, stream, arguments,
-         unsigned(kParts * number_size));
+  launch(kernel, {1, unsigned(std::min<int64_t>(rows, 65535)), unsigned(directions)}, {kParts, 1, 1}, stream, arguments);
 }
 
 // Tiles of a product are squares, and a grid has so many of them one above the other at most.

@@ -35,7 +35,7 @@ struct Resident {
 constexpr int kMostCluster = 8;   // that every GPU with clusters has room for
 constexpr int kFragmentRows = 8;  // of a tile, where the tensor cores make the sums
 
-// Of a cell and its sizes; nothing if a block has too few registers for it, or has no way to: phases by rows.
+// Of a cell and its sizes; nothing if a block has too few registers for it.
 std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
                                     int cluster = 1, bool grid = false);
 Unit resident_unit(int cell, Number number, const Resident& resident);

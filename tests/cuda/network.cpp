@@ -339,7 +339,7 @@ void trial(const recurra::CellInfo& cell, bool exact, double residents) {
   t.recompute = t.training && chance(0.3);
   t.seeded = t.training && chance(0.5);
   t.exact = exact;
-  // Those that fit: one of whole rows has none, nor have many wide heads.
+  // Those that fit: many wide heads do not.
   const auto fits_way = [&](cuda::Way way) {
     return t.config.hidden_size <= 72 && fits(t.config, sizeof(T) == 4 ? cuda::Number::f32 : cuda::Number::f64, way);
   };

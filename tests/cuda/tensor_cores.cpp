@@ -74,10 +74,10 @@ void trial(const recurra::CellInfo& cell, cuda::Number number, bool wide) {
   config.input_size = draw(1, 9);
   config.hidden_size = wide ? draw(130, 150) : draw(2, 40);  // more weights than registers hold
   config.output_size = cell.projected ? draw(1, config.hidden_size - 1) : config.hidden_size;
-  const bool forward_fits = fits(config, number, cuda::Way::forward), back_fits = fits(config, number, cuda::Way::backward);
-  if (!forward_fits && !back_fits) return;
   config.layers = int(draw(1, 2));
   config.directions = int(draw(1, 2));
+  const bool forward_fits = fits(config, number, cuda::Way::forward), back_fits = fits(config, number, cuda::Way::backward);
+  if (!forward_fits && !back_fits) return;
   for (const auto& [name, value] : cell.constants) config.constants.push_back(value);
   if (draw(0, 1)) config.regularization = {0.3, cell.recurrent_product ? 0.2 : 0, {0.1, 0.2, 0.2, 0.3}};
   const int64_t steps = wide ? 2 : draw(0, 5), rows = draw(1, wide ? 9 : 18), outputs = config.directions * config.output_size;

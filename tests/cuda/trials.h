@@ -1,5 +1,6 @@
 // What trials of random networks on a GPU have in common: numbers drawn the same every time, and what is counted.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <random>
@@ -19,7 +20,7 @@ inline bool fits(const recurra::NetworkConfig& config, recurra::cuda::Number num
   namespace cuda = recurra::cuda;
   const recurra::Spec& spec = recurra::spec_of(recurra::cell_number(config.cell));
   const cuda::Device& device = cuda::Device::of(0);
-  for (int blocks = 1; blocks <= device.multiprocessors; blocks += blocks < 8 ? blocks : 8)
+  for (int blocks = 1; blocks <= device.multiprocessors; blocks += std::min(blocks, 8))
     for (const bool grid : {false, true}) {
       if (grid ? blocks < 2 || blocks * config.directions > device.multiprocessors
                : blocks > (device.major < 9 ? 1 : cuda::kMostCluster))

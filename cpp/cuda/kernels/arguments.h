@@ -144,19 +144,19 @@ struct Steps {
 // Where kernels of all steps have things in shared memory, in numbers: what products read, [row][source], a multiple of 4 each;
 // weights that registers have no room for, [source][column]; chains, [row][slot * units + unit], or backward the gradient of
 // what the first of two phases returned; h, states and kept values, or their gradients, [i][row of the tile][unit]. Units are
-// the block's, sources all.
+// the block's, sources all, and so are units of what a phase by rows sums up, [turn][sum][row][unit].
 struct WalkPlaces {
   int sources[kMaxPhases];  // numbers that a recurrent product sums up
   int source_at[kMaxPhases], weights_at[kMaxPhases];
-  int sums_at, sums_row, held_at, held_row;
+  int sums_at, sums_row, held_at, held_row, values_at, values_row;
 };
 
 // What blocks of a grid exchange in memory: weights [direction][tile][place][row][source], two places for each tile of a
-// launch, of which `arrived`, [direction][tile], begins with 0.
+// launch, of which `arrived`, [direction][tile], begins with 0. At the end of a place is what a phase by rows sums up, numbers.
 struct Exchange {
   void* exchange;
   unsigned* arrived;
-  int place;      // numbers of one
+  int place;      // weights of one
   int first_row;  // of the launch
 };
 

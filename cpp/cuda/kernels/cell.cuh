@@ -205,6 +205,7 @@ struct BackwardUnit {
   V d_state_after(int i) const { return value(a.d_states, i); }
   void leave_d_h(V v) const { set(a.d_h, 0, v); }
   void leave_d_state(int i, V v) const { set(a.d_states, i, v); }
+  int64_t now() const { return a.step; }
 };
 
 // Only what a phase of `hidden` units has to say of h(t-1) is of these units; another one's is nothing.

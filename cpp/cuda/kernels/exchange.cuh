@@ -40,17 +40,23 @@ inline Weight* source_of(const Arguments& a, int p, int64_t step) {
   return shared_weights(a.source_at[kGrid ? p : turn_of(a, p, step)]);
 }
 inline int tile_of_launch() { return int(blockIdx.y * gridDim.x + blockIdx.x); }
+inline Weight* place_of(const Exchange& a, int turn) {
+  return static_cast<Weight*>(a.exchange) + (int64_t(tile_of_launch()) * 2 + turn) * a.place;
+}
 template <class Arguments>
 inline Weight* exchanged(const Arguments& a, int p, int64_t step) {
-  return static_cast<Weight*>(a.exchange) + (int64_t(tile_of_launch()) * 2 + turn_of(a, p, step)) * a.place;
+  return place_of(a, turn_of(a, p, step));
 }
 
 // To every block.
+template <class T>
+inline void give(T* to, T v) {
+  RECURRA_UNROLL
+  for (int rank = 0; rank < (kCluster ? kSharers : 1); ++rank) *(kCluster ? in_block(to, unsigned(rank)) : to) = v;
+}
 template <class Arguments>
 inline void give(const Arguments& a, int p, int64_t step, int at, V v) {
-  Weight* const to = (kGrid ? exchanged(a, p, step) : source_of(a, p, step)) + at;
-  RECURRA_UNROLL
-  for (int rank = 0; rank < (kCluster ? kSharers : 1); ++rank) *(kCluster ? in_block(to, unsigned(rank)) : to) = narrowed(v.v);
+  give((kGrid ? exchanged(a, p, step) : source_of(a, p, step)) + at, narrowed(v.v));
 }
 
 // Nobody writes what is behind a row's numbers; called before anything is given.
@@ -75,15 +81,18 @@ inline void meet(const Exchange& a, unsigned times) {
   __syncthreads();  // until all blocks have been
 }
 
-// What all have given for a product of phase p, to the block's shared memory: so many numbers.
+// What all have given, to the block's shared memory: so many numbers.
+template <class T>
+inline void receive(const T* given, T* to, int count) {
+  constexpr int each = int(sizeof(Words) / sizeof(T));
+  for (int i = int(threadIdx.x); i < count / each; i += int(blockDim.x))
+    reinterpret_cast<Words*>(to)[i] = reinterpret_cast<const Words*>(given)[i];
+  __syncthreads();  // until it is there
+}
+// For a product of phase p.
 template <class Arguments>
 inline void receive(const Arguments& a, int p, int64_t step, int count) {
-  if (!kGrid) return;
-  const Words* const from = reinterpret_cast<const Words*>(exchanged(a, p, step));
-  Words* const to = reinterpret_cast<Words*>(source_of(a, p, step));
-  constexpr int each = int(sizeof(Words) / sizeof(Weight));
-  for (int i = int(threadIdx.x); i < count / each; i += int(blockDim.x)) to[i] = from[i];
-  __syncthreads();  // until it is there
+  if (kGrid) receive(exchanged(a, p, step), source_of(a, p, step), count);
 }
 
 }  // namespace cuda

@@ -4,7 +4,7 @@
 // Of 16-bit weights the tensor cores make the sums (fragments.cuh), to which the bias is added: the input product has none.
 // Blocks that share a tile exchange what products read (exchange.cuh).
 #pragma once
-#include "cuda/kernels/exchange.cuh"
+#include "cuda/kernels/resident_rows.cuh"
 
 namespace recurra {
 namespace cuda {
@@ -45,6 +45,9 @@ struct ResidentUnit : ForwardUnit {
     held_at(1 + i) = v;
     put(a.states_after, walk.moves_states ? walk.steps.rows + place : at.row, i, v);
   }
+  void finish_state(int i, V v) const {
+    put_state(i, zoned(a, at, 1 + i, v, [&] { return state(i); }, step).v);
+  }
   // For a product of phase q.
   void give(int q, int64_t step, V v) const {
     cuda::give(walk, q, step, (at.row - first_row(walk)) * source_row(walk.sources[q]) + at.unit, v);
@@ -68,9 +71,12 @@ struct ResidentUnit : ForwardUnit {
     const V result = PhaseOf<p>::forward(chain, *this);
     if constexpr (PhaseOf<p>::phase.sets_states) {
       RECURRA_UNROLL
-      for (int i = 0; i < kStates; ++i) put_state(i, zoned(a, at, 1 + i, new_states[i], [&] { return state(i); }, step).v);
+      for (int i = 0; i < kStates; ++i) finish_state(i, new_states[i]);
     }
     if constexpr (p < kLast) return put_result(result);
+    finish(result);
+  }
+  void finish(V result) const {
     const V after = zoned(a, at, 0, result, [&] { return h(); }, step);
     put_h(after.v);
     put_source(a.mask.data ? value(a.mask, 0) * after : after);
@@ -85,6 +91,15 @@ struct ResidentUnit : ForwardUnit {
     put_h(held[0]);
     put_source(V(0));
   }
+};
+
+struct ResidentRowUnit : ResidentUnit<0> {
+  const Number* chain;  // [chain of the input product, then of the other]
+  int units;            // from one to the next
+
+  V side(int s, int g) const { return V(chain[(s * kGates + g) * units]); }
+  void set_state(int i, V v) const { finish_state(i, v); }
+  void set_result(V v) const { finish(v); }
 };
 
 // What a thread has of phase p for the whole sequence.
@@ -115,8 +130,8 @@ struct Part {
                shared_numbers(all.weights_at[p]),
                {}},
         own(share_of(a.units)),
-        first(own.count ? int(threadIdx.x) / own.count : kRows),
-        first_unit(own.count ? int(threadIdx.x) % own.count : 0),
+        first(kPhase.by_rows ? row_of_thread() : own.count ? int(threadIdx.x) / own.count : kRows),
+        first_unit(kPhase.by_rows ? place_in_row() : own.count ? int(threadIdx.x) % own.count : 0),
         begin(begin) {
     RECURRA_UNROLL
     for (int c = 0; c < kColumns || c < kPasses; ++c) {
@@ -195,6 +210,30 @@ struct Part {
     }
   }
 
+  // All rows of the tile at the same time: nobody leaves before the others.
+  __forceinline__ void finish_row(const Span& span, unsigned& met) const {
+    const int all = first_row(walk) + first;
+    const bool there = first < span.count, runs = there && (!a.lengths || span.step < a.lengths[all]);
+    const auto each = [&](const auto& use) {
+      for (int unit = first_unit; unit < own.count; unit += threads_of_row()) {
+        ResidentRowUnit mine{{{a, here(own.first + unit, all), {}},
+                              walk,
+                              shared_numbers(walk.held_at) + first * walk.held_row + unit,
+                              int64_t(span.at) + all,
+                              span.step},
+                             shared_numbers(walk.sums_at) + first * walk.sums_row + unit,
+                             own.count};
+        use(mine);
+      }
+    };
+    const auto each_that_runs = [&](const auto& use) {
+      if (runs) each(use);
+    };
+    ResidentRow<WalkArguments, decltype(each_that_runs)> row{walk, a.units, first, met, each_that_runs};
+    PhaseOf<p>::forward(row);
+    if (there && !runs) each([](const auto& mine) { mine.rest(); });
+  }
+
   __forceinline__ void finish(const Span& span) const {
     constexpr Places places = places_of(kPhase);
     each(span.count, [&](int unit, int row) {
@@ -241,7 +280,10 @@ __forceinline__ void run_phase(Part<p>& part, const Span& span, unsigned& met) {
   constexpr int next = p < kLast ? p + 1 : 0;
   part.sum(span);
   __syncthreads();  // until all sums are there
-  part.finish(span);
+  if constexpr (Part<p>::kPhase.by_rows)
+    part.finish_row(span, met);
+  else
+    part.finish(span);
   meet(part.walk, met++);  // until they have been read, and what the next product reads is there
   receive(part.walk, next, span.step + (p == kLast), span.count * source_row(part.walk.sources[next]));
 }

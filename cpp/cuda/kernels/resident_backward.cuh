@@ -7,7 +7,7 @@
 // the tensor cores make the sums (fragments.cuh). A block of a cluster has, with all sources, the columns of its own units: of
 // those whose gradient it needs.
 #pragma once
-#include "cuda/kernels/exchange.cuh"
+#include "cuda/kernels/resident_rows.cuh"
 
 namespace recurra {
 namespace cuda {
@@ -54,6 +54,7 @@ struct ResidentBackwardUnit : BackwardUnit {
   }
   void set_d_vector(int i, V v) const { set_da(chains + i, v); }
 
+  int64_t now() const { return step; }
   V d_h() const { return V::load(&held_at(0)); }
   V d_result() const { return V::load(shared_numbers(walk.sums_at) + row * walk.sums_row + unit); }
   V dy() const { return given.dy; }
@@ -97,8 +98,8 @@ struct PartBack {
     RECURRA_UNROLL
     for (int e = 0; e < kItems; ++e) {
       const int item = int(threadIdx.x) + e * int(blockDim.x);
-      row[e] = own.count ? item / own.count : kRows;
-      unit[e] = own.count ? item % own.count : 0;
+      unit[e] = kPhase.by_rows ? place_in_row() + e * threads_of_row() : own.count ? item % own.count : 0;
+      row[e] = kPhase.by_rows ? unit[e] < own.count ? row_of_thread() : kRows : own.count ? item / own.count : kRows;
     }
   }
 
@@ -166,18 +167,39 @@ struct PartBack {
     });
   }
 
-  __forceinline__ void finish(const StepRows& now, int begin) const {
-    constexpr int chains = kPhase.chains, vectors = kPhase.vector_count;
-    each(now.count, [&](int e) {
-      const int all = first_row(walk) + row[e];
-      ResidentBackwardUnit<p> mine{{a, here(own.first + unit[e], all), chains, {}, V(0)},
+  __forceinline__ auto unit_of(int e, const StepRows& now, int begin) const {
+    const int all = first_row(walk) + row[e];
+    return ResidentBackwardUnit<p>{{a, here(own.first + unit[e], all), kPhase.chains, {}, V(0)},
                                    walk,
                                    given[e],
                                    unit[e],
                                    row[e],
                                    now.step,
                                    int64_t(now.at) - begin + all};
-      if (!a.lengths || now.step < a.lengths[all]) return run_backward<p>(mine, a, mine.at, now.step);
+  }
+  // All rows of the tile at the same time: nobody leaves before the others.
+  __forceinline__ void finish_row(const StepRows& now, int begin, unsigned& met) const {
+    const int all = first_row(walk) + row_of_thread();
+    const bool ended = row_of_thread() < now.count && a.lengths && now.step >= a.lengths[all];
+    const auto each_unit = [&](const auto& use) {
+      each(now.count, [&](int e) {
+        BackwardRowUnit<ResidentBackwardUnit<p>> mine{unit_of(e, now, begin)};
+        use(mine);
+      });
+    };
+    const auto each_that_runs = [&](const auto& use) {
+      if (!ended) each_unit(use);
+    };
+    ResidentRow<WalkBackArguments, decltype(each_that_runs)> row{walk, a.units, row_of_thread(), met, each_that_runs};
+    PhaseOf<p>::backward(row);
+    if (ended) each_unit([](const auto& mine) { mine.rest(); });
+  }
+
+  __forceinline__ void finish(const StepRows& now, int begin) const {
+    constexpr int chains = kPhase.chains, vectors = kPhase.vector_count;
+    each(now.count, [&](int e) {
+      auto mine = unit_of(e, now, begin);
+      if (!a.lengths || now.step < a.lengths[mine.at.row]) return run_backward<p>(mine, a, mine.at, now.step);
       RECURRA_UNROLL
       for (int i = 0; i < chains + vectors; ++i) mine.set_da(i, V(0));
     });
@@ -225,7 +247,10 @@ struct PartBack {
 
 template <int p>
 __forceinline__ void run_phase(PartBack<p>& part, const StepRows& now, const StepRows& next, int begin, unsigned& met) {
-  part.finish(now, begin);
+  if constexpr (PartBack<p>::kPhase.by_rows)
+    part.finish_row(now, begin, met);
+  else
+    part.finish(now, begin);
   part.fetch(next);
   if constexpr (PartBack<p>::kBlocks > 0) {
     meet(part.walk, met++);  // until all gradients of chains are there

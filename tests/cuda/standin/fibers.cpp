@@ -72,6 +72,7 @@ struct {
   Fiber* ready[max_fibers];
   unsigned ready_count, live;
   uint64_t seed, random;
+  bool others_first;  // whoever was ready last does not go on
   char* stacks;
   void* scheduler;
   void *scheduler_sanitizer, *sanitizers[max_fibers];
@@ -92,6 +93,11 @@ Fiber& self() { return *static_cast<Fiber*>(machine.self); }
 void to_scheduler() {
   TSAN(__tsan_switch_to_fiber(state.scheduler_sanitizer, __tsan_switch_to_fiber_no_sync);)
   switch_stack(&self().stack_pointer, state.scheduler);
+}
+bool take_others_first() {
+  const bool before = state.others_first;
+  state.others_first = false;
+  return before;
 }
 void make_ready(Fiber* fiber) { state.ready[state.ready_count++] = fiber; }
 
@@ -173,6 +179,7 @@ const uint32_t (*collect(const uint32_t* mine))[6] {
   return all;
 }
 void yield() {
+  state.others_first = true;
   make_ready(&self());
   to_scheduler();
 }
@@ -270,9 +277,12 @@ std::string run_fibers(unsigned first, unsigned threads, Index origin) {
     make_ready(&fiber);
   }
   TSAN(__tsan_release(&state.begun);)
+  // In random order, or one warp as far as it comes before the others, as on a GPU.
+  const bool eager = state.seed && draw() % 2;
   for (unsigned turn = 0; state.live; ++turn) {
     if (!state.ready_count) return deadlock();
-    const unsigned pick = unsigned(state.seed ? draw() : turn) % state.ready_count;
+    const bool last = eager && !take_others_first();
+    const unsigned pick = last ? state.ready_count - 1 : unsigned(state.seed ? draw() : turn) % state.ready_count;
     Fiber* const fiber = state.ready[pick];
     state.ready[pick] = state.ready[--state.ready_count];
     machine.self = fiber;
