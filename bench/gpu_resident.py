@@ -79,13 +79,17 @@ def kernel(
     for blocks in GRIDS if grid else CLUSTERS:
         if blocks > most:
             break
-        try:
-            made = _core.cuda.resident_unit(cell, dtype, hidden, hidden, rows, way.endswith("backward"), blocks, grid)
-        except ValueError:  # of registers
-            continue
-        one = Kernel(*made, blocks)
-        if found is None or not found.fits() or (one.fits() and one.cost(many) < found.cost(many)):
-            found = one
+        for fragment_rows in (8, 4) if is_narrow(dtype) else (8,):
+            back, own = way.endswith("backward"), min(rows, fragment_rows)
+            try:
+                made = _core.cuda.resident_unit(cell, dtype, hidden, hidden, own, back, blocks, grid, fragment_rows)
+            except ValueError:  # of registers
+                continue
+            one = Kernel(*made, blocks)
+            if found is None or not found.fits() or (one.fits() and one.cost(many) < found.cost(many)):
+                found = one
+            if one.fits():
+                break
     if found is None:
         raise ValueError(f"{cell} of hidden size {hidden} fits nowhere")
     return found

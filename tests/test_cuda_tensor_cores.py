@@ -100,13 +100,22 @@ def test_more_weights_than_registers_hold(
 
 @pytest.mark.parametrize(
     ("cell", "hidden", "back", "blocks"),
-    (("lstm", 160, 176, 1), ("gru", 192, 208, 1), ("lstm", 512, 448, 8), ("gru", 640, 533, 8)),
+    (("lstm", 160, 184, 1), ("gru", 192, 224, 1), ("lstm", 544, 512, 8), ("gru", 672, 597, 8)),
 )
 def test_the_largest_that_fit_are_those_of_the_readme(cell: str, hidden: int, back: int, blocks: int) -> None:
     most = 227 << 10  # bytes of shared memory that a block of an H100 may have
     for way, last in ((False, hidden), (True, back)):
-        fits = [_core.cuda.resident_unit(cell, "float16", n, n, 1, way, blocks)[3] <= most for n in (last, last + 1)]
+        fits = [
+            any(_core.cuda.resident_unit(cell, "float16", n, n, 1, way, blocks, False, r)[3] <= most for r in (4, 8))
+            for n in (last, last + 1)
+        ]
         assert fits == [True, False]
+
+
+@pytest.mark.parametrize("cell", ("gru", "gru_reset_before", "lstm"))
+def test_2048_units_fit_the_multiprocessors_of_an_h100_both_ways(cell: str) -> None:
+    for back in (False, True):
+        assert _core.cuda.resident_unit(cell, "bfloat16", 2048, 2048, 1, back, 128, True, 4)[3] <= 227 << 10
 
 
 @pytest.mark.parametrize("capability", (80, 90))

@@ -72,12 +72,12 @@ inline void define_cuda_try(py::module_& m) {
   m.def(
       "resident_unit",
       [](const std::string& cell, const std::string& dtype, int64_t hidden, int64_t output, int rows, bool backward,
-         int cluster, bool grid) {
+         int cluster, bool grid, int fragment_rows) {
         const int number = cell_number(cell);
         if (cluster < 1 || cluster > (grid ? 1024 : cuda::kMostCluster))
           throw py::value_error("cluster: expected 1 to 8 blocks, of a grid 1024");
         const auto found = cuda::resident_of(spec_of(number), number_of(dtype), hidden, output, rows,
-                                             backward ? cuda::Way::backward : cuda::Way::forward, cluster, grid);
+                                             backward ? cuda::Way::backward : cuda::Way::forward, cluster, grid, fragment_rows);
         if (!found) throw py::value_error("hidden: expected one that fits into a block, of a cell that does");
         const cuda::Unit unit = cuda::resident_unit(number, number_of(dtype), *found);
         const int* const sources = found->places.sources;
@@ -85,7 +85,7 @@ inline void define_cuda_try(py::module_& m) {
                                std::vector<int>(sources, sources + spec_of(number).phases.size));
       },
       py::arg("cell"), py::arg("dtype"), py::arg("hidden"), py::arg("output"), py::arg("rows"), py::arg("backward") = false,
-      py::arg("cluster") = 1, py::arg("grid") = false,
+      py::arg("cluster") = 1, py::arg("grid") = false, py::arg("fragment_rows") = cuda::kFragmentRows,
       "The kernel of all steps at once, of so many rows a block, or a cluster or grid of them: (source, options, threads, "
       "bytes of shared memory, cycles a step by arithmetic, numbers that a product of each phase sums up).");
   m.def(

@@ -25,6 +25,7 @@ constexpr double kGridCycles = 1600;           // a count in memory that all blo
 constexpr double kMemoryCycles = 500;          // until the first number comes that another block has written there
 constexpr double kMemoryBytes = 64;            // that come in each cycle after it
 constexpr double kTensorCycles = 8;            // a product of 16 x 8 x 16 in each quarter of a multiprocessor, as sm_80 has it
+constexpr double kShareCycles = 80;            // a barrier, and sums of warps that share a tile of weights
 constexpr double kTensorLatencyCycles = 33;    // from one to the next that adds to the same sums
 // Rows of a block, or one: what is read of shared memory serves all.
 constexpr int kTileRows = 4;

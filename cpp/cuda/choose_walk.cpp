@@ -46,14 +46,15 @@ std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way 
   std::optional<Resident> best;
   int ways = 0;
   const auto consider = [&](int blocks, bool grid) {
-    for (const int tile : {1, kTileRows}) {
-      if (tile > 1 && (narrow || rows < tile)) continue;
-      const int own = narrow ? int(std::clamp<int64_t>(rows, 1, kFragmentRows)) : tile;
-      auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, own, way, blocks, grid);
+    for (const int tile : {narrow ? kFragmentRows : 1, kTileRows}) {
+      if (tile == kTileRows && !narrow && rows < tile) continue;
+      const int own = narrow ? int(std::clamp<int64_t>(rows, 1, tile)) : tile;
+      auto found = resident_of(net.spec, net.options.number, c.hidden_size, c.output_size, own, way, blocks, grid, tile);
       if (!found || found->shared_bytes > size_t(net.device.shared_bytes)) continue;
       ++ways;
       found->waves = waves_of(*found, rows, net.directions(), multiprocessors);
       if (!best || found->waves * found->cycles < best->waves * best->cycles) best = found;
+      if (narrow) break;  // half of a fragment's rows take less shared memory, not less time
     }
   };
   most_cluster = std::min({most_cluster, net.device.major >= 9 ? kMostCluster : 1, multiprocessors});

@@ -18,10 +18,10 @@ constexpr int64_t kMostThreads = 512;
 // A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
-// second phase, or forward for one by rows; in float more where constants choose functions, which brings the code of all of them; backward
-// in float more for each constant, each vector that is not of rows, and for every row but the first, whose numbers the compiler
-// loads far ahead, and no more weights in a thread of a grid, or of a phase by rows, than kFewWeights, or ptxas spills for
-// sm_80; forward in double more for every state beyond an LSTM's, where several blocks share rows.
+// second phase, or forward for one by rows; in float more where constants choose functions, which brings the code of all of
+// them; backward in float more for each constant, each vector that is not of rows, and for every row but the first, whose
+// numbers the compiler loads far ahead, and no more weights in a thread of a grid, or of a phase by rows, than kFewWeights, or
+// ptxas spills for sm_80; forward in double more for every state beyond an LSTM's, where several blocks share rows.
 constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16, kConstantRegisters = 12,
                   kChoiceRegisters = 16, kStateRegisters = 16, kFewWeights = 104;
 // With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.
@@ -117,14 +117,24 @@ bool share_out_columns(Resident& r, const Spec& spec, Number number, const Sizes
 // of a phase by rows.
 constexpr int64_t kMostWarps = 8, kTileColumns = 16, kSlab = 32, kFragmentRegisters = 88, kOfColumn = 5, kPastTen = 40,
                   kPastTwoBack = 8;
+// Slabs that a warp has at least, where several share a tile: fewer are multiplied in less time than it takes to add up.
+constexpr int64_t kLeastSlabs = 4;
+
+int warps_of_tile(const Sizes& s) {
+  const int64_t tiles = shares(s.columns, kTileColumns);
+  int warps = 1;
+  while (tiles && 2 * warps * tiles <= kMostWarps && s.sources / kSlab >= 2 * warps * kLeastSlabs) warps *= 2;
+  return warps;
+}
 
 // Sizes of a phase in tiles and slabs.
 struct Tiles {
-  int64_t count, slabs, in_memory, warps;
+  int64_t count, slabs, in_memory, warps;  // of which as many have some
 };
 Tiles tiles_of(const Resident& r, const Sizes& s, int p) {
   const int64_t count = shares(s.columns, kTileColumns), slabs = shares(s.sources, kSlab);
-  return {count, slabs, count * std::max<int64_t>(slabs - r.held[p] / kSlab, 0), std::min<int64_t>(count, r.threads / 32)};
+  return {count, slabs, count * std::max<int64_t>(slabs - r.held[p] / kSlab, 0),
+          std::min<int64_t>(count * r.warps[p], r.threads / 32)};
 }
 
 // What threads and registers have of it; whether that suffices.
@@ -133,16 +143,20 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
   const bool back = r.way == Way::backward;
   int64_t warps = 1, most = 0;
   int64_t taken = kFragmentRegisters + (phases - 1 + (back && spec.phases[0].by_rows ? 2 : 0)) * kPhaseRegisters;
-  for (int p = 0; p < phases; ++p)
-    warps = std::max({warps, shares(sizes[p].columns, kTileColumns), shares(sizes[p].units * kFragmentRows, 32)});
-  warps = std::min(rounded(warps, threads_multiple(spec, kFragmentRows) / 32), kMostWarps);
-  r.threads = r.most_threads = int(warps * 32);
-  const auto of_thread = [&](int64_t columns) { return 2 * shares(shares(columns, kTileColumns), warps); };
+  int64_t multiple = threads_multiple(spec, r.rows) / 32;
   for (int p = 0; p < phases; ++p) {
+    r.warps[p] = warps_of_tile(sizes[p]);
+    multiple = std::max<int64_t>(multiple, r.warps[p]);
+    warps = std::max({warps, shares(sizes[p].columns, kTileColumns) * r.warps[p], shares(sizes[p].units * r.rows, 32)});
+  }
+  warps = std::min(rounded(warps, multiple), kMostWarps);
+  r.threads = r.most_threads = int(warps * 32);
+  for (int p = 0; p < phases; ++p) {
+    const auto of_thread = [&](int64_t columns) { return 2 * shares(shares(columns, kTileColumns) * r.warps[p], warps); };
     r.columns[p] = int(of_thread(sizes[p].columns));
-    r.others[p] = int(back ? shares(sizes[p].units * kFragmentRows, r.threads) : of_thread(sizes[p].passes));
+    r.others[p] = int(back ? shares(sizes[p].units * r.rows, r.threads) : of_thread(sizes[p].passes));
     taken += back ? r.others[p] * (given_of(spec, p) + 2) : kOfColumn * (r.columns[p] + r.others[p]);
-    most = std::max(most, of_thread(sizes[p].columns));
+    most = std::max<int64_t>(most, r.columns[p]);
   }
   taken += 2 * most * (most == 2 ? 2 : 1) + (most > 10 ? kPastTen : 0) + (back && most > 2 ? kPastTwoBack : 0);  // sums
   int64_t left = registers_of(r.threads) - taken;
@@ -150,8 +164,9 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
   left = std::max<int64_t>(left - (back ? 1 : phases) * spare_of(spec, r.way, 1), 0);
   for (int p = 0; p < phases; ++p) {
     if (!r.columns[p]) continue;
-    r.held[p] = int(std::min(left / (4 * r.columns[p]), sizes[p].sources / kSlab) * kSlab);
-    left -= 4 * r.columns[p] * (r.held[p] / kSlab);
+    const int64_t each = std::min(left / (4 * r.columns[p]), sizes[p].sources / kSlab / r.warps[p]);
+    r.held[p] = int(each * r.warps[p] * kSlab);
+    left -= 4 * r.columns[p] * each;
   }
   return true;
 }
@@ -159,10 +174,11 @@ bool share_out_tiles(Resident& r, const Spec& spec, const Sizes* sizes) {
 // Cycles of a product by the tensor cores. Weights of a slab in shared memory come in 8 cycles.
 double product_cycles(const Resident& r, const Sizes& s, int p) {
   const Tiles t = tiles_of(r, s, p);
-  const double products = double(2 * t.slabs);
-  const double issued = kTensorCycles * products * double(r.columns[p] / 2 * shares(t.warps, 4));
-  return std::max(
-      {issued, kTensorLatencyCycles * products / (r.columns[p] == 2 ? 2 : 1), double(4 * t.warps * t.slabs + 8 * t.in_memory)});
+  const int64_t slabs = shares(t.slabs, r.warps[p]);  // of a warp
+  const double products = double(2 * slabs), issued = kTensorCycles * products * double(r.columns[p] / 2 * shares(t.warps, 4));
+  return std::max({issued, kTensorLatencyCycles * products / (r.columns[p] == 2 ? 2 : 1),
+                   double(4 * t.warps * slabs + 8 * t.in_memory)}) +
+         (r.warps[p] > 1 ? kShareCycles : 0);
 }
 
 // How often a phase by rows takes means, one or two at a time: of both products, then of their squares; if there is a cell
@@ -196,12 +212,12 @@ double cycles_of(const Spec& spec, int64_t hidden, const Resident& r, const Size
 }  // namespace
 
 std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
-                                    int cluster, bool grid) {
+                                    int cluster, bool grid, int fragment_rows) {
   const int phases = spec.phases.size;
   const bool back = way == Way::backward, narrow = weight_bytes(number) == 2, by_rows = spec.phases[0].by_rows;
   Resident r;
   r.way = way;
-  r.rows = narrow ? kFragmentRows : rows;
+  r.rows = narrow ? fragment_rows : rows;
   r.cluster = cluster;
   r.grid = grid;
 
@@ -230,8 +246,12 @@ std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hid
       sums = std::max(sums, s.units * spec.phases[p].chains);
     places.sources[p] = int(s.sources);
     places.source_at[p] = take_sources(s.sources, r.held[p]);
-    places.weights_at[p] = take(narrow ? tiles_of(r, s, p).in_memory * kTileColumns * kSlab / 2
-                                       : s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
+    const auto tiles_in_memory = [&] {
+      const Tiles t = tiles_of(r, s, p);
+      return t.in_memory * kTileColumns * kSlab / 2 + t.count * (r.warps[p] - 1) * kTileColumns * kFragmentRows;
+    };
+    places.weights_at[p] =
+        take(narrow ? tiles_in_memory() : s.columns * std::max<int64_t>(rounded(s.sources, 4) - r.held[p], 0));
     r.weights += s.columns * s.sources * cluster;
     r.cycles += cycles_of(spec, hidden, r, s, p, number, std::min(rows, r.rows));
   }
@@ -263,8 +283,9 @@ Unit resident_unit(int cell, Number number, const Resident& r) {
   return cell_unit(cell, number, back ? "resident_backward.cuh" : "resident.cuh",
                    "#define RECURRA_ROWS " + std::to_string(r.rows) + "\n#define RECURRA_THREADS " +
                        std::to_string(r.most_threads) + "\n" + list("COLUMNS", r.columns) +
-                       list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held) + "#define RECURRA_CLUSTER " +
-                       std::to_string(r.cluster) + "\n#define RECURRA_GRID " + std::to_string(int(r.grid)) + "\n");
+                       list(back ? "ITEMS" : "PASSES", r.others) + list("HELD", r.held) + list("WARPS", r.warps) +
+                       "#define RECURRA_CLUSTER " + std::to_string(r.cluster) + "\n#define RECURRA_GRID " +
+                       std::to_string(int(r.grid)) + "\n");
 }
 
 }  // namespace cuda

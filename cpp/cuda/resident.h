@@ -19,7 +19,8 @@ struct Resident {
   // Of a thread, in each phase: columns of weights, and how many weights of each are in registers; chains without any, or
   // backward units of rows that it fetches.
   int columns[kMaxPhases] = {}, held[kMaxPhases] = {}, others[kMaxPhases] = {};
-  int most_threads = 0;  // of all sizes that the same kernel serves
+  int warps[kMaxPhases] = {1, 1};  // that share a tile of 16-bit weights, in each phase
+  int most_threads = 0;            // of all sizes that the same kernel serves
   int threads = 0;
   int64_t weights = 0;      // all of them, in numbers
   size_t shared_bytes = 0;  // of a block
@@ -33,11 +34,12 @@ struct Resident {
 };
 
 constexpr int kMostCluster = 8;   // that every GPU with clusters has room for
-constexpr int kFragmentRows = 8;  // of a tile, where the tensor cores make the sums
+constexpr int kFragmentRows = 8;  // that the tensor cores multiply at once: of a tile of 16-bit numbers, or half of them
 
 // Of a cell and its sizes; nothing if a block has too few registers for it.
+// A tile has as many rows as there are, `rows`; one of 16-bit numbers up to `fragment_rows`.
 std::optional<Resident> resident_of(const Spec& spec, Number number, int64_t hidden, int64_t output, int rows, Way way,
-                                    int cluster = 1, bool grid = false);
+                                    int cluster = 1, bool grid = false, int fragment_rows = kFragmentRows);
 Unit resident_unit(int cell, Number number, const Resident& resident);
 
 }  // namespace cuda

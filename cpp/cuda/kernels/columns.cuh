@@ -1,7 +1,8 @@
 // What kernels of all steps of a layer have in common. A block, or a cluster of them, has up to kRows rows and every unit, and
 // waits for nobody. The recurrent weights stay on the chip: a thread has some columns of them, the first kHeldOf weights of
 // each in registers, the others in shared memory, and makes its columns' sums in the CPU's order, for all rows. Of one cell and
-// one size, rounded up: RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS of a thread and RECURRA_HELD.
+// one size, rounded up: RECURRA_ROWS, RECURRA_THREADS, and for each phase RECURRA_COLUMNS of a thread, RECURRA_HELD and
+// RECURRA_WARPS that share a tile of 16-bit weights.
 // RECURRA_CLUSTER blocks, along z, share a tile: each has a part of the units with all their chains, and what a product reads
 // is written to every block's shared memory.
 #pragma once
@@ -11,7 +12,7 @@ namespace recurra {
 namespace cuda {
 
 constexpr int kRows = RECURRA_ROWS;
-constexpr int kColumnsOf[] = {RECURRA_COLUMNS}, kHeldOf[] = {RECURRA_HELD};
+constexpr int kColumnsOf[] = {RECURRA_COLUMNS}, kHeldOf[] = {RECURRA_HELD}, kWarpsOf[] = {RECURRA_WARPS};
 
 // What one load brings.
 struct alignas(16) Four {
@@ -45,6 +46,8 @@ struct Columns {
 
   static __forceinline__ int column(int c) { return int(threadIdx.x) + c * int(blockDim.x); }
   static __forceinline__ int row(int r) { return r; }
+  static __forceinline__ int rank() { return 0; }
+  bool finishes(int c) const { return column(c) < columns; }
   bool has_none() const { return !kColumns || column(0) >= columns; }
 
   // weight(c, source) of column(c), of so many sources. The zeros change no sum: +0 times -0 is -0, and whatever that is added

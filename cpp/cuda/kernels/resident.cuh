@@ -109,7 +109,7 @@ struct Part {
   static constexpr int kBlocks = kPhase.recurrent.count, kFirst = recurrent_slot(kPhase), kHeld = kBlocks ? kHeldOf[p] : 0;
   static constexpr int kColumns = kBlocks ? kColumnsOf[p] : 0, kPasses = kFirst ? kPassesOf[p] : 0;
 
-  using Matrix = MatrixOf<kNarrow>::type<kColumns, kHeld>;
+  using Matrix = MatrixOf<kNarrow>::type<kColumns, kHeld, kWarpsOf[p]>;
   static constexpr int kOwnRows = Matrix::kOwnRows;
 
   const WalkArguments& walk;
@@ -130,8 +130,12 @@ struct Part {
                shared_numbers(all.weights_at[p]),
                {}},
         own(share_of(a.units)),
-        first(kPhase.by_rows ? row_of_thread() : own.count ? int(threadIdx.x) / own.count : kRows),
-        first_unit(kPhase.by_rows ? place_in_row() : own.count ? int(threadIdx.x) % own.count : 0),
+        first(kPhase.by_rows ? row_of_thread()
+              : own.count    ? int(threadIdx.x) / own.count
+                             : kRows),
+        first_unit(kPhase.by_rows ? place_in_row()
+                   : own.count    ? int(threadIdx.x) % own.count
+                                  : 0),
         begin(begin) {
     RECURRA_UNROLL
     for (int c = 0; c < kColumns || c < kPasses; ++c) {
@@ -141,6 +145,7 @@ struct Part {
   }
 
   static __forceinline__ int column(int c) { return Matrix::column(c); }
+  bool finishes_pass(int e) const { return column(e) < kFirst * own.count && Matrix::rank() == 0; }
   const Number* biases() const { return static_cast<const Number*>(a.bias) + blockIdx.y * a.sums_direction; }
 
   __forceinline__ void load() {
@@ -148,10 +153,10 @@ struct Part {
     if constexpr (kNarrow) {
       RECURRA_UNROLL
       for (int c = 0; c < kColumns; ++c)
-        if (column(c) < matrix.columns) bias[c] = V::load(biases() + kFirst * a.units + global[c]);
+        if (matrix.finishes(c)) bias[c] = V::load(biases() + kFirst * a.units + global[c]);
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
-        if (column(e) < kFirst * own.count) pass_bias[e] = V::load(biases() + global[e]);
+        if (finishes_pass(e)) pass_bias[e] = V::load(biases() + global[e]);
     }
   }
 
@@ -165,7 +170,7 @@ struct Part {
       const Number* const input = row_of<Number>(a.input, place - begin + first_row(walk) + row, int(blockIdx.y));
       RECURRA_UNROLL
       for (int c = 0; c < kColumns; ++c) {
-        if (column(c) >= matrix.columns) continue;
+        if (!matrix.finishes(c)) continue;
         if (shared == kBlocks || column(c) < shared * own.count)
           start[c][r] = V::load(input + kFirst * a.units + global[c]);
         else
@@ -173,7 +178,7 @@ struct Part {
       }
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
-        if (column(e) < kFirst * own.count) pass[e][r] = V::load(input + global[e]);
+        if (finishes_pass(e)) pass[e][r] = V::load(input + global[e]);
     }
   }
 
@@ -187,7 +192,7 @@ struct Part {
       for (int c = 0; c < kColumns; ++c) now[c][r] = kNarrow ? bias[c] + start[c][r] : start[c][r];
       RECURRA_UNROLL
       for (int e = 0; e < kPasses; ++e)
-        if (column(e) < kFirst * own.count)
+        if (finishes_pass(e) && Matrix::row(r) < kRows)
           sums[Matrix::row(r) * walk.sums_row + column(e)] = (kNarrow ? pass_bias[e] + pass[e][r] : pass[e][r]).v;
     }
     fetch(span.next_at, span.next_count);
@@ -197,7 +202,8 @@ struct Part {
     for (int c = 0; c < kColumns; ++c) {
       RECURRA_UNROLL
       for (int r = 0; r < kOwnRows; ++r)
-        if (column(c) < matrix.columns) sums[Matrix::row(r) * walk.sums_row + kFirst * own.count + column(c)] = now[c][r].v;
+        if (matrix.finishes(c) && Matrix::row(r) < kRows)
+          sums[Matrix::row(r) * walk.sums_row + kFirst * own.count + column(c)] = now[c][r].v;
     }
   }
 

@@ -77,7 +77,7 @@ struct PartBack {
   static_assert(p || kBlocks || kReachesH<p>, "who clips the gradient of h?");
   static_assert(kBlocks || !kLast, "of two phases each has all meet");
 
-  using Matrix = MatrixOf<kNarrow>::type<kColumns, kHeld>;
+  using Matrix = MatrixOf<kNarrow>::type<kColumns, kHeld, kWarpsOf[p]>;
   static constexpr int kOwnRows = Matrix::kOwnRows;
 
   const WalkBackArguments& walk;
@@ -218,7 +218,7 @@ struct PartBack {
         RECURRA_UNROLL
         for (int r = 0; r < kOwnRows; ++r) {
           const int row = Matrix::row(r), n = Matrix::column(c);
-          if (row < now.count && n < matrix.columns) use(c, r, to[row * to_row + n]);
+          if (row < now.count && matrix.finishes(c)) use(c, r, to[row * to_row + n]);
         }
       }
     };
