@@ -30,7 +30,7 @@ def random_case(draw: random.Random, small: bool) -> Case:
     dtype = draw.choice(("float32", "float32", "float64", "float16", "bfloat16"))
     exact = dtype in ("float32", "float64") and draw.random() < 0.7
     has_resident = exact or dtype in ("float16", "bfloat16")
-    resident = has_resident and hidden <= 65 and "layer_norm" not in cell and draw.random() < 0.4
+    resident = has_resident and hidden <= 65 and draw.random() < 0.4
     training = draw.random() < 0.7
     lengths = tuple(draw.randint(0, steps) for _ in range(rows)) if draw.random() < 0.5 else None
     clipped = draw.random() < 0.3 and any(name == "cell_clip" for name, _ in spec.constants)
