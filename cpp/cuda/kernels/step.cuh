@@ -8,7 +8,14 @@ namespace recurra {
 namespace cuda {
 
 using Word = V::Word;
-constexpr int kFour = int(sizeof(Words) / sizeof(Number)), kPiece = int(sizeof(Words) / sizeof(Weight));  // in one load
+// What one load brings.
+constexpr int kFour = int(sizeof(Words) / sizeof(Number)), kPiece = int(sizeof(Words) / sizeof(Weight));
+struct Numbers {
+  Number v[kFour];
+};
+struct Weights {
+  Weight v[kPiece];
+};
 
 constexpr int shares(int n, int of) { return (n + of - 1) / of; }
 
@@ -23,13 +30,10 @@ constexpr int slice_of(int lines, int sums) {
 // and what they meet is +0, which changes no sum: the product is -0.
 inline Words weights_at(const Weight* column, int64_t at, int64_t length) {
   if (at < length && length % kPiece == 0) return *reinterpret_cast<const Words*>(column + at);
-  union {
-    Words words;
-    Weight each[kPiece];
-  } to = {};
+  Weights to;
   RECURRA_UNROLL
-  for (int i = 0; i < kPiece; ++i) to.each[i] = at + i < length ? column[at + i] : narrowed(-Number(0));
-  return to.words;
+  for (int i = 0; i < kPiece; ++i) to.v[i] = at + i < length ? column[at + i] : narrowed(-Number(0));
+  return bits_as<Words>(to);
 }
 
 // A number's bits likewise, or a weight's.
@@ -83,10 +87,11 @@ template <int p, bool few>
 struct StepSums {
   static constexpr int kChains = PhaseOf<p>::phase.chains, kInputs = PhaseOf<p>::phase.input.count;
   static constexpr int kUnits = step_units(kChains, few), kColumns = kUnits * kChains, kRows = step_rows(few);
-  static constexpr int kOwnRows = few ? 1 : 4;  // of a thread: with many rows a weight read is used for as many
   static constexpr int kSlice = slice_of(kColumns + kRows, kColumns* kRows), kPieces = kSlice / kPiece;
-  static constexpr int kPitch = kSlice + kFour;  // from line to line: an odd number of loads, which so meet different banks
-  static constexpr int kAhead = few ? 16 : 4;    // sources that a thread reads while it adds others
+  // Rows of a thread: with many rows a weight that is read is used for as many. Sources that it reads while it adds others.
+  static constexpr int kOwnRows = few ? 1 : 4, kAhead = few ? 16 : 4;
+  // From line to line: an odd number of loads, which so meet different banks.
+  static constexpr int kPitch = kSlice + kFour;
   // With few rows who adds does nothing else, for all wait for it.
   static constexpr int kAdding = few ? shares(kColumns * kRows, 32) * 32 : 0, kLoading = kStepThreads - kAdding;
 
@@ -139,19 +144,15 @@ struct StepSums {
     RECURRA_UNROLL
     for (int i = 0; i < int(sizeof weights / sizeof *weights); ++i) {
       const int n = loader + i * kLoading, column = n / kPieces;
-      union {
-        Words words;
-        Weight each[kPiece];
-      } from = {weights[i]};
-      union {
-        Words words[kPiece / kFour];
-        Number each[kPiece];
-      } to = {};
-      RECURRA_UNROLL
-      for (int j = 0; j < kPiece; ++j) to.each[j] = flushed(widened(from.each[j]));
+      const Weights from = bits_as<Weights>(weights[i]);
       Words* const at = reinterpret_cast<Words*>(line(s, column) + n % kPieces * kPiece);
       RECURRA_UNROLL
-      for (int j = 0; j < kPiece / kFour && column < kColumns; ++j) at[j] = to.words[j];
+      for (int j = 0; j < kPiece / kFour && column < kColumns; ++j) {
+        Numbers to;
+        RECURRA_UNROLL
+        for (int k = 0; k < kFour; ++k) to.v[k] = flushed(widened(from.v[j * kFour + k]));
+        at[j] = bits_as<Words>(to);
+      }
     }
     RECURRA_UNROLL
     for (int i = 0; i < int(sizeof words / sizeof *words); ++i) {
@@ -161,32 +162,23 @@ struct StepSums {
     }
   }
 
-  struct Numbers {
-    Number v[kAhead];
-    void read(const Number* from) {
+  // Some of a column's weights, and what they meet of each row.
+  struct Sources {
+    Number v[1 + kOwnRows][kAhead];
+    void read(const Number* column, const Number* row) {
       RECURRA_UNROLL
-      for (int i = 0; i < kAhead; i += kFour) {
-        union {
-          Words words;
-          Number each[kFour];
-        } four = {*reinterpret_cast<const Words*>(from + i)};
+      for (int i = 0; i < (1 + kOwnRows) * kAhead; i += kFour) {
+        const int k = i % kAhead, r = i / kAhead;
+        const Numbers four = bits_as<Numbers>(*reinterpret_cast<const Words*>((r ? row + (r - 1) * kPitch : column) + k));
         RECURRA_UNROLL
-        for (int j = 0; j < kFour; ++j) v[i + j] = four.each[j];
+        for (int j = 0; j < kFour; ++j) v[r][k + j] = four.v[j];
       }
     }
-  };
-  struct Sources {
-    Numbers weights, rows[kOwnRows];
-    void read(const Number* column, const Number* first_row) {
-      weights.read(column);
+    void add_to(V (&sum)[kOwnRows]) const {
       RECURRA_UNROLL
-      for (int r = 0; r < kOwnRows; ++r) rows[r].read(first_row + r * kPitch);
-    }
-    void add(V (&sum)[kOwnRows]) const {
-      RECURRA_UNROLL
-      for (int i = 0; i < kAhead; ++i) {
-        RECURRA_UNROLL
-        for (int r = 0; r < kOwnRows; ++r) sum[r] = fma(V(rows[r].v[i]), V(weights.v[i]), sum[r]);
+      for (int i = 0; i < kAhead * kOwnRows; ++i) {
+        V& s = sum[i % kOwnRows];
+        s = fma(V(v[1 + i % kOwnRows][i / kOwnRows]), V(v[0][i / kOwnRows]), s);
       }
     }
   };
@@ -214,10 +206,10 @@ struct StepSums {
       now.read(w, v);
       for (int k = kAhead; k < count; k += kAhead) {
         next.read(w + k, v + k);
-        now.add(sum);
+        now.add_to(sum);
         now = next;
       }
-      now.add(sum);
+      now.add_to(sum);
     }
     RECURRA_UNROLL
     for (int r = 0; r < kOwnRows; ++r)
