@@ -23,7 +23,8 @@ CHECKED: Array = np.arange(24, dtype="float32").reshape(4, 6)
 def again(x: Any, out: Any) -> Again | None:
     """After a check of a step of [2, 3]."""
     views = [view(name, value, "float32", (2, 3), device=0) for name, value in (("x", x), ("out", out))]
-    return Again.of(views[0], views[1], x, out)
+    cores = single_step(views[0]).array, single_step(views[1]).array
+    return Again.of(views[0], views[1], cores, views[0].library, (x, out))
 
 
 def numbers(first: int = 0) -> Array:

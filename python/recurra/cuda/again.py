@@ -6,11 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .array_libraries import is_cupy, is_torch, registrations
-from .arrays import View, single_step
 from .launch import item_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .array_libraries import Library
+    from .arrays import View
 
     Core = tuple[int, int, int, int]
     Read = Callable[[Any], tuple[int, Any]]
@@ -38,18 +40,20 @@ class Again:
 
     __slots__ = ("_kind", "_layouts", "_read", "_registrations", "_spans", "_strides", "device", "library")
 
-    def __init__(self, x: View, y: View, read: Read) -> None:
-        self._read, self._kind, self.library, self.device = read, type(x.owner), x.library, x.device
-        self._layouts = read(x.owner)[1], read(y.owner)[1]
-        self._spans, self._strides = (_span(x), _span(y)), (single_step(x).array[1:], single_step(y).array[1:])
-        self._registrations = registrations()
+    def __init__(self, x: View, y: View, cores: tuple[Core, Core], library: Library, read: Read) -> None:
+        self._read, self._kind, self.library, self.device = read, type(x.owner), library, x.device
+        self._layouts, self._registrations = (read(x.owner)[1], read(y.owner)[1]), registrations()
+        self._spans, self._strides = (_span(x), _span(y)), (cores[0][1:], cores[1][1:])
 
     @classmethod
-    def of(cls, x: View, y: View, value: Any, out: Any) -> Again | None:
-        """Of arrays that have just been checked; None for such as only a check can tell about."""
+    def of(cls, x: View, y: View, cores: tuple[Core, Core], library: Library, given: tuple[Any, Any]) -> Again | None:
+        """Of arrays that have just been checked, and as the core takes them; None for such as only a check can tell
+        about."""
+        value, out = given
+        if x.owner is not value or y.owner is not out or type(out) is not type(value):
+            return None
         read = _read_cupy if is_cupy(value) else _read_torch if is_torch(value) else None
-        alike = type(out) is type(value) and x.owner is value and y.owner is out
-        return cls(x, y, read) if read is not None and alike else None
+        return None if read is None else cls(x, y, cores, library, read)
 
     def arrays(self, x: Any, out: Any) -> tuple[Core, Core] | None:
         """Both as the core takes them; None if they have to be checked."""
@@ -72,6 +76,7 @@ class Again:
 
 def _span(array: View) -> tuple[int, int]:
     """Where its bytes begin and end, from its address on."""
-    ways = [stride * (size - 1) for size, stride in zip(array.shape, array.strides, strict=True)]
-    size = item_size(array.dtype)
-    return size * sum(way for way in ways if way < 0), size * (1 + sum(way for way in ways if way > 0))
+    low, high, size = 0, 1, item_size(array.dtype)
+    for count, stride in zip(array.shape, array.strides, strict=True):
+        low, high = (low + stride * (count - 1), high) if stride < 0 else (low, high + stride * (count - 1))
+    return size * low, size * high

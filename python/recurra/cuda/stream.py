@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .._arrays import Array
     from ..heads import Linear
     from ..packed import State
+    from .again import Core
     from .packed import CudaPacked
 
 _MOST = 65535 * 4  # rows of a launch
@@ -115,13 +116,10 @@ class Stream:
             flags = {name: self._flags_of_step(name, getattr(marks, name)) for name in ("resets", "mask")}
             self._run_marked(_with_time(array), _with_time(y), False, marks._replace(**flags))
             return y.owner
-        with _InOrder(self, array.library, (array, y)) as stream:
-            if self._head is None:
-                self._stream.step(single_step(array).array, single_step(y).array, stream)
-            else:
-                self._stream.step(single_step(array).array, self._head.hidden, stream)
-                self._head.map(y.pointer, stream)
-        self._again = Again.of(array, y, x, out)
+        library, cores = array.library, (single_step(array).array, single_step(y).array)
+        with _InOrder(self, library, (array, y)) as stream:
+            self._launch(cores, stream)
+        self._again = Again.of(array, y, cores, library, (x, out))
         return y.owner
 
     def _step_again(self, x: Any, out: Any) -> bool:
@@ -136,14 +134,18 @@ class Stream:
         try:
             if stream != self._last:
                 return False
-            if self._head is None:
-                self._stream.step(arrays[0], arrays[1], stream)
-            else:
-                self._stream.step(arrays[0], self._head.hidden, stream)
-                self._head.map(arrays[1][0], stream)
+            self._launch(arrays, stream)
         finally:
             self._lock.release()
         return True
+
+    def _launch(self, arrays: tuple[Core, Core], stream: int) -> None:
+        x, y = arrays
+        if self._head is None:
+            self._stream.step(x, y, stream)
+        else:
+            self._stream.step(x, self._head.hidden, stream)
+            self._head.map(y[0], stream)
 
     def run(
         self,
