@@ -1,5 +1,5 @@
-// What tests/test_cuda_host.py takes for driver, NVRTC and cuBLAS: one GPU that computes nothing, and a compiler whose cubin is
-// its options and the source. FAKE_... in the environment say what they are like.
+// What tests/test_cuda_host.py and bench/gpu_step.py take for driver, NVRTC and cuBLAS: one GPU that computes nothing, and a
+// compiler whose cubin is its options and the source. FAKE_... in the environment say what they are like.
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
