@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from typing import Any
@@ -130,17 +131,24 @@ def cupy() -> FakeCuPy:
     return module
 
 
-def torch_cuda(array: Any, device: int = 0) -> Any:
-    """A torch tensor that says it is on a GPU."""
+@functools.cache
+def _on_gpu() -> Any:
     torch = pytest.importorskip("torch")
 
     class OnGpu(torch.Tensor):  # type: ignore[misc,name-defined]
         is_cuda, is_cpu = True, False
 
         def get_device(self) -> int:
-            return device
+            return getattr(self, "number", 0)
 
-    return torch.as_tensor(array).as_subclass(OnGpu)
+    return OnGpu
+
+
+def torch_cuda(array: Any, device: int = 0) -> Any:
+    """A torch tensor that says it is on a GPU."""
+    tensor = pytest.importorskip("torch").as_tensor(array).as_subclass(_on_gpu())
+    tensor.number = device
+    return tensor
 
 
 @pytest.fixture

@@ -38,11 +38,13 @@ struct Stream::Live {
   CUfunction kernel(size_t i) const { return network->kernels.step[i % size_t(kernels())]; }
   Grid grid(size_t i) const {
     if (has_rows(i)) return {1, unsigned(std::min<int64_t>(rows, 65535)), 1};
-    return {unsigned((steps[0][i].phase.units + 31) / 32), unsigned((rows + 3) / 4), 1};
+    const bool few = rows <= kFewRows;
+    const int units = step_units(chains(i), few), high = step_rows(few);
+    return {unsigned((steps[0][i].phase.units + units - 1) / units), unsigned((rows + high - 1) / high), 1};
   }
-  Grid block(size_t i) const { return {unsigned(has_rows(i) ? kParts : chains(i) * 32), 1, 1}; }
+  Grid block(size_t i) const { return {unsigned(has_rows(i) ? kParts : kStepThreads), 1, 1}; }
   unsigned shared_bytes(size_t i) const {
-    return unsigned(size_t(has_rows(i) ? kParts : chains(i) * 4 * 32) * network->number_size);
+    return has_rows(i) ? unsigned(kParts * network->number_size) : unsigned(kStepSharedBytes);
   }
   int chains(size_t i) const { return network->spec.phases[by_rows() ? 0 : int(i) % network->phases()].chains; }
   CUDA_KERNEL_NODE_PARAMS node(size_t i, StepArguments& a, void** parameters) const;

@@ -64,8 +64,16 @@ struct PhaseArguments {
   Seeded noise;
 };
 
-// One phase of one step of a stream, products and all: grid (units / 32, rows / 4), a warp for each chain. x and y are of the
-// caller's, or x is h of the layer below. Of `phase` all but products and the source.
+// One phase of one step of a stream, products and all: grid (units, rows), of which a block has so many where the phase has so
+// many chains, and rows are few or not.
+constexpr int kStepThreads = 256, kStepColumns = 32, kFewRows = 4, kStepSharedBytes = 48 << 10;
+constexpr int step_units(int chains, bool few) {
+  const int most = kStepColumns / chains;
+  return few && most > 4 ? 4 : most;
+}
+constexpr int step_rows(bool few) { return few ? kFewRows : 32; }
+
+// x and y are of the caller's, or x is h of the layer below. Of `phase` all but products and the source.
 struct StepArguments {
   PhaseArguments phase;
   Strided x, y;           // weights; y.data may be null

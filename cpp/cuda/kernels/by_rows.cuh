@@ -80,16 +80,13 @@ RECURRA_BLOCK_KERNEL(backward_0, BackwardArguments) {
 }
 
 RECURRA_BLOCK_KERNEL(step_0, StepArguments) {
-  const StepPart part(a);
-  if (part.unit >= a.phase.units) return;
-  V sum[kRows];
-  const int block = part.chain < kGates ? -1 : part.chain - kGates;
-  sum_chain<0>(a, part, part.chain, block, sum);
-  RECURRA_UNROLL
-  for (int r = 0; r < kRows; ++r)
-    if (r < part.count)
-      row_of<Number>(block < 0 ? a.phase.input : a.phase.recurrent, part.first + r,
-                     0)[int64_t(block < 0 ? part.chain : block) * a.phase.units + part.unit] = sum[r].v;
+  each_sum<0>(a, [&](int unit, int row, const auto& sum) {
+    RECURRA_UNROLL
+    for (int c = 0; c < RowPhase::phase.chains; ++c) {
+      const Rows& to = c < kGates ? a.phase.input : a.phase.recurrent;
+      row_of<Number>(to, row, 0)[int64_t(c % kGates) * a.phase.units + unit] = sum(c).v;
+    }
+  });
 }
 RECURRA_BLOCK_KERNEL(step_1, StepArguments) { forward_rows(a.phase, &a); }
 

@@ -14,10 +14,6 @@ constexpr bool kIsHalf = false;
 template <>
 constexpr bool kIsHalf<half> = true;
 
-struct alignas(16) Words {
-  uint32_t v[4];
-};
-
 template <int per_thread, int held, int warps>
 struct Fragments {
   // Of a thread: two columns of each tile, weights of a column in registers, rows.

@@ -150,6 +150,11 @@ using Number = RECURRA_NUMBER;
 using Weight = RECURRA_WEIGHT;
 using V = Vec<Number>;
 
+// What one load brings.
+struct alignas(16) Words {
+  uint32_t v[4];
+};
+
 inline Weight narrowed(Number x) { return Narrowed<Weight>::of(x); }
 
 }  // namespace cuda

@@ -222,7 +222,7 @@ struct Part {
     const bool there = first < span.count, runs = there && (!a.lengths || span.step < a.lengths[all]);
     const auto each = [&](const auto& use) {
       RECURRA_ROLLED  // a thread has few
-      for (int unit = first_unit; unit < own.count; unit += threads_of_row()) {
+          for (int unit = first_unit; unit < own.count; unit += threads_of_row()) {
         ResidentRowUnit mine{{{a, here(own.first + unit, all), {}},
                               walk,
                               shared_numbers(walk.held_at) + first * walk.held_row + unit,

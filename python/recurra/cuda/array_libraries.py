@@ -57,7 +57,8 @@ def register_library(kind: type, library: Library) -> None:
     for method in ("empty", "current_stream"):
         if not callable(getattr(library, method, None)):
             raise TypeError(f"library: expected an object with empty and current_stream, got {type(library).__name__}")
-    _registered[kind] = library
+    global _registered
+    _registered = {**_registered, kind: library}
 
 
 def library_of(name: str, value: object) -> Library:
@@ -82,6 +83,11 @@ def registered(value: object) -> Library | None:
         if kind in _registered:
             return _registered[kind]
     return None
+
+
+def registrations() -> object:
+    """Another object after each registration."""
+    return _registered
 
 
 def current_stream(library: Library, device: int) -> int:

@@ -1,5 +1,5 @@
-// What tests/test_cuda_host.py takes for driver, NVRTC and cuBLAS: one GPU that computes nothing, and a compiler whose cubin is
-// its options and the source. FAKE_... in the environment say what they are like.
+// What tests/test_cuda_host.py and bench/gpu_step.py take for driver, NVRTC and cuBLAS: one GPU that computes nothing, and a
+// compiler whose cubin is its options and the source. FAKE_... in the environment say what they are like.
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -44,6 +44,8 @@ int cuDeviceGetName(char* name, int, CUdevice) { return std::strcpy(name, "Fake 
 int cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
   return *value = attribute == 75 ? 9 : attribute == 76 ? 0 : 132, 0;
 }
+int cuMemAlloc_v2(CUdeviceptr* memory, size_t bytes) { return *memory = CUdeviceptr(std::malloc(bytes)), 0; }
+int cuMemFree_v2(CUdeviceptr memory) { return std::free(reinterpret_cast<void*>(memory)), 0; }
 
 int nvrtcVersion(int* major, int* minor) { return *major = number("FAKE_NVRTC", 13), *minor = 1, 0; }
 int nvrtcCreateProgram(nvrtcProgram* program, const char* source, const char*, int, const char* const*, const char* const*) {
