@@ -25,8 +25,10 @@ inline bool fits(const recurra::NetworkConfig& config, recurra::cuda::Number num
       if (grid ? blocks < 2 || blocks * config.directions > device.multiprocessors
                : blocks > (device.major < 9 ? 1 : cuda::kMostCluster))
         continue;
-      const auto found = cuda::resident_of(spec, number, config.hidden_size, config.output_size, 1, way, blocks, grid);
-      if (found && found->shared_bytes <= size_t(device.shared_bytes)) return true;
+      for (const int rows : {cuda::kFragmentRows, cuda::kFragmentRows / 2}) {
+        const auto found = cuda::resident_of(spec, number, config.hidden_size, config.output_size, 1, way, blocks, grid, rows);
+        if (found && found->shared_bytes <= size_t(device.shared_bytes)) return true;
+      }
     }
   return false;
 }
