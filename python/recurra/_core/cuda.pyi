@@ -211,7 +211,7 @@ def put_rows(dtype: str, device: typing.SupportsInt | typing.SupportsIndex, tabl
     """
     table[indices[i]] = from[i], for different indices; those of no row are left out.
     """
-def resident_unit(cell: str, dtype: str, hidden: typing.SupportsInt | typing.SupportsIndex, output: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, backward: bool = False, cluster: typing.SupportsInt | typing.SupportsIndex = 1, grid: bool = False) -> tuple[str, list[str], int, int, float, list[int]]:
+def resident_unit(cell: str, dtype: str, hidden: typing.SupportsInt | typing.SupportsIndex, output: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, backward: bool = False, cluster: typing.SupportsInt | typing.SupportsIndex = 1, grid: bool = False, fragment_rows: typing.SupportsInt | typing.SupportsIndex = 8) -> tuple[str, list[str], int, int, float, list[int]]:
     """
     The kernel of all steps at once, of so many rows a block, or a cluster or grid of them: (source, options, threads, bytes of shared memory, cycles a step by arithmetic, numbers that a product of each phase sums up).
     """
