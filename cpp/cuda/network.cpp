@@ -38,8 +38,7 @@ Network::Data::Data(const NetworkConfig& c, const Options& o)
   if (options.walk == Walk::resident && !resident_of(*this, 1, Way::forward) && !resident_of(*this, 1, Way::backward))
     refuse("engine: expected one that is not resident, for " + config.cell + " of hidden_size " +
            std::to_string(config.hidden_size) +
-           (has_products(*this) ? " does not fit into all multiprocessors"
-                                : " needs a GPU of compute capability 8.0 or more"));
+           (has_products(*this) ? " does not fit into all multiprocessors" : " needs a GPU of compute capability 8.0 or more"));
   if (options.allow_tf32 && options.number != Number::f32) refuse("allow_tf32: expected a float32 network");
   kernels = kernels_of(device, cell_number(config.cell), options.number);
   Dealer deal;

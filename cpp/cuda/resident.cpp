@@ -18,10 +18,10 @@ constexpr int64_t kMostThreads = 512;
 // A multiprocessor's quarter has 16384 registers, and every fourth warp; a thread has 255 at most, and multiples of 8.
 int64_t registers_of(int64_t threads) { return std::min<int64_t>(255, 16384 / (32 * shares(threads, 128)) / 8 * 8); }
 // What a thread needs beside weights and sums, found by compiling: addresses, and what the cell computes with. More for a
-// second phase, or forward for one by rows; in float more where constants choose functions, which brings the code of all of them; backward
-// in float more for each constant, each vector that is not of rows, and for every row but the first, whose numbers the compiler
-// loads far ahead, and no more weights in a thread of a grid, or of a phase by rows, than kFewWeights, or ptxas spills for
-// sm_80; forward in double more for every state beyond an LSTM's, where several blocks share rows.
+// second phase, or forward for one by rows; in float more where constants choose functions, which brings the code of all of
+// them; backward in float more for each constant, each vector that is not of rows, and for every row but the first, whose
+// numbers the compiler loads far ahead, and no more weights in a thread of a grid, or of a phase by rows, than kFewWeights, or
+// ptxas spills for sm_80; forward in double more for every state beyond an LSTM's, where several blocks share rows.
 constexpr int64_t kOwnRegisters = 80, kBackRegisters = 96, kPhaseRegisters = 8, kRowRegisters = 16, kConstantRegisters = 12,
                   kChoiceRegisters = 16, kStateRegisters = 16, kFewWeights = 104;
 // With so many threads or fewer each has as many registers as it may: backward, columns do not need more, nor do units.

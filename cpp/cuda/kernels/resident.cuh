@@ -130,8 +130,12 @@ struct Part {
                shared_numbers(all.weights_at[p]),
                {}},
         own(share_of(a.units)),
-        first(kPhase.by_rows ? row_of_thread() : own.count ? int(threadIdx.x) / own.count : kRows),
-        first_unit(kPhase.by_rows ? place_in_row() : own.count ? int(threadIdx.x) % own.count : 0),
+        first(kPhase.by_rows ? row_of_thread()
+              : own.count    ? int(threadIdx.x) / own.count
+                             : kRows),
+        first_unit(kPhase.by_rows ? place_in_row()
+                   : own.count    ? int(threadIdx.x) % own.count
+                                  : 0),
         begin(begin) {
     RECURRA_UNROLL
     for (int c = 0; c < kColumns || c < kPasses; ++c) {
@@ -216,7 +220,7 @@ struct Part {
     const bool there = first < span.count, runs = there && (!a.lengths || span.step < a.lengths[all]);
     const auto each = [&](const auto& use) {
       RECURRA_ROLLED  // a thread has few
-      for (int unit = first_unit; unit < own.count; unit += threads_of_row()) {
+          for (int unit = first_unit; unit < own.count; unit += threads_of_row()) {
         ResidentRowUnit mine{{{a, here(own.first + unit, all), {}},
                               walk,
                               shared_numbers(walk.held_at) + first * walk.held_row + unit,
