@@ -205,7 +205,12 @@ def test_a_grid_of_blocks_has_the_bits_of_the_cpu(
 
 @pytest.mark.parametrize(
     ("cell", "dtype", "hidden", "blocks"),
-    (("lstm", "float32", 450, 32), ("gru_reset_before", "float32", 481, 16), ("gru", "float64", 333, 16), ("gru_layer_norm", "float32", 481, 24)),
+    (
+        ("lstm", "float32", 450, 32),
+        ("gru_reset_before", "float32", 481, 16),
+        ("gru", "float64", 333, 16),
+        ("gru_layer_norm", "float32", 481, 24),
+    ),
 )
 def test_what_no_cluster_holds_a_grid_does(cell: str, dtype: str, hidden: int, blocks: int) -> None:
     layer = recurra.Recurrent(cell, 2, hidden, seed=0, dtype=dtype)
@@ -333,9 +338,7 @@ def test_a_plan_can_be_made_while_a_stream_captures() -> None:
 
 @pytest.mark.parametrize(
     ("make", "match"),
-    (
-        (lambda **o: recurra.LSTM(3, 1500, **o), "lstm of hidden_size 1500 does not fit into all multiprocessors"),
-    ),
+    ((lambda **o: recurra.LSTM(3, 1500, **o), "lstm of hidden_size 1500 does not fit into all multiprocessors"),),
 )
 def test_what_does_not_fit_is_refused(make: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):

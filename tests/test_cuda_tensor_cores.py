@@ -26,8 +26,8 @@ require_gpu()
 RESIDENT = "cublas-resident"
 # As in test_cuda_layers.py: twice the rounding of the type; gradients have more roundings on their way.
 TOLERANCE = {"float16": 2**-10, "bfloat16": 2**-7}
-# One of each kind: a product a step and two, chains that have none, projected, states beside h, without a product, of whole
-# rows.
+# One of each kind: a product a step and two, chains that have none, projected, states beside h, without a product, of
+# whole rows.
 KINDS = {
     "gru": "float16",
     "gru_reset_before": "bfloat16",

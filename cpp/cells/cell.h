@@ -132,12 +132,12 @@ struct Spec {
 // A phase by rows, which is the only one of its cell, has instead
 //   template <class Row> static void forward(Row& row)
 //   template <class Row> static void backward(Row& row)
-// where row.each(use) is use(unit) for all units of a row, V = Row::Value at a time. row.sums<count>(), one or two and no others
-// meanwhile, are what sums.add(unit, s, v) adds n values of each unit to, until row.means(sums, n, mean) has their mean[count].
-// A unit has all of the above, unit.side(s, g) for gate block g of the input product (s = 0) or of the recurrent one, and
-// unit.set_result(v); kept and d_kept are memory to work in.
-// Backward, it has d_result(), set_da(c, v) and, in place of add_d_h, set_d_h(v), after which d_result() is gone; side(s, g)
-// must have been saved as value s * gates + g. set_state and set_d_state come after all uses of state and d_state.
+// where row.each(use) is use(unit) for all units of a row, V = Row::Value at a time. row.sums<count>(), one or two and no
+// others meanwhile, are what sums.add(unit, s, v) adds n values of each unit to, until row.means(sums, n, mean) has their
+// mean[count]. A unit has all of the above, unit.side(s, g) for gate block g of the input product (s = 0) or of the recurrent
+// one, and unit.set_result(v); kept and d_kept are memory to work in. Backward, it has d_result(), set_da(c, v) and, in place
+// of add_d_h, set_d_h(v), after which d_result() is gone; side(s, g) must have been saved as value s * gates + g. set_state and
+// set_d_state come after all uses of state and d_state.
 template <class... P>
 struct Pointwise {
   static constexpr List<Phase, kMaxPhases> phases() { return List<Phase, kMaxPhases>({P::phase...}); }

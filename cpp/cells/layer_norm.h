@@ -76,9 +76,8 @@ struct NormedSides {
   template <class Unit>
   void save(Unit& u) const {
     RECURRA_UNROLL
-    for (int s = 0; s < 2; ++s)
-      RECURRA_UNROLL
-      for (int g = 0; g < gates; ++g) u.save(s * gates + g, u.side(s, g));
+    for (int s = 0; s < 2; ++s) RECURRA_UNROLL
+    for (int g = 0; g < gates; ++g) u.save(s * gates + g, u.side(s, g));
   }
 
   // From d(unit, side, gate), the gradient of what the operator returned.

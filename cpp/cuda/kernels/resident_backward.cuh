@@ -98,8 +98,11 @@ struct PartBack {
     RECURRA_UNROLL
     for (int e = 0; e < kItems; ++e) {
       const int item = int(threadIdx.x) + e * int(blockDim.x);
-      unit[e] = kPhase.by_rows ? place_in_row() + e * threads_of_row() : own.count ? item % own.count : 0;
-      row[e] = kPhase.by_rows ? unit[e] < own.count ? row_of_thread() : kRows : own.count ? item / own.count : kRows;
+      row[e] = own.count ? item / own.count : kRows;
+      unit[e] = own.count ? item % own.count : 0;
+      if (!kPhase.by_rows) continue;
+      unit[e] = place_in_row() + e * threads_of_row();
+      row[e] = unit[e] < own.count ? row_of_thread() : kRows;
     }
   }
 
@@ -167,23 +170,19 @@ struct PartBack {
     });
   }
 
-  __forceinline__ auto unit_of(int e, const StepRows& now, int begin) const {
-    const int all = first_row(walk) + row[e];
-    return ResidentBackwardUnit<p>{{a, here(own.first + unit[e], all), kPhase.chains, {}, V(0)},
-                                   walk,
-                                   given[e],
-                                   unit[e],
-                                   row[e],
-                                   now.step,
-                                   int64_t(now.at) - begin + all};
-  }
   // All rows of the tile at the same time: nobody leaves before the others.
   __forceinline__ void finish_row(const StepRows& now, int begin, unsigned& met) const {
     const int all = first_row(walk) + row_of_thread();
     const bool ended = row_of_thread() < now.count && a.lengths && now.step >= a.lengths[all];
     const auto each_unit = [&](const auto& use) {
       each(now.count, [&](int e) {
-        BackwardRowUnit<ResidentBackwardUnit<p>> mine{unit_of(e, now, begin)};
+        BackwardRowUnit<ResidentBackwardUnit<p>> mine{{{a, here(own.first + unit[e], all), kPhase.chains, {}, V(0)},
+                                                       walk,
+                                                       given[e],
+                                                       unit[e],
+                                                       row[e],
+                                                       now.step,
+                                                       int64_t(now.at) - begin + all}};
         use(mine);
       });
     };
@@ -198,8 +197,15 @@ struct PartBack {
   __forceinline__ void finish(const StepRows& now, int begin) const {
     constexpr int chains = kPhase.chains, vectors = kPhase.vector_count;
     each(now.count, [&](int e) {
-      auto mine = unit_of(e, now, begin);
-      if (!a.lengths || now.step < a.lengths[mine.at.row]) return run_backward<p>(mine, a, mine.at, now.step);
+      const int all = first_row(walk) + row[e];
+      ResidentBackwardUnit<p> mine{{a, here(own.first + unit[e], all), chains, {}, V(0)},
+                                   walk,
+                                   given[e],
+                                   unit[e],
+                                   row[e],
+                                   now.step,
+                                   int64_t(now.at) - begin + all};
+      if (!a.lengths || now.step < a.lengths[all]) return run_backward<p>(mine, a, mine.at, now.step);
       RECURRA_UNROLL
       for (int i = 0; i < chains + vectors; ++i) mine.set_da(i, V(0));
     });
