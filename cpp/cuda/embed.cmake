@@ -1,10 +1,15 @@
-# Writes sources.cpp, the texts that NVRTC compiles: cmake -DROOT=... -DFILES=... -DOUTPUT=... -P embed.cmake
+# Writes sources.cpp, the texts that NVRTC compiles: cmake -DROOT=... -DFILES=... -DOUTPUT=... -DWHOLE=... -P embed.cmake
 # NVRTC looks a header up by the very text between the quotes: so paths relative to the including file become paths below ROOT.
 set(all "// Made by cpp/cuda/embed.cmake.\n#include \"cuda/compile.h\"\n\nnamespace recurra {\nnamespace cuda {\n\nconst Source sources[] = {\n")
 set(count 0)
 foreach(file IN LISTS FILES)
   file(READ ${ROOT}/${file} text)
-  string(REGEX REPLACE "\n *//[^\n]*" "\n" text "${text}") # lines of comments, which the wheel has no room for, are empty
+  # The wheel has no room for comments, and lines keep their numbers. Tests plant faults where a comment behind code tells.
+  string(REGEX REPLACE "\n *//[^\n]*" "\n" text "${text}")
+  if(NOT WHOLE)
+    string(REGEX REPLACE " *//[^\n]*" "" text "${text}")
+    string(REGEX REPLACE "\n +" "\n" text "${text}")
+  endif()
   get_filename_component(folder ${ROOT}/${file} DIRECTORY)
   string(REGEX MATCHALL "#include \"[^\"\n]+\"" includes "${text}")
   foreach(include IN LISTS includes)
