@@ -38,12 +38,13 @@ class Again:
         device: number of their GPU.
     """
 
-    __slots__ = ("_kind", "_layouts", "_read", "_registrations", "_spans", "_strides", "device", "library")
+    __slots__ = ("_kind", "_layouts", "_read", "_registrations", "_size", "_spans", "_strides", "device", "library")
 
     def __init__(self, x: View, y: View, cores: tuple[Core, Core], library: Library, read: Read) -> None:
         self._read, self._kind, self.library, self.device = read, type(x.owner), library, x.device
         self._layouts, self._registrations = (read(x.owner)[1], read(y.owner)[1]), registrations()
         self._spans, self._strides = (_span(x), _span(y)), (cores[0][1:], cores[1][1:])
+        self._size = item_size(x.dtype)  # y's, too
 
     @classmethod
     def of(cls, x: View, y: View, cores: tuple[Core, Core], library: Library, given: tuple[Any, Any]) -> Again | None:
@@ -65,7 +66,7 @@ class Again:
             y_at, y_layout = self._read(out)
         except Exception:  # whatever it is, a check says it better
             return None
-        if (x_layout, y_layout) != self._layouts or not x_at or not y_at:
+        if (x_layout, y_layout) != self._layouts or not x_at or not y_at or (x_at | y_at) % self._size:
             return None
         (x_low, x_high), (y_low, y_high) = self._spans
         if x_at + x_high > y_at + y_low and y_at + y_high > x_at + x_low:  # they may overlap
