@@ -76,6 +76,10 @@ def cases(small: bool, seed: int = 0) -> Iterator[Case]:
             ("lstm", 70, 1024),
         ):
             yield Case(cell, "bfloat16", "cublas-resident", 100, rows, 8, hidden, bidirectional=True)
+        # Layers of a stack that overlap, from the second call on: by blocks, clusters and grids.
+        for cell, dtype, hidden in (("gru", "float32", 64), ("lstm", "float32", 200), ("lstm", "bfloat16", 768)):
+            engine = "exact-resident" if dtype == "float32" else "cublas-resident"
+            yield Case(cell, dtype, engine, 400, 4, 8, hidden, layers=3)
     yield from (random_case(draw, small) for _ in itertools.count())
 
 
