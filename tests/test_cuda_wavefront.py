@@ -104,6 +104,10 @@ def test_a_wavefront_is_taken_where_arithmetic_says_that_it_gains() -> None:
     there = {"seed": 0, "device": "cuda", "engine": "exact-resident"}
     assert len(steps_of(recurra.LSTM(3, 64, 2, **there), 1000, 1)) == 1
     assert not steps_of(recurra.LSTM(3, 64, 1, **there), 1000, 1)  # one layer
+    # Blocks that leave room for the others, where a layer alone has more.
+    blocks = [plan_of(recurra.LSTM(3, 700, layers, **there), 1000, 1).split(" blocks of ")[0] for layers in (1, 4)]
+    assert [text.split("grid of ")[1] for text in blocks] == ["48", "32"]
+    assert len(steps_of(recurra.LSTM(3, 700, 4, **there), 1000, 1)) == 1
     assert not steps_of(recurra.LSTM(3, 64, 2, bidirectional=True, **there), 1000, 1)  # both need all below
     assert not steps_of(recurra.LSTM(3, 64, 2, **there), 12, 1)  # a chunk costs more than it gains
     assert not steps_of(recurra.LSTM(3, 64, 2, **there), 1000, 500)  # no room for both

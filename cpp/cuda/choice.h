@@ -71,13 +71,19 @@ inline bool should_be_resident(const Network::Data& net, const Plan::Data& plan,
   return plan.steps >= kResidentSteps && resident_microseconds(net, resident, plan.steps) < double(plan.steps) * steps;
 }
 
+// Whether a GPU has room for all layers of a stack at once, of which each needs the steps so far of the one below.
+inline bool may_overlap(const Network::Data& net, const Resident& resident, int64_t rows) {
+  const int64_t tiles = (rows + resident.rows - 1) / resident.rows, layers = net.config.layers;
+  return layers > 1 && !net.runs_back() && layers * tiles * resident.cluster <= net.device.multiprocessors;
+}
+
 // Of a layer's so many steps, those of a chunk, a multiple, with which a wavefront over layers should take least time, or all
 // of them, where it should gain nothing, or where a GPU has no room for all layers at once. Of n layers, T steps of t and w for
 // each chunk: with k chunks it takes (k + n - 1) (T t / k + w), so k^2 = (n - 1) T t / w.
 inline int64_t wavefront_steps(const Network::Data& net, const Resident& resident, int64_t steps, int64_t rows,
                                int64_t multiple) {
-  const int64_t tiles = (rows + resident.rows - 1) / resident.rows, layers = net.config.layers;
-  if (layers == 1 || net.runs_back() || layers * tiles * resident.cluster > net.device.multiprocessors) return steps;
+  const int64_t layers = net.config.layers;
+  if (!may_overlap(net, resident, rows)) return steps;
   const auto time_of = [&](int64_t count) { return kChunkMicroseconds + resident_microseconds(net, resident, count); };
   const double others = double(layers - 1), all = time_of(steps);
   const double chunks = std::max(std::round(std::sqrt(others * (all - time_of(0)) / time_of(0))), 1.0);

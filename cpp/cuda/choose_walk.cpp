@@ -44,6 +44,7 @@ std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way 
   const int multiprocessors = net.device.multiprocessors;
   if (!has_products(net)) return std::nullopt;
   std::optional<Resident> best;
+  double least = 0;
   int ways = 0;
   const auto consider = [&](int blocks, bool grid) {
     for (const int tile : {narrow ? kFragmentRows : 1, kTileRows}) {
@@ -53,7 +54,10 @@ std::optional<Resident> resident_of(const Network::Data& net, int64_t rows, Way 
       if (!found || found->shared_bytes > size_t(net.device.shared_bytes)) continue;
       ++ways;
       found->waves = waves_of(*found, rows, net.directions(), multiprocessors);
-      if (!best || found->waves * found->cycles < best->waves * best->cycles) best = found;
+      // As a wavefront of ten chunks, whatever the number of steps; else one layer after another.
+      const double layers = may_overlap(net, *found, rows) ? 1 + (c.layers - 1) / 10.0 : c.layers,
+                   cycles = layers * found->waves * found->cycles;
+      if (!best || cycles < least) best = found, least = cycles;
       if (narrow) break;  // half of a fragment's rows take less shared memory, not less time
     }
   };
