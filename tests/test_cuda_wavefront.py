@@ -112,3 +112,6 @@ def test_a_wavefront_is_taken_where_arithmetic_says_that_it_gains() -> None:
     assert not steps_of(recurra.LSTM(3, 64, 2, **there), 12, 1)  # a chunk costs more than it gains
     assert not steps_of(recurra.LSTM(3, 64, 2, **there), 1000, 500)  # no room for both
     assert not steps_of(recurra.LSTM(3, 64, 2, seed=0, device="cuda", engine="exact-steps"), 1000, 1)
+    packed: Any = recurra.LSTM(3, 64, 2, **there)._packed
+    assert "wavefront" in packed.plan(1000, 2).explain()
+    assert "wavefront" not in packed.plan(1000, 2, lengths=np.array([1000, 7])).explain()  # no graph is made

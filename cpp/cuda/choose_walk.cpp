@@ -130,7 +130,7 @@ void choose_walk(const Network::Data& net, Plan::Data& plan) {
 
 void choose_wavefront(const Network::Data& net, Plan::Data& plan) {
   const auto choose = [&](const Resident& resident, int64_t& steps, int64_t multiple, bool& wavefront) {
-    if (!resident.kernel) return;
+    if (!resident.kernel || !plan.starts.empty()) return;  // of sorted rows no graph is made, which has the lanes
     const int64_t each = wavefront_steps(net, resident, plan.steps, plan.rows, multiple);
     wavefront = each < plan.steps;
     if (wavefront) steps = std::min(steps, each);
