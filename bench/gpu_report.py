@@ -22,6 +22,7 @@ SHOWN = 20
 STAND_IN = "**STAND-IN: no GPU ran this. Its times mean nothing.**"
 PROMISED = 1.0  # cuDNN's time / ours from B = 64 and H = 512 on, in float32 and bfloat16
 LENGTHS_PROMISED = 1.15  # time with lengths / padded time scaled by the valid steps
+RESETS_WANTED = 1.05  # time with resets / without
 
 
 def markdown(run: Found, brief: bool = False) -> str:
@@ -156,6 +157,9 @@ def remarks(found: Found) -> Iterator[str]:
         if shares:
             promise = f"at most {LENGTHS_PROMISED} is promised"
             yield f"- {name}, lengths: padded time x share of valid steps x {spread(shares)}; {promise}"
+    resets = [one for row in found["rows"] if (one := ratio(row, "recurra resets", "recurra")) is not None]
+    if resets:
+        yield f"- recurra, a reset every 20 steps: time x {spread(resets)}; at most {RESETS_WANTED} is wanted"
     yield from left_out(found)
 
 

@@ -57,12 +57,18 @@ class Ours:
     def __call__(self) -> Any:
         return self.run(self.lengths)
 
-    def run(self, lengths: Any) -> Any:
+    def run(self, lengths: Any, resets: Any = None) -> Any:
         """The output, and with training the gradients."""
         if not self.shape.training:
-            return self.layer(self.x, lengths=lengths)[0]
-        y, _, tape = self.layer.forward(self.x, lengths=lengths)
+            return self.layer(self.x, lengths=lengths, resets=resets)[0]
+        y, _, tape = self.layer.forward(self.x, lengths=lengths, resets=resets)
         return y, tape.backward(self.dy)
+
+    def with_resets(self) -> Call:
+        """The same, with a reset of each row every 20 steps or so."""
+        resets = np.random.default_rng(3).random((self.shape.steps, self.shape.rows)) < 0.05
+        given = torch.tensor(resets, device="cuda") if has_torch() else Buffer.of(resets)
+        return lambda: self.run(None, given)
 
     def with_lengths_on_device(self) -> Call:
         """The same, with lengths in device memory."""
@@ -197,6 +203,8 @@ def contestants(shape: Shape) -> Iterator[tuple[str, Call | str]]:
         yield "cuDNN", "no GPU: not timed"
     if shape.lengths:
         yield "recurra padded", lambda: ours.run(None)
+    elif shape.layers == shape.directions == 1:
+        yield "recurra resets", ours.with_resets()
     if shape.dtype == "float32" and shape.rows * shape.hidden <= EXACT_UP_TO:
         yield "recurra exact", Ours(shape, "exact")
     if shape.dtype in RESIDENT:

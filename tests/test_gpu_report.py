@@ -27,7 +27,15 @@ def row(shape: Shape, said: dict[str, str] | None = None, **times: float) -> dic
 def made_run(stand_in: bool = False) -> dict[str, Any]:
     shape = Shape("LSTM", "bfloat16", 64, 512)
     rows = [
-        row(shape, recurra=500.0, cuDNN=1000.0, recurra_graph=400.0, cuDNN_graph=600.0, recurra_resident=250.0),
+        row(
+            shape,
+            recurra=500.0,
+            recurra_resets=520.0,
+            cuDNN=1000.0,
+            recurra_graph=400.0,
+            cuDNN_graph=600.0,
+            recurra_resident=250.0,
+        ),
         row(shape._replace(training=True), recurra=2000.0, cuDNN=1000.0),
         row(shape._replace(lengths=True), recurra=600.0, recurra_padded=1000.0, cuDNN=9000.0),
         row(shape._replace(hidden=2048), {"recurra": "out of memory"}),
@@ -105,6 +113,7 @@ def test_the_report_has_every_part() -> None:
     ):
         assert line in text
     share = Shape("LSTM", "bfloat16", 64, 512, lengths=True).valid
+    assert "- recurra, a reset every 20 steps: time x geometric mean 1.04" in text
     assert f"- recurra, lengths: padded time x share of valid steps x geometric mean {0.6 / share:.2f}" in text
     assert gpu_report.problems(made_run()) == ["self-test: 1 failures", "tests: 1 failures", "times: 1 failures"]
 
