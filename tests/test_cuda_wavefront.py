@@ -101,7 +101,7 @@ def steps_of(layer: recurra.Recurrent, steps: int, rows: int) -> list[int]:
 
 
 def test_a_wavefront_is_taken_where_arithmetic_says_that_it_gains() -> None:
-    there = {"seed": 0, "device": "cuda", "engine": "exact-resident"}
+    there: dict[str, Any] = {"seed": 0, "device": "cuda", "engine": "exact-resident"}
     assert len(steps_of(recurra.LSTM(3, 64, 2, **there), 1000, 1)) == 1
     assert not steps_of(recurra.LSTM(3, 64, 1, **there), 1000, 1)  # one layer
     # Blocks that leave room for the others, where a layer alone has more.
